@@ -1,0 +1,72 @@
+//! The token endpoint: one call, and what its answer means.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use crate::{
+    credentials::{ApiKey, RefreshToken},
+    error::Error,
+    token::AccessToken,
+};
+
+mod http;
+mod transport;
+mod wire;
+
+pub(crate) use self::http::{Context, HttpEndpoint, NeverSent};
+pub use self::{
+    http::TokenCall,
+    transport::{SameService, SeparateService, Transport},
+};
+
+/// Makes token calls.
+///
+/// A call ends by itself only if the server answers; the caller sets the bounds. `on_send` runs at the moment
+/// after which the server may have seen the request.
+pub(crate) trait TokenEndpoint: Send {
+    fn call(&self, context: &Context, purchase: &Purchase, on_send: OnSend) -> BoxFuture<'static, Answer>;
+
+    fn boxed_clone(&self) -> Box<dyn TokenEndpoint>;
+}
+
+pub(crate) type OnSend = Box<dyn FnOnce() + Send>;
+
+/// What a pair of tokens is bought with.
+#[derive(Clone, Debug)]
+pub(crate) enum Purchase {
+    Refresh(RefreshToken),
+    Login(ApiKey),
+}
+
+/// The classes of guarantee G11.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Granted(Grant),
+    /// Not sent, or surely without effect; `wait` is what the server asked for.
+    Transient {
+        error: Error,
+        wait: Option<Duration>,
+    },
+    /// The credential may be spent. A new refresh token may have come without a usable access token.
+    Ambiguous {
+        error: Error,
+        refresh_token: Option<RefreshToken>,
+    },
+    Refused(Error),
+    Suspended(Error),
+    /// The server did not understand us.
+    Misunderstood(Error),
+}
+
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) access_token: AccessToken,
+    pub(crate) refresh_token: Option<RefreshToken>,
+    pub(crate) lifetime: Duration,
+}
+
+/// A source of endpoints for flights. It borrows mutably, since an endpoint need not be `Sync`.
+pub(crate) fn calls(endpoint: &mut Box<dyn TokenEndpoint>) -> impl FnMut() -> Box<dyn TokenEndpoint> + Send {
+    move || endpoint.boxed_clone()
+}

@@ -1,0 +1,93 @@
+//! Where token calls go: through the wrapped service, or through one of their own.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower::{BoxError, Service};
+
+use super::{HttpEndpoint, TokenEndpoint};
+
+/// Token calls go through a clone of the wrapped service: the default. Its body type has to be `From<Bytes>`.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct SameService {}
+
+/// Token calls go through a service given with
+/// [`token_service`](crate::ApiVideoAuthLayerBuilder::token_service).
+#[derive(Clone)]
+pub struct SeparateService(Arc<Mutex<Box<dyn TokenEndpoint>>>);
+
+impl SameService {
+    pub(crate) fn new() -> Self {
+        Self {}
+    }
+}
+
+impl SeparateService {
+    pub(crate) fn new<S, B, R>(service: S) -> Self
+    where
+        S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: From<Bytes> + Send + 'static,
+        R: Body + Send + 'static,
+        R::Data: Send,
+        R::Error: Into<BoxError>,
+    {
+        Self(Arc::new(Mutex::new(Box::new(HttpEndpoint::new(service)))))
+    }
+
+    pub(crate) fn endpoint(&self) -> Box<dyn TokenEndpoint> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).boxed_clone()
+    }
+}
+
+impl fmt::Debug for SeparateService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SeparateService")
+    }
+}
+
+/// How a client over the service `S` with request bodies `B` makes token calls. Sealed.
+pub trait Transport<S, B>: sealed::Transport<S, B> + Clone {}
+
+impl<S, B, T: sealed::Transport<S, B> + Clone> Transport<S, B> for T {}
+
+pub(crate) mod sealed {
+    use super::*;
+
+    #[expect(unnameable_types, reason = "this is what seals the trait")]
+    pub trait Transport<S, B> {
+        #[doc(hidden)]
+        #[expect(private_interfaces, reason = "the trait is sealed")]
+        fn endpoint(&self, inner: &S) -> Box<dyn TokenEndpoint>;
+    }
+
+    impl<S, B, R> Transport<S, B> for SameService
+    where
+        S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: From<Bytes> + Send + 'static,
+        R: Body + Send + 'static,
+        R::Data: Send,
+        R::Error: Into<BoxError>,
+    {
+        #[expect(private_interfaces, reason = "the trait is sealed")]
+        fn endpoint(&self, inner: &S) -> Box<dyn TokenEndpoint> {
+            Box::new(HttpEndpoint::new(inner.clone()))
+        }
+    }
+
+    impl<S, B> Transport<S, B> for SeparateService {
+        #[expect(private_interfaces, reason = "the trait is sealed")]
+        fn endpoint(&self, _: &S) -> Box<dyn TokenEndpoint> {
+            self.endpoint()
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The server's JSON and statuses; nothing else knows them. The facts are from the API's reference
+//! (<https://docs.api.video/reference/api/Authentication>).
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderMap, StatusCode, header};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use tower::BoxError;
+use zeroize::Zeroizing;
+
+use super::{Answer, Grant, Purchase};
+use crate::{
+    credentials::RefreshToken,
+    error::{Error, ErrorKind},
+    token::AccessToken,
+};
+
+/// Assumed where the API states no readable lifetime: short enough to do little harm, long enough not to
+/// hammer the endpoint. If the token dies earlier, a 401 tells.
+const ASSUMED_LIFETIME: Duration = Duration::from_secs(300);
+
+/// No lifetime above this is believed.
+const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// No server makes us wait longer than this.
+const MAX_WAIT: Duration = Duration::from_secs(120);
+
+/// Path and body of a token call.
+pub(super) fn request(purchase: &Purchase) -> (&'static str, Zeroizing<Vec<u8>>) {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    enum Form<'a> {
+        ApiKey(&'a str),
+        RefreshToken(&'a str),
+    }
+    let (path, form, length) = match purchase {
+        Purchase::Refresh(token) => {
+            ("/auth/refresh", Form::RefreshToken(token.expose()), token.expose().len())
+        }
+        Purchase::Login(key) => ("/auth/api-key", Form::ApiKey(key.expose()), key.expose().len()),
+    };
+    // Room for every character to be escaped: growing would leave a copy behind.
+    let mut body = Zeroizing::new(Vec::with_capacity(2 * length + 64));
+    serde_json::to_writer(&mut *body, &form).expect("strings always serialize into memory");
+    (path, body)
+}
+
+pub(super) fn not_sent(error: BoxError) -> Answer {
+    let error = Error::with_source(ErrorKind::Unavailable, "the token endpoint could not be reached", error);
+    Answer::Transient { error, wait: None }
+}
+
+/// A call that was sent and brought nothing: with a refresh token, it may be spent; a login does no harm.
+pub(super) fn lost(purchase: &Purchase, error: Error) -> Answer {
+    match purchase {
+        Purchase::Refresh(_) => Answer::Ambiguous { error, refresh_token: None },
+        Purchase::Login(_) => Answer::Transient { error, wait: None },
+    }
+}
+
+pub(super) fn answer(
+    purchase: &Purchase,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: Result<Zeroizing<Vec<u8>>, Error>,
+    now: SystemTime,
+) -> Answer {
+    if status.is_success() {
+        return match body {
+            Ok(body) => pair(purchase, &body),
+            Err(error) => lost(purchase, error),
+        };
+    }
+    let problem = match (status.as_u16(), &body) {
+        (400 | 401 | 403, Ok(body)) => problem(body),
+        _ => Problem::Unknown,
+    };
+    let text = super::http::status_text(status);
+    match (status.as_u16(), problem) {
+        (400 | 401, Problem::Refusal) => Answer::Refused(Error::new(
+            ErrorKind::Refused,
+            match purchase {
+                Purchase::Refresh(_) => "the refresh token was refused",
+                Purchase::Login(_) => "the API key was refused",
+            },
+        )),
+        (403, Problem::Suspension) => {
+            Answer::Suspended(Error::new(ErrorKind::Suspended, "the api.video account is suspended"))
+        }
+        (400, Problem::Misunderstanding) => Answer::Misunderstood(Error::new(
+            ErrorKind::Protocol,
+            "the API did not understand the token call, which is a bug of apivideo-auth",
+        )),
+        (502 | 504 | 520..=529, _) => lost(purchase, Error::new(ErrorKind::Ambiguous, text)),
+        (300..=399 | 400 | 401 | 403 | 404 | 408 | 425 | 429 | 500..=599, _) => Answer::Transient {
+            error: Error::new(ErrorKind::Unavailable, text),
+            wait: wait(status, headers, now),
+        },
+        _ => lost(purchase, Error::new(ErrorKind::Ambiguous, text)),
+    }
+}
+
+/// What the server asks for in seconds, or as a date. `X-RateLimit-Retry-After` stands on every answer and means
+/// "wait" on a 429 only.
+fn wait(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let read = |name: &str| headers.get(name)?.to_str().ok();
+    let seconds = |text: &str| {
+        let text = text.trim();
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        // More digits than fit are still a wait, the longest.
+        digits.then(|| text.parse().map_or(MAX_WAIT, Duration::from_secs).min(MAX_WAIT))
+    };
+    let reset = (status == StatusCode::TOO_MANY_REQUESTS).then(|| read("x-ratelimit-retry-after")).flatten();
+    let asked = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+        .then(|| read(header::RETRY_AFTER.as_str()))
+        .flatten();
+    let date = |text: &str| {
+        let date = httpdate::parse_http_date(text).ok()?;
+        // The server's own clock, where it is told, keeps ours out of the sum.
+        let now =
+            read(header::DATE.as_str()).and_then(|text| httpdate::parse_http_date(text).ok()).unwrap_or(now);
+        Some(date.duration_since(now).unwrap_or(Duration::ZERO).min(MAX_WAIT))
+    };
+    reset.and_then(seconds).max(asked.and_then(|text| seconds(text).or_else(|| date(text))))
+}
+
+fn pair(purchase: &Purchase, body: &[u8]) -> Answer {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Pair {
+        token_type: Text,
+        access_token: Text,
+        refresh_token: Text,
+        expires_in: Text,
+    }
+    // The parser's own error may quote the body: it is not kept.
+    let Ok(pair) = serde_json::from_slice::<Pair>(body) else {
+        return lost(
+            purchase,
+            Error::new(ErrorKind::Ambiguous, "the token endpoint's answer is not the JSON it should be"),
+        );
+    };
+    let token = |text: Text| {
+        text.0.filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()))
+    };
+    let refresh_token = token(pair.refresh_token).map(RefreshToken::from);
+    let bearer = pair.token_type.0.is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
+    match token(pair.access_token).filter(|_| bearer) {
+        Some(access_token) => Answer::Granted(Grant {
+            access_token: AccessToken::from(access_token),
+            refresh_token,
+            lifetime: lifetime(pair.expires_in.0.as_deref().map(String::as_str)),
+        }),
+        None => Answer::Ambiguous {
+            error: Error::new(ErrorKind::Ambiguous, "the token endpoint's answer has no usable access token"),
+            refresh_token,
+        },
+    }
+}
+
+/// Whole seconds out of a number, a digit string or a fraction.
+fn lifetime(expires_in: Option<&str>) -> Duration {
+    let seconds = expires_in
+        .and_then(|text| text.trim().parse::<f64>().ok())
+        .filter(|seconds| seconds.is_finite() && *seconds >= 1.0);
+    match seconds {
+        // The order matters: what is above the limit never reaches the conversion.
+        Some(seconds) if seconds >= MAX_LIFETIME.as_secs_f64() => MAX_LIFETIME,
+        Some(seconds) => Duration::from_secs_f64(seconds.floor()),
+        None => ASSUMED_LIFETIME,
+    }
+}
+
+enum Problem {
+    Refusal,
+    Suspension,
+    Misunderstanding,
+    Unknown,
+}
+
+/// Reads a problem document by the last part of its `type`, of which two styles are about:
+/// `…/reference/authentication-invalid-api-key` and `…/docs/authenticationinvalid_credentials`.
+fn problem(body: &[u8]) -> Problem {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Document {
+        r#type: Text,
+    }
+    let document: Document = serde_json::from_slice(body).unwrap_or_default();
+    let url = document.r#type.0.unwrap_or_default();
+    let path = url.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+    let name: String = path
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .map(|letter| letter.to_ascii_lowercase())
+        .collect();
+    match name.as_str() {
+        "authenticationinvalidapikey"
+        | "authenticationinvalidrefreshtoken"
+        | "authenticationinvalidcredentials"
+        | "authenticationinvalidusercredentials" => Problem::Refusal,
+        "authorizationsuspendedaccount" => Problem::Suspension,
+        "invalidpayload" | "attributerequired" => Problem::Misunderstanding,
+        _ => Problem::Unknown,
+    }
+}
+
+/// A string or a number as text, wiped after use; anything else reads as absent, so that one odd field does not
+/// cost the others.
+#[derive(Default)]
+struct Text(Option<Zeroizing<String>>);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+            fn visit_str<E>(self, value: &str) -> Result<Text, E> {
+                Ok(Text(Some(Zeroizing::new(value.to_owned()))))
+            }
+            fn visit_u64<E>(self, value: u64) -> Result<Text, E> {
+                Ok(Text(Some(Zeroizing::new(value.to_string()))))
+            }
+            fn visit_i64<E>(self, value: i64) -> Result<Text, E> {
+                Ok(Text(Some(Zeroizing::new(value.to_string()))))
+            }
+            fn visit_f64<E>(self, value: f64) -> Result<Text, E> {
+                Ok(Text(Some(Zeroizing::new(value.to_string()))))
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Text, E> {
+                Ok(Text(None))
+            }
+            fn visit_unit<E>(self) -> Result<Text, E> {
+                Ok(Text(None))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Text, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Text(None))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Text(None))
+            }
+        }
+
+        deserializer.deserialize_any(Any)
+    }
+}

@@ -1,0 +1,162 @@
+//! Asking a source for its tokens, whatever carries the calls.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    keeper::KeepFresh,
+    token_manager::{Cause, Handle, Want},
+};
+use crate::{
+    endpoint::{TokenEndpoint, calls},
+    error::Error,
+    token::{Bearer, TokenPair},
+};
+
+/// A source and a way to make its token calls.
+pub(crate) struct Access {
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) endpoint: Box<dyn TokenEndpoint>,
+}
+
+impl Access {
+    pub(crate) async fn pair(mut self) -> Result<TokenPair, Error> {
+        self.acquire(Want::Usable, None).await
+    }
+
+    pub(crate) async fn token(self) -> Result<Bearer, Error> {
+        self.pair().await.map(|pair| pair.bearer().clone())
+    }
+
+    pub(crate) async fn renew(mut self, generation: u64) -> Result<Bearer, Error> {
+        let pair = self.acquire(Want::NewerThan(generation), Some(Cause::Requested)).await?;
+        Ok(pair.bearer().clone())
+    }
+
+    pub(crate) async fn hand_over(mut self) -> Result<TokenPair, Error> {
+        self.handle.manager.hand_over(calls(&mut self.endpoint)).await
+    }
+
+    pub(crate) fn keep_fresh(self) -> Result<KeepFresh, Error> {
+        self.handle.keep_fresh(self.endpoint)
+    }
+
+    /// The token for a request that may ask for a lifetime.
+    pub(crate) async fn token_for(&mut self, wanted: Option<Duration>) -> Result<TokenPair, Error> {
+        let manager = self.handle.manager.clone();
+        let now = manager.now();
+        if let (Some(wanted), Some(pair)) = (wanted, manager.usable(now))
+            && manager.is_too_short(&pair, wanted, now)
+        {
+            let newer = Want::NewerThan(pair.bearer().generation());
+            // A usable token beats the error, and without one the last line tells.
+            if let Ok(pair) = self.acquire(newer, Some(Cause::MinLifetime)).await {
+                return Ok(pair);
+            }
+        }
+        self.acquire(Want::Usable, None).await
+    }
+
+    pub(crate) async fn acquire(&mut self, want: Want, cause: Option<Cause>) -> Result<TokenPair, Error> {
+        self.handle.manager.acquire(want, cause, calls(&mut self.endpoint)).await
+    }
+}
+
+/// The abilities of a client, in an impl block of their own for each transport: only where token calls go through
+/// the wrapped service do they have to name its body type.
+macro_rules! abilities {
+    ([$($header:tt)*], [$($captured:ident),*], [$($body:ident)?], [$($bound:tt)*], $access:expr) => {
+        $($header)* {
+            /// The current access token, renewed first if there is no usable one.
+            ///
+            /// # Errors
+            ///
+            /// An [`Error`](crate::Error) if there is none to be had, or outside a Tokio runtime.
+            ///
+            /// # Cancel safety
+            ///
+            /// Dropping the future ends the waiting, not the renewal.
+            pub fn token$(<$body>)?(
+                &self,
+            ) -> impl Future<Output = Result<$crate::Bearer, $crate::Error>> + Send + use<$($captured,)* $($body)?>
+            where
+                $($bound)*
+            {
+                $access(self).token()
+            }
+
+            /// Replaces the pair that is current at the call, or joins the renewal that does, and returns the
+            /// new token. In the pause after a failure it fails at once with that failure.
+            ///
+            /// # Errors
+            ///
+            /// An [`Error`](crate::Error) if the renewal fails, whether or not the old token is still usable.
+            ///
+            /// # Cancel safety
+            ///
+            /// Dropping the future ends the waiting, not the renewal.
+            pub fn renew$(<$body>)?(
+                &self,
+            ) -> impl Future<Output = Result<$crate::Bearer, $crate::Error>> + Send + use<$($captured,)* $($body)?>
+            where
+                $($bound)*
+            {
+                let generation = self.handle.manager.generation();
+                $access(self).renew(generation)
+            }
+
+            /// A copy of the current pair, renewed first if there is no usable one. The next renewal kills it: to
+            /// take it elsewhere, use [`hand_over`](Self::hand_over).
+            ///
+            /// # Errors
+            ///
+            /// An [`Error`](crate::Error) if there is none to be had, or outside a Tokio runtime.
+            ///
+            /// # Cancel safety
+            ///
+            /// Dropping the future ends the waiting, not the renewal.
+            pub fn pair$(<$body>)?(
+                &self,
+            ) -> impl Future<Output = Result<$crate::TokenPair, $crate::Error>> + Send + use<$($captured,)* $($body)?>
+            where
+                $($bound)*
+            {
+                $access(self).pair()
+            }
+
+            /// Ends the source, once no renewal is under way, and gives its pair away: from now on it belongs to the
+            /// caller alone. Requests through this source then fail.
+            ///
+            /// # Errors
+            ///
+            /// An [`Error`](crate::Error) if there is no pair to be had, or if its refresh token may be spent; the
+            /// source then goes on.
+            ///
+            /// # Cancel safety
+            ///
+            /// If the future is dropped, the source goes on.
+            pub fn hand_over$(<$body>)?(
+                &self,
+            ) -> impl Future<Output = Result<$crate::TokenPair, $crate::Error>> + Send + use<$($captured,)* $($body)?>
+            where
+                $($bound)*
+            {
+                $access(self).hand_over()
+            }
+
+            /// Starts a task that renews the token before it expires, with or without requests, through outages, until
+            /// the guard is dropped, the source is shut down, or all its layers and clients are gone. It looks at
+            /// the clock every 30 s at least, since timers stand still while a machine sleeps.
+            ///
+            /// # Errors
+            ///
+            /// [`ErrorKind::NoRuntime`](crate::ErrorKind::NoRuntime) outside a Tokio runtime.
+            pub fn keep_fresh$(<$body>)?(&self) -> Result<$crate::KeepFresh, $crate::Error>
+            where
+                $($bound)*
+            {
+                $access(self).keep_fresh()
+            }
+        }
+    };
+}
+pub(crate) use abilities;

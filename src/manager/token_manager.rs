@@ -1,0 +1,582 @@
+//! The token source that layers, clients and adaptors share.
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    runtime::Handle as Runtime,
+    sync::{RwLock, watch},
+    time,
+};
+
+use super::{
+    builder::Settings,
+    policy::{self, Budget},
+    renewal::Renewal,
+    single_flight::{Boarding, Flight, Gate, Pilot},
+};
+use crate::{
+    clock::{Deadline, Now},
+    credentials::{Credentials, RefreshToken},
+    endpoint::{Grant, Purchase, TokenEndpoint},
+    error::{Error, ErrorKind},
+    token::{Bearer, TokenPair},
+};
+
+/// What every layer and client of a source holds. When the last one is dropped, keepers end.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) manager: Arc<TokenManager>,
+    /// Closes on drop; keepers watch it.
+    pub(super) alive: watch::Sender<()>,
+}
+
+pub(crate) struct TokenManager {
+    pub(super) settings: Settings,
+    /// The shared truth. Written only to swap the pointer, never held across an await.
+    pair: RwLock<Option<TokenPair>>,
+    /// The generation of `pair` while requests may use it; 0 if there is none or it was invalidated. A client
+    /// that has seen this generation need not look at `pair` again.
+    live: AtomicU64,
+    /// The newest generation that the API has accepted.
+    accepted: AtomicU64,
+    /// The last generation that a 401 gave cause to.
+    cured: AtomicU64,
+    pub(super) held: Mutex<Held>,
+    guard: Mutex<Guard>,
+    pub(super) gate: Arc<Gate>,
+    renewed: watch::Sender<Option<Renewed>>,
+    pub(super) closing: watch::Sender<bool>,
+}
+
+/// The credentials to renew with.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) credentials: Credentials,
+    /// Counts calls of `set_credentials`.
+    pub(super) edition: u64,
+    /// The refresh token was presented, and nothing says whether it is spent. Set as the call goes out, by
+    /// whichever runtime; a flight that is lost leaves it behind for the next.
+    pub(super) presented: Arc<AtomicBool>,
+    /// The refresh token came straight from a login of ours.
+    pub(super) from_login: bool,
+    pub(super) refused_in_a_row: u32,
+    pub(super) skip_refresh_until: Option<Deadline>,
+    pub(super) key_refused_until: Option<Deadline>,
+    pub(super) fallbacks: u64,
+    generation: u64,
+}
+
+impl Held {
+    /// Whether this is still the credential to use: a late answer must not overwrite what is newer.
+    pub(super) fn has(&self, purchase: &Purchase) -> bool {
+        match purchase {
+            Purchase::Refresh(token) => self.credentials.refresh_token.as_ref() == Some(token),
+            Purchase::Login(key) => self.credentials.api_key.as_ref() == Some(key),
+        }
+    }
+
+    pub(super) fn put_refresh_token(&mut self, token: Option<RefreshToken>, from_login: bool) {
+        self.credentials.refresh_token = token;
+        self.presented = Arc::default();
+        self.from_login = from_login;
+    }
+}
+
+#[derive(Debug)]
+struct Guard {
+    closed_until: Option<Deadline>,
+    /// The generation that closed it last: it does so once.
+    closed_by: u64,
+    budget: Budget,
+    /// No renewal for `MinLifetime` before this.
+    min_lifetime_after: Option<Deadline>,
+}
+
+impl Guard {
+    fn close(&mut self, generation: u64, until: Deadline) {
+        self.closed_by = generation;
+        self.closed_until = Some(until);
+    }
+}
+
+/// What a caller needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Want {
+    /// A token that requests may use.
+    Usable,
+    /// A pair with a greater generation.
+    NewerThan(u64),
+}
+
+/// What to do about a 401.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Replay, with a renewal first if no usable token is there.
+    Renew,
+    /// The answer stands.
+    Stands,
+}
+
+/// Why a renewal ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cause {
+    /// There was no token yet.
+    First,
+    /// The token had expired.
+    Expired,
+    /// The token was in its early window.
+    Early,
+    /// `renew` was called, or the token had been invalidated.
+    Requested,
+    /// The API answered 401.
+    Unauthorized,
+    /// A request asked for more lifetime than was left.
+    MinLifetime,
+}
+
+/// How a renewal got its pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Way {
+    /// With the refresh token.
+    Refresh,
+    /// With the API key.
+    ApiKey,
+}
+
+/// A renewal that succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Renewed {
+    /// The number of the new token.
+    pub generation: u64,
+    /// Why it was fetched.
+    pub cause: Cause,
+    /// How it was fetched.
+    pub way: Way,
+    /// When it expires, by this machine's clock.
+    pub expires_at: SystemTime,
+    /// How often this source has logged in with the API key because its refresh token did not do. It should
+    /// stay at or near zero: each may mean that somebody else spends or kills this source's refresh tokens.
+    pub fallbacks: u64,
+}
+
+/// Tells of renewals; see [`subscribe`](crate::ApiVideoAuthLayer::subscribe).
+#[derive(Clone, Debug)]
+pub struct Subscription(watch::Receiver<Option<Renewed>>);
+
+impl Subscription {
+    /// The latest renewal; `None` if there was none yet.
+    #[must_use]
+    pub fn latest(&self) -> Option<Renewed> {
+        *self.0.borrow()
+    }
+
+    /// Waits for a renewal that this subscription has not told of. Several since then are told as the latest.
+    /// `None` once the source is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> Option<Renewed> {
+        self.0.changed().await.ok()?;
+        *self.0.borrow_and_update()
+    }
+}
+
+/// Beyond this, a runtime that keeps losing flights is shutting down.
+const MAX_TAKEOVERS: usize = 3;
+
+/// What a waiter allows on top of the flight's own time.
+const WAITER_GRACE: Duration = Duration::from_secs(1);
+
+impl TokenManager {
+    pub(super) fn new(settings: Settings, credentials: Credentials) -> Self {
+        let budget = Budget::full(settings.unauthorized_budget);
+        let held = Held {
+            credentials,
+            edition: 0,
+            presented: Arc::default(),
+            from_login: false,
+            refused_in_a_row: 0,
+            skip_refresh_until: None,
+            key_refused_until: None,
+            fallbacks: 0,
+            generation: 0,
+        };
+        Self {
+            settings,
+            pair: RwLock::new(None),
+            live: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            cured: AtomicU64::new(0),
+            held: Mutex::new(held),
+            guard: Mutex::new(Guard { closed_until: None, closed_by: 0, budget, min_lifetime_after: None }),
+            gate: Arc::new(Gate::new()),
+            renewed: watch::Sender::new(None),
+            closing: watch::Sender::new(false),
+        }
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        self.settings.context.clock.now()
+    }
+
+    /// The generation that requests may use, or 0.
+    pub(crate) fn live(&self) -> u64 {
+        self.live.load(Ordering::Acquire)
+    }
+
+    /// The pair in use, if requests may use it. `None` also while a new one is being swapped in, which takes
+    /// no longer than the swap.
+    pub(crate) fn usable(&self, now: Now) -> Option<TokenPair> {
+        let pair = self.pair.try_read().ok()?;
+        let pair = pair.as_ref()?;
+        (pair.bearer().generation() == self.live() && pair.bearer().is_usable(now)).then(|| pair.clone())
+    }
+
+    /// The generation of the newest pair, usable or not; 0 before the first.
+    pub(crate) fn generation(&self) -> u64 {
+        self.held().generation
+    }
+
+    /// Gets what is wanted, waiting for a flight if need be; `endpoint` is asked for only to start one.
+    pub(crate) async fn acquire(
+        self: &Arc<Self>,
+        want: Want,
+        cause: Option<Cause>,
+        mut endpoint: impl FnMut() -> Box<dyn TokenEndpoint>,
+    ) -> Result<TokenPair, Error> {
+        if let Some(pair) = self.have(want, self.now()) {
+            return Ok(pair);
+        }
+        Runtime::try_current().map_err(|_| no_runtime())?;
+        let limit = time::Instant::now() + self.settings.flight_timeout + WAITER_GRACE;
+        for _ in 0..=MAX_TAKEOVERS {
+            let mut flight = match self.board(want)? {
+                Boarding::Done(pair) => return Ok(pair),
+                Boarding::Join(flight) => flight,
+                Boarding::Lead(flight, pilot) => {
+                    self.spawn(pilot, cause, flight.probe_after.is_some(), endpoint());
+                    flight
+                }
+            };
+            match self.wait_for(&mut flight, limit).await {
+                // A flight that landed between our look and our boarding brought what we wanted to replace.
+                Some(Ok(pair)) if !want.is_met_by(&pair) => {}
+                Some(outcome) => return outcome,
+                // Its runtime was shut down: take over.
+                None => {}
+            }
+        }
+        Err(Error::new(ErrorKind::NoRuntime, "the runtime that carries renewals is shutting down"))
+    }
+
+    async fn wait_for(&self, flight: &mut Flight, limit: time::Instant) -> Option<Result<TokenPair, Error>> {
+        let until = match flight.probe_after {
+            Some(_) => limit.min(time::Instant::now() + self.settings.patience),
+            None => limit,
+        };
+        match time::timeout_at(until, flight.landing.wait_for(Option::is_some)).await {
+            Ok(Ok(outcome)) => outcome.clone(),
+            Ok(Err(_)) => None,
+            Err(_) => Some(Err(flight.probe_after.take().unwrap_or_else(|| {
+                let waited = self.settings.flight_timeout + WAITER_GRACE;
+                Error::new(
+                    ErrorKind::TimedOut,
+                    format!("no token within {waited:?}: the renewal is still under way"),
+                )
+            }))),
+        }
+    }
+
+    /// Starts a flight that nobody waits for, unless one is under way or a pause is on.
+    pub(crate) fn renew_at_the_side(
+        self: &Arc<Self>,
+        want: Want,
+        cause: Cause,
+        endpoint: impl FnOnce() -> Box<dyn TokenEndpoint>,
+    ) {
+        if !self.gate.is_open(self.now()) || Runtime::try_current().is_err() {
+            return;
+        }
+        if let Ok(Boarding::Lead(flight, pilot)) = self.board(want) {
+            self.spawn(pilot, Some(cause), flight.probe_after.is_some(), endpoint());
+        }
+    }
+
+    fn board(&self, want: Want) -> Result<Boarding, Error> {
+        let now = self.now();
+        self.gate.board(now, || self.have(want, now))
+    }
+
+    fn have(&self, want: Want, now: Now) -> Option<TokenPair> {
+        match want {
+            Want::Usable => self.usable(now),
+            Want::NewerThan(_) => self.pair.try_read().ok()?.clone().filter(|pair| want.is_met_by(pair)),
+        }
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        pilot: Pilot,
+        cause: Option<Cause>,
+        probe: bool,
+        endpoint: Box<dyn TokenEndpoint>,
+    ) {
+        let cause = cause.unwrap_or_else(|| self.cause());
+        tokio::spawn(Renewal::new(self.clone(), endpoint, cause, probe).fly(pilot));
+    }
+
+    /// Why a caller who just wants a token finds none.
+    fn cause(&self) -> Cause {
+        let now = self.now();
+        match self.pair.try_read().as_deref() {
+            Ok(Some(pair)) if !pair.bearer().is_usable(now) => Cause::Expired,
+            Ok(Some(_)) => Cause::Requested,
+            _ => Cause::First,
+        }
+    }
+
+    /// Swaps a new pair in. If the credential it was bought with is no longer the one held, something newer came in
+    /// the meantime: then the new refresh token is not kept, and of a `late` answer nothing is.
+    pub(super) async fn publish(
+        &self,
+        grant: Grant,
+        sent: Now,
+        purchase: &Purchase,
+        cause: Cause,
+        late: bool,
+    ) -> Option<TokenPair> {
+        let settings = &self.settings;
+        let way = match purchase {
+            Purchase::Refresh(_) => Way::Refresh,
+            Purchase::Login(_) => Way::ApiKey,
+        };
+        let life = policy::life(
+            sent,
+            grant.lifetime,
+            settings.early_window,
+            settings.safety_margin,
+            fastrand::f64(),
+        );
+        let mut slot = self.pair.write().await;
+        let (pair, fallbacks) = {
+            let mut held = self.held();
+            let is_current = held.has(purchase);
+            if late && !is_current {
+                return None;
+            }
+            let generation = held.generation + 1;
+            let bearer = Bearer::new(grant.access_token, generation, life)?;
+            match (&grant.refresh_token, way) {
+                _ if !is_current => {}
+                (Some(token), _) => held.put_refresh_token(Some(token.clone()), way == Way::ApiKey),
+                // The one sent counts as spent. With an API key held it is not presented again.
+                (None, Way::Refresh) => held.presented.store(true, Ordering::Release),
+                (None, Way::ApiKey) => held.put_refresh_token(None, false),
+            }
+            held.generation = generation;
+            (TokenPair::new(bearer, grant.refresh_token), held.fallbacks)
+        };
+        let generation = pair.bearer().generation();
+        if cause == Cause::Unauthorized {
+            self.cured.store(generation, Ordering::Release);
+        }
+        *slot = Some(pair.clone());
+        self.live.store(generation, Ordering::Release);
+        drop(slot);
+        if late {
+            self.gate.warm_up();
+        }
+        let expires_at = pair.bearer().expires_at();
+        tracing::debug!(generation, ?cause, ?way, "access token renewed");
+        self.renewed.send_replace(Some(Renewed { generation, cause, way, expires_at, fallbacks }));
+        Some(pair)
+    }
+
+    /// Takes a generation out of use. A flight is neither started nor stopped.
+    pub(crate) fn invalidate(&self, generation: u64) {
+        if generation != 0 {
+            // Fails if another generation is current, or this one is out of use already: nothing to do then.
+            let _ = self.live.compare_exchange(generation, 0, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
+    /// The API answered something other than 401 to a request with this generation.
+    pub(crate) fn accept(&self, generation: u64) {
+        if self.accepted.load(Ordering::Relaxed) < generation {
+            self.accepted.fetch_max(generation, Ordering::AcqRel);
+        }
+    }
+
+    /// The API answered 401 to a first send with this generation.
+    pub(crate) fn unauthorized(&self, generation: u64) -> Verdict {
+        if self.live() != generation {
+            return Verdict::Renew;
+        }
+        let now = self.now();
+        let mut guard = self.guard();
+        if guard.closed_until.is_some_and(|until| !until.has_passed(now)) {
+            return Verdict::Stands;
+        }
+        let not_cured = self.cured.load(Ordering::Acquire) == generation
+            && self.accepted.load(Ordering::Acquire) < generation;
+        if not_cured && guard.closed_by != generation {
+            guard.close(generation, Deadline::after(now, self.settings.unauthorized_guard));
+            return Verdict::Stands;
+        }
+        let (size, refill) = (self.settings.unauthorized_budget, self.settings.unauthorized_refill);
+        // Only the one that takes the generation out of use pays for the renewal; the others ride along.
+        if !guard.budget.has(now.monotonic, size, refill) {
+            return Verdict::Stands;
+        }
+        if self.live.compare_exchange(generation, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            guard.budget.spend();
+        }
+        Verdict::Renew
+    }
+
+    /// The API answered 401 to a replay with this generation: the renewal did not cure.
+    pub(crate) fn replay_refused(&self, generation: u64) {
+        if self.cured.load(Ordering::Acquire) == generation {
+            let until = Deadline::after(self.now(), self.settings.unauthorized_guard);
+            self.guard().close(generation, until);
+        }
+    }
+
+    /// Whether a request that asks for `wanted` is to wait for a newer pair than this usable one: what may be asked
+    /// is capped at half the lifetime, and a tenth of a lifetime lies between two such renewals.
+    pub(crate) fn is_too_short(&self, pair: &TokenPair, wanted: Duration, now: Now) -> bool {
+        let life = pair.bearer().life();
+        if life.expires.left(now) >= wanted.min(life.half) {
+            return false;
+        }
+        let mut guard = self.guard();
+        if guard.min_lifetime_after.is_some_and(|after| !after.has_passed(now)) {
+            return self.gate.is_flying();
+        }
+        guard.min_lifetime_after = Some(Deadline::after(now, life.half / 5));
+        true
+    }
+
+    pub(crate) fn set_credentials(&self, credentials: Credentials) -> Result<(), Error> {
+        credentials.check()?;
+        let mut held = self.held();
+        held.edition += 1;
+        held.credentials.api_key = credentials.api_key;
+        held.put_refresh_token(credentials.refresh_token, false);
+        held.refused_in_a_row = 0;
+        held.skip_refresh_until = None;
+        held.key_refused_until = None;
+        drop(held);
+        self.gate.warm_up();
+        Ok(())
+    }
+
+    pub(crate) fn subscribe(&self) -> Subscription {
+        Subscription(self.renewed.subscribe())
+    }
+
+    pub(crate) fn shutdown(
+        self: &Arc<Self>,
+        deadline: Duration,
+    ) -> impl Future<Output = bool> + Send + use<> {
+        let manager = self.clone();
+        async move {
+            manager.gate.close(Error::new(ErrorKind::Closed, "the token source was shut down"));
+            manager.closing.send_replace(true);
+            let idle = manager.gate.idle();
+            match Runtime::try_current() {
+                Ok(_) => time::timeout(deadline, idle).await.is_ok(),
+                // Without a runtime there is no timer, but also nothing of ours to wait for.
+                Err(_) => futures::FutureExt::now_or_never(idle).is_some(),
+            }
+        }
+    }
+
+    /// Ends the source and gives its pair away.
+    pub(crate) async fn hand_over(
+        self: &Arc<Self>,
+        endpoint: impl FnMut() -> Box<dyn TokenEndpoint>,
+    ) -> Result<TokenPair, Error> {
+        if let Some(error) = self.gate.closed() {
+            return Err(error);
+        }
+        self.acquire(Want::Usable, None, endpoint).await?;
+        self.gate.close(Error::new(ErrorKind::Closed, "the token source was handed over"));
+        let mut reopen = Reopen(Some(self));
+        // A pair that is still on its way would be lost.
+        self.gate.idle().await;
+        let doubtful = self.held().presented.load(Ordering::Acquire);
+        if doubtful && self.settings.spends_refresh_tokens() {
+            let message = "the refresh token may be spent, so the pair is not handed over; renew first";
+            return Err(Error::new(ErrorKind::Ambiguous, message));
+        }
+        let pair = self.pair.write().await.take();
+        let pair = pair.ok_or_else(|| Error::new(ErrorKind::Closed, "the token source was handed over"))?;
+        reopen.0 = None;
+        self.live.store(0, Ordering::Release);
+        self.held().credentials = Credentials::new();
+        self.closing.send_replace(true);
+        Ok(pair)
+    }
+
+    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn guard(&self) -> MutexGuard<'_, Guard> {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A hand-over that is dropped or fails leaves the source as it was.
+struct Reopen<'m>(Option<&'m TokenManager>);
+
+impl Drop for Reopen<'_> {
+    fn drop(&mut self) {
+        if let Some(manager) = self.0.filter(|manager| !*manager.closing.borrow()) {
+            manager.gate.reopen();
+        }
+    }
+}
+
+impl Want {
+    fn is_met_by(self, pair: &TokenPair) -> bool {
+        match self {
+            // An outcome serves those who waited for it, however short its life.
+            Self::Usable => true,
+            Self::NewerThan(generation) => pair.bearer().generation() > generation,
+        }
+    }
+}
+
+impl fmt::Debug for TokenManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenManager")
+            .field("origin", &self.settings.context.origin)
+            .field("generation", &self.live())
+            .finish_non_exhaustive()
+    }
+}
+
+fn no_runtime() -> Error {
+    Error::new(
+        ErrorKind::NoRuntime,
+        "a token has to be renewed, which needs a Tokio runtime; make the call inside one",
+    )
+}

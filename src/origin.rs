@@ -1,0 +1,165 @@
+//! Origins: where tokens may go. Everything here errs on the side of sending no token.
+
+use http::{
+    HeaderMap, Uri, header,
+    uri::{Authority, Scheme},
+};
+
+use crate::error::{Error, ErrorKind};
+
+/// Scheme, host and port of a server that may see a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    scheme: Scheme,
+    host: String,
+    port: u16,
+    authority: Authority,
+}
+
+impl Origin {
+    /// Reads an origin as a user writes it; a path other than `/`, a query or user information is refused.
+    pub(crate) fn parse(url: &str, allow_http: bool) -> Result<Self, Error> {
+        let refuse = |why: &str| {
+            // The URL is the caller's own setting, but user information in it may be a password.
+            let shown = if url.contains('@') { "a base URL" } else { url };
+            Error::new(
+                ErrorKind::Configuration,
+                format!("{shown} {why}, give an origin like https://ws.api.video"),
+            )
+        };
+        if url.contains('#') {
+            return Err(refuse("has a fragment"));
+        }
+        let uri: Uri = url.parse().map_err(|_| refuse("is no URL"))?;
+        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+            return Err(refuse("has no scheme or no host"));
+        };
+        if uri.path() != "/" && !uri.path().is_empty() || uri.query().is_some() || url.ends_with('?') {
+            return Err(refuse("has a path or a query"));
+        }
+        let (host, port) = parts(scheme, authority).ok_or_else(|| {
+            refuse("has user information, a port that is no port, or a scheme other than http(s)")
+        })?;
+        if *scheme == Scheme::HTTP && !allow_http && !is_loopback(&host) {
+            return Err(refuse(
+                "would send tokens without TLS (see `danger_allow_http`, which allows it beyond loopback)",
+            ));
+        }
+        Ok(Self { scheme: scheme.clone(), host, port, authority: authority.clone() })
+    }
+
+    pub(crate) fn scheme(&self) -> &Scheme {
+        &self.scheme
+    }
+
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    pub(crate) fn is_origin_of(&self, scheme: &Scheme, authority: &Authority) -> bool {
+        *scheme == self.scheme && self.is_authority(authority)
+    }
+
+    /// Whether a `Host` header, if there is one, names this origin.
+    pub(crate) fn is_named_by(&self, headers: &HeaderMap) -> bool {
+        headers.get_all(header::HOST).iter().all(|host| {
+            host.to_str().ok().and_then(|host| host.parse().ok()).is_some_and(|host| self.is_authority(&host))
+        })
+    }
+
+    fn is_authority(&self, authority: &Authority) -> bool {
+        authority.as_str() == self.authority.as_str()
+            || parts(&self.scheme, authority)
+                .is_some_and(|(host, port)| host == self.host && port == self.port)
+    }
+}
+
+/// Host in lower case and port written out; `None` where there is user information or no proper port.
+fn parts(scheme: &Scheme, authority: &Authority) -> Option<(String, u16)> {
+    let text = authority.as_str();
+    let host = authority.host();
+    let default = match scheme.as_str() {
+        "https" => 443,
+        "http" => 80,
+        _ => return None,
+    };
+    let port = match text.strip_prefix(host)? {
+        "" => default,
+        port => port.strip_prefix(':')?.parse().ok()?,
+    };
+    (!text.contains('@') && !host.is_empty()).then(|| (host.to_ascii_lowercase(), port))
+}
+
+fn is_loopback(host: &str) -> bool {
+    if host == "localhost" {
+        return true;
+    }
+    let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    literal.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g17_a_base_url_is_an_origin() {
+        for good in [
+            "https://ws.api.video",
+            "https://ws.api.video/",
+            "HTTPS://WS.API.VIDEO:443",
+            "http://127.0.0.1:8080",
+            "http://127.9.9.9",
+            "http://[::1]:1",
+            "http://localhost",
+        ] {
+            assert!(Origin::parse(good, false).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "/videos",
+            "ws.api.video",
+            "ftp://ws.api.video",
+            "https://",
+            "https://ws.api.video/v1",
+            "https://ws.api.video?x",
+            "https://ws.api.video/?",
+            "https://ws.api.video#x",
+            "https://user:pass@ws.api.video",
+            "https://ws.api.video:",
+            "https://ws.api.video:99999",
+            "http://ws.api.video",
+            "http://localhost.evil.example",
+            "http://127.0.0.1.evil.example",
+            "http://0x7f.1",
+        ] {
+            let error = Origin::parse(bad, false).expect_err(bad);
+            assert_eq!(error.kind(), ErrorKind::Configuration);
+            assert!(!format!("{error} {error:?}").contains("pass"), "{error}");
+        }
+        assert!(Origin::parse("http://ws.api.video", true).is_ok());
+    }
+
+    #[test]
+    fn g17_origins_are_compared_as_browsers_do() {
+        let origin = Origin::parse("https://ws.api.video", false).expect("a good origin");
+        let same = |uri: &str| {
+            let uri: Uri = uri.parse().expect("a URI");
+            origin.is_origin_of(uri.scheme().expect("a scheme"), uri.authority().expect("an authority"))
+        };
+        assert!(same("https://ws.api.video/videos"));
+        assert!(same("https://WS.api.VIDEO:443/videos"));
+        for other in [
+            "http://ws.api.video/",
+            "https://ws.api.video:444/",
+            "https://ws.api.video./",
+            "https://ws.api.video.evil.example/",
+            "https://x@ws.api.video/",
+            "https://xn--ws-api-video.example/",
+            "https://[::1]/",
+            "wss://ws.api.video/",
+        ] {
+            assert!(!same(other), "{other}");
+        }
+    }
+}
