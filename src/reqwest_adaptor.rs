@@ -1,0 +1,178 @@
+//! The side of reqwest-middleware: [`ApiVideoAuthMiddleware`].
+//!
+//! ```no_run
+//! use apivideo_auth::{ApiVideoAuthLayer, ApiVideoAuthMiddleware};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let layer = ApiVideoAuthLayer::builder().refresh_token(std::env::var("REFRESH_TOKEN")?).build()?;
+//! let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
+//!     .with(ApiVideoAuthMiddleware::new(&layer, reqwest::Client::builder())?)
+//!     .build();
+//! let videos = client.get("https://ws.api.video/videos").send().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It shares the token of the layer it is made from, keeps the same [guarantees](crate), and differs in this:
+//!
+//! - Token calls go through a reqwest client of their own, made of the [`reqwest::ClientBuilder`] that you
+//!   give (with your proxy and TLS settings), on which redirects and retries are switched off.
+//! - A request is sent again after a 401 if [`reqwest::Request::try_clone`] can copy it and its body is within the
+//!   [limit](crate::ApiVideoAuthLayerBuilder::replay_limit): streams are not.
+//! - [`MinLifetime`] and [`NoAuth`](crate::NoAuth) are taken from the `extensions` of the middleware call
+//!   (`client.get(url).with_extension(NoAuth)`).
+//! - Our errors arrive as [`reqwest_middleware::Error::Middleware`] and downcast to [`Error`]. They name no URL of a
+//!   request.
+//!
+//! # Order
+//!
+//! Put it *after* `reqwest-retry` and `reqwest-tracing`, that is, nearer to the wire: then each attempt gets the
+//! token of its time, and tracing sees neither the token nor the first 401. Put *before* a retry middleware it works
+//! too, but a retried attempt carries the token of the first one, and the retries are over before a 401 is cured.
+//!
+//! reqwest follows redirects below all middleware and strips `Authorization` when they lead to another host.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use http::{Extensions, HeaderValue, StatusCode, header};
+use reqwest::{Request, Response};
+use reqwest_middleware::{Middleware, Next};
+use tower::Service;
+
+use crate::{
+    admission::{MinLifetime, has_own, is_for},
+    drain::drain,
+    endpoint::HttpEndpoint,
+    error::{Error, ErrorKind},
+    manager::{Access, Cause, Handle, Verdict, Want, abilities},
+    middleware::ApiVideoAuthLayer,
+};
+
+/// Keeps a reqwest client authenticated against api.video. See the [module docs](self).
+#[derive(Clone)]
+pub struct ApiVideoAuthMiddleware {
+    handle: Arc<Handle>,
+    calls: reqwest::Client,
+}
+
+impl ApiVideoAuthMiddleware {
+    /// A middleware that shares the token of `layer`, and makes its token calls through a client of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] if reqwest can't make a client of `calls`.
+    pub fn new<T, P>(layer: &ApiVideoAuthLayer<T, P>, calls: reqwest::ClientBuilder) -> Result<Self, Error> {
+        let calls = calls.redirect(reqwest::redirect::Policy::none()).retry(reqwest::retry::never());
+        let calls = calls.build().map_err(|error| {
+            Error::with_source(ErrorKind::Configuration, "reqwest can't make a client for token calls", error)
+        })?;
+        Ok(Self { handle: layer.handle.clone(), calls })
+    }
+
+    fn access(&self) -> Access {
+        Access {
+            handle: self.handle.clone(),
+            endpoint: Box::new(HttpEndpoint::new(Calls(self.calls.clone()))),
+        }
+    }
+
+    /// Whether the request gets a token.
+    fn admits(&self, request: &Request, extensions: &Extensions) -> bool {
+        let origins = &self.handle.manager.settings().origins;
+        !has_own(request.headers(), extensions)
+            && request
+                .url()
+                .as_str()
+                .parse()
+                .is_ok_and(|uri| is_for(origins, request.method(), &uri, request.headers()))
+    }
+
+    /// A copy to send again, where the limit allows it.
+    fn keep(&self, request: &Request) -> Option<Request> {
+        let limit = self.handle.manager.settings().replay_limit;
+        let length = request.body().map_or(Some(0), |body| body.as_bytes().map(<[u8]>::len))?;
+        let announced = request.headers().contains_key(header::TRAILER);
+        if length > limit || announced { None } else { request.try_clone() }
+    }
+}
+
+#[async_trait]
+impl Middleware for ApiVideoAuthMiddleware {
+    async fn handle(
+        &self,
+        mut request: Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
+        if !self.admits(&request, extensions) {
+            return next.run(request, extensions).await;
+        }
+        let wanted = extensions.get().map(|MinLifetime(wanted)| *wanted);
+        let manager = &self.handle.manager;
+        let mut access = self.access();
+        let kept = self.keep(&request);
+        let bearer = access.token_for(wanted).await.map_err(ours)?.bearer().clone();
+        authorize(&mut request, bearer.header());
+        let first = next.clone().run(request, extensions).await?;
+        if first.status() != StatusCode::UNAUTHORIZED {
+            manager.accept(bearer.generation());
+            return Ok(first);
+        }
+        let (Verdict::Renew, Some(mut request)) = (manager.unauthorized(bearer.generation()), kept) else {
+            return Ok(first);
+        };
+        let Ok(pair) = access.acquire(Want::Usable, Some(Cause::Unauthorized)).await else {
+            return Ok(first);
+        };
+        drain(reqwest::Body::from(first)).await;
+        authorize(&mut request, pair.bearer().header());
+        let response = next.run(request, extensions).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            manager.replay_refused(pair.bearer().generation());
+        } else {
+            manager.accept(pair.bearer().generation());
+        }
+        Ok(response)
+    }
+}
+
+abilities! { [impl ApiVideoAuthMiddleware], [], [], [], |client: &Self| client.access() }
+
+impl fmt::Debug for ApiVideoAuthMiddleware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiVideoAuthMiddleware").field("source", &self.handle.manager).finish_non_exhaustive()
+    }
+}
+
+fn authorize(request: &mut Request, header: &HeaderValue) {
+    request.headers_mut().insert(header::AUTHORIZATION, header.clone());
+}
+
+fn ours(error: Error) -> reqwest_middleware::Error {
+    reqwest_middleware::Error::middleware(error)
+}
+
+/// A reqwest client as a service for token calls.
+#[derive(Clone)]
+struct Calls(reqwest::Client);
+
+impl Service<http::Request<reqwest::Body>> for Calls {
+    type Response = http::Response<reqwest::Body>;
+    type Error = reqwest::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, reqwest::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), reqwest::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<reqwest::Body>) -> Self::Future {
+        let client = self.0.clone();
+        Box::pin(async move { Ok(client.execute(Request::try_from(request)?).await?.into()) })
+    }
+}
