@@ -1,0 +1,82 @@
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::{Mutex, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use futures::{Stream, stream::BoxStream};
+use http_body::{Body, Frame, SizeHint};
+
+use super::state::InFlight;
+
+/// The body of the fake server's answers.
+pub struct FakeBody {
+    data: Data,
+    /// How much is left, where that is known.
+    left: Option<u64>,
+    in_flight: Option<InFlight>,
+}
+
+enum Data {
+    Whole(Option<Bytes>),
+    // The mutex is never locked: it makes the body `Sync`, as some HTTP clients ask.
+    Stream(Mutex<BoxStream<'static, io::Result<Bytes>>>),
+}
+
+impl FakeBody {
+    pub(super) fn whole(bytes: Bytes) -> Self {
+        let left = Some(bytes.len() as u64);
+        Self { data: Data::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())), left, in_flight: None }
+    }
+
+    pub(super) fn stream(
+        length: Option<u64>,
+        stream: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Self {
+        Self { data: Data::Stream(Mutex::new(Box::pin(stream))), left: length, in_flight: None }
+    }
+
+    /// Keeps the token call in flight until the body has been read or dropped.
+    pub(super) fn holding(mut self, in_flight: InFlight) -> Self {
+        self.in_flight = Some(in_flight).filter(|_| !self.is_end_stream());
+        self
+    }
+}
+
+impl Body for FakeBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let next = match &mut self.data {
+            Data::Whole(bytes) => bytes.take().map(Ok),
+            Data::Stream(stream) => {
+                let stream = stream.get_mut().unwrap_or_else(PoisonError::into_inner);
+                ready!(stream.as_mut().poll_next(cx))
+            }
+        };
+        if let (Some(Ok(bytes)), Some(left)) = (&next, &mut self.left) {
+            *left = left.saturating_sub(bytes.len() as u64);
+        }
+        if !matches!(next, Some(Ok(_))) || self.is_end_stream() {
+            self.in_flight = None;
+        }
+        Poll::Ready(next.map(|next| next.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map(SizeHint::with_exact).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for FakeBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeBody").field("left", &self.left).finish_non_exhaustive()
+    }
+}

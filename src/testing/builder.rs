@@ -1,0 +1,198 @@
+use std::{
+    fmt, io,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http::HeaderValue;
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+use super::{
+    clock::SystemClock,
+    journal::Journal,
+    library::Library,
+    server::FakeApi,
+    service::respond,
+    state::{Shared, State},
+    tokens::{Rules, Tokens, padded},
+};
+use crate::Clock;
+
+/// How long access tokens live unless the builder says otherwise: as long as those of api.video.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// Builds a [`FakeApi`].
+#[must_use]
+pub struct FakeApiBuilder {
+    token_lifetime: Duration,
+    reported_lifetime: Option<Duration>,
+    clock: Option<Arc<dyn Clock>>,
+    rules: Rules,
+    refusals_as_400: bool,
+    journal: bool,
+    keep_uploads: bool,
+    cors: Option<HeaderValue>,
+}
+
+impl FakeApiBuilder {
+    /// How long access tokens live. Default: 3600 s.
+    pub fn token_lifetime(mut self, lifetime: Duration) -> Self {
+        self.token_lifetime = lifetime;
+        self
+    }
+
+    /// What answers report as `expires_in`, with a fraction if it is no whole number. Default: the truth.
+    pub fn reported_lifetime(mut self, lifetime: Duration) -> Self {
+        self.reported_lifetime = Some(lifetime);
+        self
+    }
+
+    /// The clock whose monotonic reading decides when access tokens expire. Default: the machine's.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Whether a login revokes all refresh tokens issued before. Default: no.
+    pub fn login_kills_refresh_tokens(mut self, kills: bool) -> Self {
+        self.rules.login_kills_refresh_tokens = kills;
+        self
+    }
+
+    /// Whether a login revokes all access tokens issued before. Default: no.
+    pub fn login_kills_access_tokens(mut self, kills: bool) -> Self {
+        self.rules.login_kills_access_tokens = kills;
+        self
+    }
+
+    /// Whether a refresh revokes the access tokens of the same login issued before. Default: no.
+    pub fn refresh_kills_access_token(mut self, kills: bool) -> Self {
+        self.rules.refresh_kills_access_token = kills;
+        self
+    }
+
+    /// Whether refused credentials get the 400 of the OpenAPI file, not the 401 of the docs. Default: no.
+    pub fn refusals_as_400(mut self, as_400: bool) -> Self {
+        self.refusals_as_400 = as_400;
+        self
+    }
+
+    /// Whether requests are kept for [`FakeApi::journal`]. Default: yes. A benchmark may want none.
+    pub fn journal(mut self, journal: bool) -> Self {
+        self.journal = journal;
+        self
+    }
+
+    /// Whether the bytes of uploads are kept for [`FakeApi::received`]. Default: no, their SHA-256 is.
+    pub fn keep_uploads(mut self, keep: bool) -> Self {
+        self.keep_uploads = keep;
+        self
+    }
+
+    /// Lets the pages of an origin, such as `https://www.example.com`, read the answers in a browser, as the API
+    /// does: preflight requests are answered. Token calls are left out. Default: no origin.
+    ///
+    /// # Panics
+    ///
+    /// If the origin cannot stand in a header.
+    pub fn cors(mut self, origin: &str) -> Self {
+        self.cors = Some(HeaderValue::from_str(origin).expect("an origin fit for a header"));
+        self
+    }
+
+    /// A server without a socket.
+    #[must_use]
+    pub fn build(self) -> FakeApi {
+        FakeApi::new(Arc::new(self.shared()), "http://127.0.0.1:1".to_owned(), None)
+    }
+
+    /// Starts an HTTP server (HTTP/1, and HTTP/2 with prior knowledge) on the current Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// If no port of the loopback interface can be had.
+    pub async fn serve(self) -> io::Result<FakeApi> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let shared = Arc::new(self.shared());
+        let server = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
+        Ok(FakeApi::new(shared, url, Some(server)))
+    }
+
+    fn shared(self) -> Shared {
+        let journal = Journal::new(self.journal);
+        let library = Library::new(self.keep_uploads);
+        let mut state = State::new(Tokens::new(self.rules), self.token_lifetime, journal, library);
+        state.reported_lifetime = self.reported_lifetime;
+        Shared {
+            api_key: padded("test-only-api-key-".to_owned(), 40),
+            clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
+            refusals_as_400: self.refusals_as_400,
+            cors: self.cors,
+            state: Mutex::new(state),
+        }
+    }
+}
+
+impl Default for FakeApiBuilder {
+    fn default() -> Self {
+        Self {
+            token_lifetime: TOKEN_LIFETIME,
+            reported_lifetime: None,
+            clock: None,
+            rules: Rules::default(),
+            refusals_as_400: false,
+            journal: true,
+            keep_uploads: false,
+            cors: None,
+        }
+    }
+}
+
+impl fmt::Debug for FakeApiBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeApiBuilder")
+            .field("token_lifetime", &self.token_lifetime)
+            .field("reported_lifetime", &self.reported_lifetime)
+            .field("rules", &self.rules)
+            .field("refusals_as_400", &self.refusals_as_400)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Serves until aborted; the connections end with this task.
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(serve(stream, Arc::clone(&shared)));
+                }
+                // Most likely there are too many open files: some connection will end.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    // Only slower without it.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| respond(Arc::clone(&shared), request));
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    // Streams that wait at a gate must not keep others from arriving.
+    server.http2().max_concurrent_streams(u32::MAX);
+    // An error is the client's to see.
+    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+}

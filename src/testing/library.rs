@@ -1,0 +1,311 @@
+//! The videos and upload tokens of the fake account, kept in memory.
+
+use std::{collections::HashMap, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode, header, request};
+use serde_json::{Map, Value, json};
+
+use super::{
+    answer,
+    tokens::padded,
+    uploads::{Form, Received, Upload},
+};
+use crate::Now;
+
+const MAX_TTL: u64 = 2_147_483_647;
+
+/// Where a request to the API goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route<'a> {
+    Videos,
+    Video(&'a str),
+    Source(&'a str),
+    Status(&'a str),
+    UploadTokens,
+    UploadToken(&'a str),
+    Upload,
+    Echo,
+    Unknown,
+}
+
+impl<'a> Route<'a> {
+    pub(super) fn of(path: &'a str) -> Self {
+        let mut segments = path.strip_prefix('/').unwrap_or(path).splitn(3, '/');
+        match (segments.next(), segments.next(), segments.next()) {
+            (Some("videos"), None, None) => Self::Videos,
+            (Some("videos"), Some(id), None) if !id.is_empty() => Self::Video(id),
+            (Some("videos"), Some(id), Some("source")) if !id.is_empty() => Self::Source(id),
+            (Some("videos"), Some(id), Some("status")) if !id.is_empty() => Self::Status(id),
+            (Some("upload-tokens"), None, None) => Self::UploadTokens,
+            (Some("upload-tokens"), Some(token), None) if !token.is_empty() => Self::UploadToken(token),
+            (Some("upload"), None, None) => Self::Upload,
+            (Some("echo"), _, _) => Self::Echo,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Whether requests bring the source of a video.
+    pub(super) fn is_upload(self) -> bool {
+        matches!(self, Self::Upload | Self::Source(_))
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Library {
+    // Both in order of creation.
+    videos: Vec<Value>,
+    upload_tokens: Vec<Value>,
+    /// By the monotonic clock.
+    upload_token_expiry: HashMap<String, Duration>,
+    uploads: HashMap<String, Upload>,
+    keep_uploads: bool,
+}
+
+impl Library {
+    pub(super) fn new(keep_uploads: bool) -> Self {
+        Self { keep_uploads, ..Self::default() }
+    }
+
+    pub(super) fn received(&self, video_id: &str) -> Option<Received> {
+        self.uploads.get(video_id).map(Upload::received)
+    }
+
+    pub(super) fn video_ids(&self) -> Vec<String> {
+        self.videos.iter().filter_map(|video| video["videoId"].as_str().map(str::to_owned)).collect()
+    }
+
+    pub(super) fn answer(&mut self, parts: &request::Parts, body: Bytes, now: Now) -> Response<Bytes> {
+        self.forget_expired(now);
+        let query = parts.uri.query().unwrap_or_default();
+        let path = parts.uri.path();
+        let method = &parts.method;
+        match Route::of(path) {
+            Route::Videos if method == Method::GET => {
+                list(&self.videos, path, query, &["createdAt", "publishedAt", "updatedAt", "title"])
+            }
+            Route::Videos if method == Method::POST => self.create_video(&body, now),
+            Route::UploadTokens if method == Method::GET => {
+                list(&self.upload_tokens, path, query, &["createdAt", "ttl"])
+            }
+            Route::UploadTokens if method == Method::POST => self.create_upload_token(&body, now),
+            Route::Videos | Route::UploadTokens => answer::method_not_allowed("GET, POST"),
+            Route::Video(id) => one(&mut self.videos, "videoId", id, method),
+            Route::Source(id) if method == Method::POST => self.source(id, parts, &body),
+            Route::Source(_) => answer::method_not_allowed("POST"),
+            Route::Status(id) if method == Method::GET => self.status(id),
+            Route::Status(_) => answer::method_not_allowed("GET"),
+            Route::UploadToken(token) => one(&mut self.upload_tokens, "token", token, method),
+            Route::Upload if method == Method::POST => self.upload(parts, &body, now),
+            Route::Upload => answer::method_not_allowed("POST"),
+            Route::Echo => echo(parts, body),
+            Route::Unknown => answer::problem("resource-not-found"),
+        }
+    }
+
+    fn create_video(&mut self, body: &Bytes, now: Now) -> Response<Bytes> {
+        let Ok(Value::Object(wanted)) = serde_json::from_slice(body) else {
+            return answer::problem("invalid-payload");
+        };
+        if !wanted.get("title").is_some_and(Value::is_string) {
+            return answer::named_problem("attribute-required", "title");
+        }
+        answer::json(StatusCode::CREATED, &self.add_video(wanted, now))
+    }
+
+    fn upload(&mut self, parts: &request::Parts, body: &Bytes, now: Now) -> Response<Bytes> {
+        let Some(token) = parameter(parts.uri.query().unwrap_or_default(), "token") else {
+            return answer::problem("authentication-missing-upload-token");
+        };
+        if !self.upload_tokens.iter().any(|present| present["token"] == token) {
+            return answer::problem("authentication-invalid-upload-token");
+        }
+        let form = match Form::read(&parts.headers, body) {
+            Ok(form) => form,
+            Err(refusal) => return refusal,
+        };
+        match form.video_id.clone() {
+            Some(id) => self.add_chunk(&id, form),
+            None => {
+                // Its first chunk may still be refused: then there is no video.
+                let mut upload = Upload::new(self.keep_uploads);
+                let title = form.file_name.clone().unwrap_or_else(|| "upload".to_owned());
+                if let Err(refusal) = upload.add(form) {
+                    return refusal;
+                }
+                let video = self.add_video(Map::from_iter([("title".to_owned(), json!(title))]), now);
+                self.uploads.insert(video["videoId"].as_str().unwrap_or_default().to_owned(), upload);
+                answer::json(StatusCode::CREATED, &video)
+            }
+        }
+    }
+
+    fn source(&mut self, id: &str, parts: &request::Parts, body: &Bytes) -> Response<Bytes> {
+        Form::read(&parts.headers, body).map_or_else(|refusal| refusal, |form| self.add_chunk(id, form))
+    }
+
+    fn add_chunk(&mut self, id: &str, form: Form) -> Response<Bytes> {
+        let Some(video) = self.videos.iter().find(|video| video["videoId"] == id) else {
+            return answer::named_problem("resource-not-found", "videoId");
+        };
+        let keep = self.keep_uploads;
+        let upload = self.uploads.entry(id.to_owned()).or_insert_with(|| Upload::new(keep));
+        match upload.add(form) {
+            Ok(()) => answer::json(StatusCode::CREATED, video),
+            Err(refusal) => refusal,
+        }
+    }
+
+    fn status(&self, id: &str) -> Response<Bytes> {
+        if !self.videos.iter().any(|video| video["videoId"] == id) {
+            return answer::named_problem("resource-not-found", "videoId");
+        }
+        let nothing = Upload::default();
+        answer::json(StatusCode::OK, &self.uploads.get(id).unwrap_or(&nothing).status())
+    }
+
+    /// Expired tokens are not told from deleted ones.
+    fn forget_expired(&mut self, now: Now) {
+        let expired = |expiry: &Duration| *expiry <= now.monotonic;
+        if self.upload_token_expiry.values().any(expired) {
+            let expiries = &mut self.upload_token_expiry;
+            self.upload_tokens.retain(|token| {
+                !token["token"].as_str().and_then(|token| expiries.get(token)).is_some_and(expired)
+            });
+            expiries.retain(|_, expiry| !expired(expiry));
+        }
+    }
+
+    fn add_video(&mut self, wanted: Map<String, Value>, now: Now) -> Value {
+        let id = padded("vi".to_owned(), 24);
+        let now = answer::date(now.wall);
+        let cdn = format!("https://cdn.api.video/vod/{id}");
+        let player = format!("https://embed.api.video/vod/{id}");
+        let mut video = json!({
+            "videoId": id, "title": "", "description": "", "public": true, "panoramic": false,
+            "mp4Support": true, "tags": [], "metadata": [], "language": null, "languageOrigin": null,
+            "createdAt": now, "publishedAt": now, "updatedAt": now,
+            "discarded": false, "discardedAt": null, "deletesAt": null,
+            "source": { "uri": format!("/videos/{id}/source") },
+            "assets": {
+                "iframe": format!("<iframe src=\"{player}\" allowfullscreen=\"\"></iframe>"),
+                "player": player,
+                "hls": format!("{cdn}/hls/manifest.m3u8"),
+                "thumbnail": format!("{cdn}/thumbnail.jpg"),
+                "mp4": format!("{cdn}/mp4/source.mp4"),
+            },
+        });
+        const SETTABLE: [&str; 9] = [
+            "title",
+            "description",
+            "public",
+            "panoramic",
+            "mp4Support",
+            "tags",
+            "metadata",
+            "language",
+            "playerId",
+        ];
+        for (name, value) in wanted.into_iter().filter(|(name, _)| SETTABLE.contains(&name.as_str())) {
+            video[name] = value;
+        }
+        self.videos.push(video.clone());
+        video
+    }
+
+    fn create_upload_token(&mut self, body: &Bytes, now: Now) -> Response<Bytes> {
+        let wanted = if body.is_empty() { Ok(json!({})) } else { serde_json::from_slice(body) };
+        let Ok(Value::Object(wanted)) = wanted else {
+            return answer::problem("invalid-payload");
+        };
+        let ttl = match wanted.get("ttl") {
+            None => 0,
+            Some(ttl) => match ttl.as_u64().filter(|ttl| *ttl <= MAX_TTL) {
+                Some(ttl) => ttl,
+                None => return answer::named_problem("invalid-attribute", "ttl"),
+            },
+        };
+        let token = padded("to".to_owned(), 24);
+        let mut created = json!({ "token": token, "ttl": ttl, "createdAt": answer::date(now.wall) });
+        if ttl > 0 {
+            let ttl = Duration::from_secs(ttl);
+            created["expiresAt"] = answer::date(now.wall + ttl).into();
+            self.upload_token_expiry.insert(token, now.monotonic.saturating_add(ttl));
+        }
+        let response = answer::json(StatusCode::OK, &created);
+        self.upload_tokens.push(created);
+        response
+    }
+}
+
+fn one(items: &mut Vec<Value>, key: &str, id: &str, method: &Method) -> Response<Bytes> {
+    let Some(index) = items.iter().position(|item| item[key] == id) else {
+        return answer::named_problem("resource-not-found", key);
+    };
+    match *method {
+        Method::GET => answer::json(StatusCode::OK, &items[index]),
+        Method::DELETE => {
+            items.remove(index);
+            answer::empty(StatusCode::NO_CONTENT)
+        }
+        _ => answer::method_not_allowed("GET, DELETE"),
+    }
+}
+
+fn echo(parts: &request::Parts, body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body);
+    if let Some(content_type) = parts.headers.get(header::CONTENT_TYPE) {
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type.clone());
+    }
+    response
+}
+
+/// One page, sorted by the first of `sortable` and the newest first if nothing else is asked for.
+fn list(items: &[Value], path: &str, query: &str, sortable: &[&str]) -> Response<Bytes> {
+    let number = |name, default, max| match parameter(query, name) {
+        None => Ok(default),
+        Some(text) => text.parse().ok().filter(|number| (1..=max).contains(number)).ok_or(name),
+    };
+    let sort_by = parameter(query, "sortBy").unwrap_or(sortable[0]);
+    let sort_order = parameter(query, "sortOrder").unwrap_or("desc");
+    if !sortable.contains(&sort_by) {
+        return answer::named_problem("invalid-attribute", "sortBy");
+    }
+    if !["asc", "desc"].contains(&sort_order) {
+        return answer::named_problem("invalid-attribute", "sortOrder");
+    }
+    let (page, size) = match (number("currentPage", 1, usize::MAX), number("pageSize", 25, 100)) {
+        (Ok(page), Ok(size)) => (page, size),
+        (Err(name), _) | (_, Err(name)) => return answer::named_problem("invalid-attribute", name),
+    };
+
+    let mut sorted: Vec<&Value> = items.iter().collect();
+    sorted.sort_by_key(|item| (item[sort_by].as_u64(), item[sort_by].as_str()));
+    if sort_order == "desc" {
+        sorted.reverse();
+    }
+    let shown: Vec<&Value> =
+        sorted.iter().skip((page - 1).saturating_mul(size)).take(size).copied().collect();
+    let pages = items.len().div_ceil(size).max(1);
+    let mut links = vec![("self", page), ("first", 1)];
+    links.extend((page > 1).then(|| ("previous", page - 1)));
+    links.extend((page < pages).then(|| ("next", page + 1)));
+    links.push(("last", pages));
+    let links: Vec<Value> = links
+        .into_iter()
+        .map(|(rel, page)| json!({ "rel": rel, "uri": format!("{path}?currentPage={page}&pageSize={size}") }))
+        .collect();
+    let pagination = json!({
+        "currentPage": page, "currentPageItems": shown.len(), "pageSize": size, "pagesTotal": pages,
+        "itemsTotal": items.len(), "links": links,
+    });
+    answer::json(StatusCode::OK, &json!({ "data": shown, "pagination": pagination }))
+}
+
+fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
+}

@@ -1,0 +1,234 @@
+use std::{fmt, io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Response, request};
+use tokio::task::AbortHandle;
+
+use super::{
+    builder::FakeApiBuilder,
+    fault::Fault,
+    gate::{Gate, GatePoint, Gates},
+    journal::Exchange,
+    service::FakeService,
+    state::{Counts, Shared},
+    uploads::Received,
+};
+
+/// A strict stand-in for the parts of api.video that matter to authentication.
+///
+/// Clones are handles to one server, which stops when the last is dropped. See the [module docs](super).
+#[derive(Clone, Debug)]
+pub struct FakeApi(Arc<Handle>);
+
+struct Handle {
+    shared: Arc<Shared>,
+    url: String,
+    server: Option<AbortHandle>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Some(server) = &self.server {
+            server.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl FakeApi {
+    pub(super) fn new(shared: Arc<Shared>, url: String, server: Option<AbortHandle>) -> Self {
+        Self(Arc::new(Handle { shared, url, server }))
+    }
+
+    /// Settles how the server behaves before it starts.
+    pub fn builder() -> FakeApiBuilder {
+        FakeApiBuilder::default()
+    }
+
+    /// Starts an HTTP server with the defaults.
+    ///
+    /// # Errors
+    ///
+    /// If no port of the loopback interface can be had.
+    pub async fn start() -> io::Result<Self> {
+        Self::builder().serve().await
+    }
+
+    /// A server with the defaults and without a socket; only [`service`](Self::service) reaches it.
+    #[must_use]
+    pub fn in_process() -> Self {
+        Self::builder().build()
+    }
+
+    /// The base URL, such as `http://127.0.0.1:41234`. In-process it is one that nobody listens on.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.0.url.clone()
+    }
+
+    /// The server as a Tower service that needs no socket, on the caller's own runtime.
+    #[must_use]
+    pub fn service(&self) -> FakeService {
+        FakeService(Arc::clone(&self.0.shared))
+    }
+
+    /// The API key of the account.
+    #[must_use]
+    pub fn api_key(&self) -> &str {
+        &self.0.shared.api_key
+    }
+
+    /// An access and a refresh token, as if someone had logged in elsewhere. It counts as no token call.
+    #[must_use]
+    pub fn mint_pair(&self) -> (String, String) {
+        let now = self.0.shared.clock.now();
+        let pair = self.0.shared.lock().login(now);
+        (pair.access, pair.refresh)
+    }
+
+    /// The newest refresh token that is neither spent nor revoked.
+    #[must_use]
+    pub fn live_refresh_token(&self) -> Option<String> {
+        self.0.shared.lock().tokens.live_refresh_token()
+    }
+
+    /// Revokes all access tokens issued so far.
+    pub fn revoke_access_tokens(&self) {
+        self.0.shared.lock().tokens.revoke_access_tokens();
+    }
+
+    /// Revokes one access token.
+    pub fn revoke_access_token(&self, token: &str) {
+        self.0.shared.lock().tokens.revoke_access_token(token);
+    }
+
+    /// Revokes all refresh tokens issued so far. Presenting one is refused, but is no reuse violation.
+    pub fn revoke_refresh_tokens(&self) {
+        self.0.shared.lock().tokens.revoke_refresh_tokens();
+    }
+
+    /// Whether the API key is refused from now on.
+    pub fn refuse_api_key(&self, refuse: bool) {
+        self.0.shared.lock().refuse_api_key = refuse;
+    }
+
+    /// Whether the account is suspended from now on: token calls and authorised requests get 403.
+    pub fn suspend(&self, suspended: bool) {
+        self.0.shared.lock().suspended = suspended;
+    }
+
+    /// Whether each bearer gets 401 from now on, whatever the token.
+    pub fn refuse_all_bearers(&self, refuse: bool) {
+        self.0.shared.lock().refuse_all_bearers = refuse;
+    }
+
+    /// Whether a 401 is sent before the request's body is read.
+    pub fn answer_early(&self, early: bool) {
+        self.0.shared.lock().answer_early = early;
+    }
+
+    /// How long access tokens issued from now on live.
+    pub fn set_token_lifetime(&self, lifetime: Duration) {
+        self.0.shared.lock().token_lifetime = lifetime;
+    }
+
+    /// What answers report as `expires_in` from now on; `None` is the true lifetime.
+    pub fn set_reported_lifetime(&self, lifetime: Option<Duration>) {
+        self.0.shared.lock().reported_lifetime = lifetime;
+    }
+
+    /// Queues a fault: each token call takes the next one when it arrives.
+    pub fn fault(&self, fault: Fault) {
+        self.faults(1, fault);
+    }
+
+    /// Queues the same fault for `calls` token calls.
+    pub fn faults(&self, calls: usize, fault: Fault) {
+        self.0.shared.lock().faults.extend(std::iter::repeat_n(fault, calls));
+    }
+
+    /// The fault of all token calls that find the queue empty, until cleared with `None`.
+    pub fn always(&self, fault: Option<Fault>) {
+        self.0.shared.lock().always = fault;
+    }
+
+    /// Removes all faults, queued ones too.
+    pub fn clear_faults(&self) {
+        let mut state = self.0.shared.lock();
+        state.faults.clear();
+        state.always = None;
+    }
+
+    /// Shuts a gate, at which all calls that get to this point wait until it is opened.
+    ///
+    /// A second gate at the same point stops the calls that come later; the others wait for the first.
+    #[must_use = "dropping the gate opens it"]
+    pub fn gate(&self, point: GatePoint) -> Gate {
+        Gates::shut(&self.0.shared, point)
+    }
+
+    /// Answers requests that are no token calls with what `answer` returns, before the bearer is looked at.
+    pub fn on_api_request(
+        &self,
+        answer: impl Fn(&request::Parts) -> Option<Response<Bytes>> + Send + Sync + 'static,
+    ) {
+        self.0.shared.lock().on_api_request = Some(Arc::new(answer));
+    }
+
+    /// Undoes [`on_api_request`](Self::on_api_request).
+    pub fn clear_on_api_request(&self) {
+        self.0.shared.lock().on_api_request = None;
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.0.shared.lock().counts
+    }
+
+    /// How often this refresh token was presented, whatever became of the calls.
+    #[must_use]
+    pub fn presentations(&self, refresh_token: &str) -> usize {
+        self.0.shared.lock().presentations.get(refresh_token).copied().unwrap_or(0)
+    }
+
+    /// The most times that any one refresh token was presented.
+    #[must_use]
+    pub fn most_presentations(&self) -> usize {
+        self.0.shared.lock().presentations.values().copied().max().unwrap_or(0)
+    }
+
+    /// How many requests (token calls apart) came with this access token.
+    #[must_use]
+    pub fn requests_with(&self, access_token: &str) -> usize {
+        self.0.shared.lock().bearers.get(access_token).copied().unwrap_or(0)
+    }
+
+    /// What has been uploaded of a video, or `None` if nothing was.
+    #[must_use]
+    pub fn received(&self, video_id: &str) -> Option<Received> {
+        self.0.shared.lock().library.received(video_id)
+    }
+
+    /// The ids of all videos, in order of creation.
+    #[must_use]
+    pub fn video_ids(&self) -> Vec<String> {
+        self.0.shared.lock().library.video_ids()
+    }
+
+    /// All requests in order of arrival.
+    #[must_use]
+    pub fn journal(&self) -> Vec<Exchange> {
+        self.0.shared.lock().journal.all()
+    }
+
+    /// Forgets the requests so far; the counts stay.
+    pub fn clear_journal(&self) {
+        self.0.shared.lock().journal.clear();
+    }
+}

@@ -1,0 +1,197 @@
+use std::{
+    fmt, io,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
+use http_body::Body;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tower::{BoxError, Service};
+
+use super::{
+    answer,
+    body::FakeBody,
+    gate::GatePoint,
+    library::Route,
+    state::{Shared, State},
+    token_call, uploads,
+};
+
+/// The longest request body that is read, uploads apart.
+const BODY_LIMIT: usize = 64 * 1024 * 1024;
+
+/// The longest body of an upload: a chunk and what multipart puts around it.
+const UPLOAD_LIMIT: usize = uploads::MAX_CHUNK as usize + 64 * 1024;
+
+/// The longest body of an upload that is kept in the journal.
+const JOURNAL_LIMIT: usize = 64 * 1024;
+
+/// The fake server as a Tower service, without a socket. Made by [`FakeApi::service`].
+///
+/// Where the HTTP server would close the connection, this returns an [`io::Error`].
+///
+/// [`FakeApi::service`]: super::FakeApi::service
+#[derive(Clone)]
+pub struct FakeService(pub(super) Arc<Shared>);
+
+impl<B> Service<Request<B>> for FakeService
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<FakeBody>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Response<FakeBody>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        Box::pin(respond(Arc::clone(&self.0), request))
+    }
+}
+
+impl fmt::Debug for FakeService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeService").finish_non_exhaustive()
+    }
+}
+
+pub(super) async fn respond<B>(shared: Arc<Shared>, request: Request<B>) -> io::Result<Response<FakeBody>>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    let (parts, body) = request.into_parts();
+    if parts.uri.path().starts_with("/auth/") {
+        token_call::respond(shared, parts, body).await
+    } else {
+        api_call(shared, parts, body).await
+    }
+}
+
+async fn api_call<B>(shared: Arc<Shared>, parts: request::Parts, body: B) -> io::Result<Response<FakeBody>>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    let (entry, early, overriding) = {
+        let mut state = shared.lock();
+        state.counts.api_calls += 1;
+        if let Some(token) = bearer(&parts) {
+            *state.bearers.entry(token.to_owned()).or_default() += 1;
+        }
+        (state.journal.arrived(&parts, false), state.answer_early, state.on_api_request.clone())
+    };
+    let is_upload = Route::of(parts.uri.path()).is_upload();
+    let now = shared.clock.now();
+    let overridden = overriding.and_then(|answer| answer(&parts));
+    let preflight = shared.cors.is_some() && parts.method == Method::OPTIONS;
+    let preflight = || preflight.then(|| answer::empty(StatusCode::NO_CONTENT));
+    let verdict =
+        overridden.or_else(preflight).or_else(|| judge(&shared, &shared.lock(), &parts, now.monotonic));
+
+    let unauthorized = verdict.as_ref().is_some_and(|answer| answer.status() == StatusCode::UNAUTHORIZED);
+    let read = if early && unauthorized {
+        Ok(Bytes::new())
+    } else {
+        read(body, if is_upload { UPLOAD_LIMIT } else { BODY_LIMIT }).await?
+    };
+    if let Ok(body) = &read
+        && (!is_upload || body.len() <= JOURNAL_LIMIT)
+    {
+        shared.lock().journal.read(entry, body);
+    }
+    shared.pass(GatePoint::ApiAnswer).await;
+
+    let mut state = shared.lock();
+    let mut answer = match (verdict, read) {
+        (Some(verdict), _) => verdict,
+        (None, Err(too_large)) => too_large,
+        (None, Ok(body)) => state.library.answer(&parts, body, now),
+    };
+    if answer.status() == StatusCode::UNAUTHORIZED {
+        state.counts.unauthorized += 1;
+    }
+    state.journal.answered(entry, answer.status());
+    answer::add_rate_limit(answer.headers_mut(), 499, 60);
+    if let Some(origin) = &shared.cors {
+        answer::allow_origin(answer.headers_mut(), origin);
+    }
+    Ok(answer.map(FakeBody::whole))
+}
+
+/// The refusal of a request that may not pass, if it may not.
+fn judge(
+    shared: &Shared,
+    state: &State,
+    parts: &request::Parts,
+    now: std::time::Duration,
+) -> Option<Response<Bytes>> {
+    if matches!(Route::of(parts.uri.path()), Route::Upload | Route::Unknown) {
+        return None;
+    }
+    let mut values = parts.headers.get_all(header::AUTHORIZATION).iter();
+    let refusal = match (values.next().map(HeaderValue::to_str), values.next()) {
+        (None, _) => "authentication-missing-authorization-header",
+        (Some(Ok(value)), None) => match value.split_once(' ') {
+            Some(("Bearer", token)) if state.refuse_all_bearers || !state.tokens.accepts(token, now) => {
+                "authentication-invalid-access-token"
+            }
+            Some(("Basic", key)) if state.refuse_api_key || key != basic(&shared.api_key) => {
+                "authentication-invalid-api-key"
+            }
+            Some(("Bearer" | "Basic", _)) if state.suspended => "authorization-suspended-account",
+            Some(("Bearer" | "Basic", _)) => return None,
+            _ => "authentication-invalid-authorization-header-value",
+        },
+        _ => "authentication-invalid-authorization-header-value",
+    };
+    Some(answer::problem(refusal))
+}
+
+fn bearer(parts: &request::Parts) -> Option<&str> {
+    parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
+/// Base64 of the key and a colon.
+fn basic(api_key: &str) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut encoded = String::new();
+    for chunk in format!("{api_key}:").as_bytes().chunks(3) {
+        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for at in 0..4 {
+            let digit = ALPHABET[(bits >> (18 - 6 * at)) as usize & 63];
+            encoded.push(if at <= chunk.len() { char::from(digit) } else { '=' });
+        }
+    }
+    encoded
+}
+
+/// Reads the body of a token call.
+pub(super) async fn read_call<B>(body: B) -> io::Result<Result<Bytes, Response<Bytes>>>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    read(body, BODY_LIMIT).await
+}
+
+/// Reads a request's body; the inner error is the answer to one that is too long.
+async fn read<B>(body: B, limit: usize) -> io::Result<Result<Bytes, Response<Bytes>>>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(Ok(collected.to_bytes())),
+        Err(error) if error.is::<LengthLimitError>() => Ok(Err(answer::problem("payload-too-large"))),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}

@@ -1,0 +1,137 @@
+//! All that the fake server knows, behind one lock that is never held across an await.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, request};
+
+use super::{
+    fault::Fault,
+    gate::{GatePoint, Gates},
+    journal::Journal,
+    library::Library,
+    tokens::{Pair, Tokens},
+};
+use crate::{Clock, Now};
+
+/// What the fake server counted. See [`FakeApi::counts`](super::FakeApi::counts).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Requests below `/auth/`, whatever became of them.
+    pub token_calls: usize,
+    /// Token calls to `/auth/api-key`, whatever became of them.
+    pub logins: usize,
+    /// Token calls to `/auth/refresh`, whatever became of them.
+    pub refreshes: usize,
+    /// Pairs that token calls made, whether or not the client saw them.
+    pub grants: usize,
+    /// Token calls whose API key or refresh token was refused.
+    pub refused: usize,
+    /// Token calls from their arrival until their answer is complete or dropped: now.
+    pub in_flight: usize,
+    /// The most token calls that were ever in flight at once.
+    pub max_in_flight: usize,
+    /// Spent refresh tokens that were presented again and processed.
+    pub reuse_violations: usize,
+    /// Token calls that had an `Authorization` header.
+    pub authorization_on_token_calls: usize,
+    /// Requests that are no token calls.
+    pub api_calls: usize,
+    /// Requests that are no token calls and were answered 401.
+    pub unauthorized: usize,
+}
+
+pub(super) type Override = Arc<dyn Fn(&request::Parts) -> Option<Response<Bytes>> + Send + Sync>;
+
+pub(super) struct Shared {
+    pub(super) api_key: String,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) refusals_as_400: bool,
+    pub(super) cors: Option<HeaderValue>,
+    pub(super) state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub(super) tokens: Tokens,
+    pub(super) token_lifetime: Duration,
+    pub(super) reported_lifetime: Option<Duration>,
+    pub(super) refuse_api_key: bool,
+    pub(super) refuse_all_bearers: bool,
+    pub(super) suspended: bool,
+    pub(super) answer_early: bool,
+    pub(super) faults: VecDeque<Fault>,
+    pub(super) always: Option<Fault>,
+    pub(super) gates: Gates,
+    pub(super) on_api_request: Option<Override>,
+    pub(super) counts: Counts,
+    /// How often each refresh token was presented.
+    pub(super) presentations: HashMap<String, usize>,
+    /// How many API requests came with each bearer.
+    pub(super) bearers: HashMap<String, usize>,
+    pub(super) journal: Journal,
+    pub(super) library: Library,
+}
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits at the gate of this point, if there is one.
+    pub(super) async fn pass(&self, point: GatePoint) {
+        let gate = self.lock().gates.at(point);
+        if let Some(gate) = gate {
+            gate.pass().await;
+        }
+    }
+}
+
+impl State {
+    pub(super) fn new(tokens: Tokens, token_lifetime: Duration, journal: Journal, library: Library) -> Self {
+        Self {
+            tokens,
+            token_lifetime,
+            reported_lifetime: None,
+            refuse_api_key: false,
+            refuse_all_bearers: false,
+            suspended: false,
+            answer_early: false,
+            faults: VecDeque::new(),
+            always: None,
+            gates: Gates::default(),
+            on_api_request: None,
+            counts: Counts::default(),
+            presentations: HashMap::new(),
+            bearers: HashMap::new(),
+            journal,
+            library,
+        }
+    }
+
+    pub(super) fn login(&mut self, now: Now) -> Pair {
+        self.tokens.login(now.monotonic, self.token_lifetime)
+    }
+}
+
+/// Counts a token call as in flight while it lives.
+pub(super) struct InFlight(Arc<Shared>);
+
+impl InFlight {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        let counts = &mut shared.lock().counts;
+        counts.in_flight += 1;
+        counts.max_in_flight = counts.max_in_flight.max(counts.in_flight);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.lock().counts.in_flight -= 1;
+    }
+}

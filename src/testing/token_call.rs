@@ -1,0 +1,256 @@
+//! `POST /auth/api-key` and `POST /auth/refresh`, and what can go wrong with them.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use http::{HeaderValue, Method, Response, StatusCode, header, request};
+use http_body::Body;
+use serde_json::{Value, json};
+use tower::BoxError;
+
+use super::{
+    answer,
+    body::FakeBody,
+    fault::Fault,
+    gate::{GatePoint, GateState},
+    service,
+    state::{InFlight, Shared, State},
+    tokens::{Pair, Refused},
+};
+use crate::Now;
+
+const DRIP_INTERVAL: Duration = Duration::from_millis(100);
+const HUGE_CHUNK: usize = 64 * 1024;
+const HUGE_CHUNKS: usize = 128;
+
+enum Call {
+    Login(String),
+    Refresh(String),
+    /// One that cannot be processed, and the answer to it.
+    Bad(Response<Bytes>),
+}
+
+pub(super) async fn respond<B>(
+    shared: Arc<Shared>,
+    parts: request::Parts,
+    body: B,
+) -> io::Result<Response<FakeBody>>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    let in_flight = InFlight::new(&shared);
+    let (entry, fault) = {
+        let mut state = shared.lock();
+        state.counts.token_calls += 1;
+        state.counts.logins += usize::from(parts.uri.path() == "/auth/api-key");
+        state.counts.refreshes += usize::from(parts.uri.path() == "/auth/refresh");
+        let authorized = parts.headers.contains_key(header::AUTHORIZATION);
+        state.counts.authorization_on_token_calls += usize::from(authorized);
+        let fault = state.faults.pop_front().or_else(|| state.always.clone());
+        (state.journal.arrived(&parts, true), fault)
+    };
+
+    let call = match service::read_call(body).await? {
+        Ok(body) => {
+            shared.lock().journal.read(entry, &body);
+            parse(&parts, &body)
+        }
+        Err(too_large) => Call::Bad(too_large),
+    };
+    if let Call::Refresh(token) = &call {
+        *shared.lock().presentations.entry(token.clone()).or_default() += 1;
+    }
+    if let Some(Fault::Latency(latency)) = fault {
+        tokio::time::sleep(latency).await;
+    }
+    shared.pass(GatePoint::BeforeCommit).await;
+
+    let answer = match before(fault.as_ref()) {
+        Some(answer) => answer?.map(FakeBody::whole),
+        None => {
+            let now = shared.clock.now();
+            let answer = commit(&shared, call, now);
+            shared.pass(GatePoint::AfterCommit).await;
+            let gate = shared.lock().gates.at(GatePoint::MidBody);
+            after(fault, answer, gate)?
+        }
+    };
+    shared.lock().journal.answered(entry, answer.status());
+    Ok(answer.map(|body| body.holding(in_flight)))
+}
+
+fn parse(parts: &request::Parts, body: &Bytes) -> Call {
+    type MakeCall = fn(String) -> Call;
+    let (field, call): (&str, MakeCall) = match parts.uri.path() {
+        "/auth/api-key" => ("apiKey", Call::Login),
+        "/auth/refresh" => ("refreshToken", Call::Refresh),
+        _ => return Call::Bad(answer::problem("resource-not-found")),
+    };
+    if parts.method != Method::POST {
+        return Call::Bad(answer::method_not_allowed("POST"));
+    }
+    let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
+    let is_json = essence.eq_ignore_ascii_case("application/json");
+    if !is_json || parts.headers.contains_key(header::AUTHORIZATION) {
+        return Call::Bad(answer::problem("invalid-payload"));
+    }
+    let Ok(Value::Object(mut payload)) = serde_json::from_slice(body) else {
+        return Call::Bad(answer::problem("invalid-payload"));
+    };
+    match payload.remove(field) {
+        Some(Value::String(value)) if !value.is_empty() => call(value),
+        None | Some(Value::Null | Value::String(_)) => {
+            Call::Bad(answer::named_problem("attribute-required", field))
+        }
+        Some(_) => Call::Bad(answer::named_problem("invalid-payload", field)),
+    }
+}
+
+fn commit(shared: &Shared, call: Call, now: Now) -> Response<Bytes> {
+    let mut state = shared.lock();
+    let pair = match call {
+        Call::Bad(answer) => return answer,
+        _ if state.suspended => return answer::problem("authorization-suspended-account"),
+        Call::Login(key) if state.refuse_api_key || key != shared.api_key => {
+            Err("authentication-invalid-api-key")
+        }
+        Call::Login(_) => Ok(state.login(now)),
+        Call::Refresh(token) => {
+            let lifetime = state.token_lifetime;
+            state.tokens.refresh(&token, now.monotonic, lifetime).map_err(|refused| {
+                state.counts.reuse_violations += usize::from(matches!(refused, Refused::Reused));
+                "authentication-invalid-refresh-token"
+            })
+        }
+    };
+    match pair {
+        Ok(pair) => {
+            state.counts.grants += 1;
+            granted(&state, &pair)
+        }
+        Err(kind) => {
+            state.counts.refused += 1;
+            refusal(shared.refusals_as_400, kind)
+        }
+    }
+}
+
+fn granted(state: &State, pair: &Pair) -> Response<Bytes> {
+    let reported = state.reported_lifetime.unwrap_or(state.token_lifetime);
+    let expires_in =
+        if reported.subsec_nanos() == 0 { json!(reported.as_secs()) } else { json!(reported.as_secs_f64()) };
+    let pair = json!({
+        "token_type": "Bearer", "expires_in": expires_in,
+        "access_token": pair.access, "refresh_token": pair.refresh,
+    });
+    answer::json(StatusCode::OK, &pair)
+}
+
+fn refusal(as_400: bool, kind: &str) -> Response<Bytes> {
+    if as_400 {
+        let document = answer::problem_document(400, "authentication-invalid-user-credentials", "");
+        answer::with_type(StatusCode::BAD_REQUEST, "application/json", document)
+    } else {
+        answer::problem(kind)
+    }
+}
+
+/// The answer of a fault that comes before the call is processed.
+fn before(fault: Option<&Fault>) -> Option<io::Result<Response<Bytes>>> {
+    let answer = match fault? {
+        Fault::Status { status, headers, body } => answer::status(*status).map(|status| {
+            let mut response = answer::empty(status);
+            *response.headers_mut() = headers.clone();
+            response.map(|_| body.clone())
+        }),
+        Fault::Redirect(status, location) => answer::status(*status).and_then(|status| {
+            let location = HeaderValue::from_str(location).map_err(io::Error::other)?;
+            let mut response = answer::empty(status);
+            response.headers_mut().insert(header::LOCATION, location);
+            Ok(response)
+        }),
+        Fault::Malformed => Ok(answer::with_type(StatusCode::OK, "text/html", answer::html(200))),
+        Fault::DropBefore => Err(closed()),
+        _ => return None,
+    };
+    Some(answer)
+}
+
+/// What becomes of the answer to a call that was processed.
+fn after(
+    fault: Option<Fault>,
+    mut answer: Response<Bytes>,
+    gate: Option<Arc<GateState>>,
+) -> io::Result<Response<FakeBody>> {
+    if !matches!(fault, Some(Fault::StatusAfter(_))) {
+        answer::add_rate_limit(answer.headers_mut(), 499, 60);
+    }
+    Ok(match fault {
+        Some(Fault::DropAfter) => return Err(closed()),
+        Some(Fault::StatusAfter(status)) => {
+            let page = answer::html(status);
+            answer::with_type(answer::status(status)?, "text/html", page).map(FakeBody::whole)
+        }
+        Some(Fault::Truncated) => truncated(answer),
+        Some(Fault::Empty) => answer.map(|_| FakeBody::whole(Bytes::new())),
+        Some(Fault::Huge) => answer.map(|_| huge()),
+        Some(Fault::Drip) => answer.map(|_| drip()),
+        Some(Fault::Json(edit)) if answer.status() == StatusCode::OK => {
+            let mut value = serde_json::from_slice(answer.body()).map_err(io::Error::other)?;
+            edit(&mut value);
+            answer.map(|_| gated(value.to_string().into(), gate))
+        }
+        _ => answer.map(|body| gated(body, gate)),
+    })
+}
+
+fn gated(body: Bytes, gate: Option<Arc<GateState>>) -> FakeBody {
+    let Some(gate) = gate else {
+        return FakeBody::whole(body);
+    };
+    let half = body.len() / 2;
+    let (first, rest) = (body.slice(..half), body.slice(half..));
+    let rest = async move {
+        gate.pass().await;
+        Ok(rest)
+    };
+    let halves = stream::iter([Ok(first)]).chain(stream::once(rest));
+    FakeBody::stream(Some(body.len() as u64), halves)
+}
+
+fn truncated(mut answer: Response<Bytes>) -> Response<FakeBody> {
+    let length = HeaderValue::from(answer.body().len());
+    answer.headers_mut().insert(header::CONTENT_LENGTH, length);
+    answer.map(|body| {
+        let first = body.slice(..body.len() / 2);
+        let end = async {
+            // Lets the HTTP server write out the first half before it closes the connection.
+            tokio::task::yield_now().await;
+            Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the fake server cut the answer short"))
+        };
+        FakeBody::stream(None, stream::iter([Ok(first)]).chain(stream::once(end)))
+    })
+}
+
+fn huge() -> FakeBody {
+    let chunk = Bytes::from(vec![b'a'; HUGE_CHUNK]);
+    let start = stream::iter([Ok(Bytes::from_static(br#"{"token_type":"Bearer","access_token":""#))]);
+    FakeBody::stream(None, start.chain(stream::iter((0..HUGE_CHUNKS).map(move |_| Ok(chunk.clone())))))
+}
+
+fn drip() -> FakeBody {
+    FakeBody::stream(
+        None,
+        stream::repeat(()).then(|()| async {
+            tokio::time::sleep(DRIP_INTERVAL).await;
+            Ok(Bytes::from_static(b" "))
+        }),
+    )
+}
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, "the fake server closed the connection")
+}

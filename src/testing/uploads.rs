@@ -1,0 +1,235 @@
+//! What was uploaded: chunks put together in any order.
+
+use std::{collections::BTreeMap, fmt};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Response, header};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{answer, multipart};
+
+const MIN_CHUNK: u64 = 5 * 1024 * 1024;
+pub(super) const MAX_CHUNK: u64 = 200 * 1024 * 1024;
+const MAX_TOTAL: u64 = 52_428_800_000;
+const MAX_PARTS: u64 = 10_000;
+
+/// What the fake server has of a video. See [`FakeApi::received`](super::FakeApi::received).
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Received {
+    /// Whether the video is there in full.
+    pub finished: bool,
+    /// How many bytes are there without a gap from the beginning.
+    pub length: u64,
+    /// The SHA-256 of these bytes.
+    pub sha256: [u8; 32],
+    /// How many chunks have come, those beyond a gap included and repeated ones not.
+    pub chunks: usize,
+    /// The `filename` of the first chunk that had one.
+    pub file_name: Option<String>,
+    /// The bytes, if [`FakeApiBuilder::keep_uploads`](super::FakeApiBuilder::keep_uploads) asked for them.
+    pub bytes: Option<Bytes>,
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received")
+            .field("finished", &self.finished)
+            .field("length", &self.length)
+            .field("chunks", &self.chunks)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The form of an upload.
+pub(super) struct Form {
+    pub(super) video_id: Option<String>,
+    pub(super) file_name: Option<String>,
+    file: Bytes,
+    range: Range,
+}
+
+impl Form {
+    pub(super) fn read(headers: &HeaderMap, body: &Bytes) -> Result<Self, Response<Bytes>> {
+        let text = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+        let range = text(header::CONTENT_RANGE).map_or(Some(Range::Whole), Range::parse);
+        let Some(range) = range else {
+            return Err(answer::named_problem("invalid-attribute", "Content-Range"));
+        };
+        let fields = multipart::parse(text(header::CONTENT_TYPE).unwrap_or_default(), body);
+        let Some(fields) = fields else {
+            return Err(answer::problem("invalid-payload"));
+        };
+        let (mut files, mut video_id) = (Vec::new(), None);
+        for field in fields {
+            match &*field.name {
+                "file" => files.push(field),
+                "videoId" => video_id = Some(String::from_utf8_lossy(&field.data).into_owned()),
+                _ => {}
+            }
+        }
+        let one = files.pop();
+        match one {
+            Some(one) if files.is_empty() => {
+                Ok(Self { video_id, file_name: one.file_name, file: one.data, range })
+            }
+            Some(_) => Err(answer::named_problem("uploaded-file-multiple-files", "file")),
+            None => Err(answer::named_problem("uploaded-file-no-file", "file")),
+        }
+    }
+}
+
+enum Range {
+    Whole,
+    Bytes { from: u64, to: u64, total: Option<u64> },
+    Part { part: u64, parts: Option<u64> },
+}
+
+impl Range {
+    fn parse(text: &str) -> Option<Self> {
+        let number = |text: &str| {
+            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            digits.then(|| text.parse::<u64>().ok()).flatten()
+        };
+        let (unit, rest) = text.split_once(' ')?;
+        let (place, total) = rest.split_once('/')?;
+        let total = if total == "*" { None } else { Some(number(total)?) };
+        match unit {
+            "bytes" => {
+                let (from, to) = place.split_once('-')?;
+                let (from, to) = (number(from)?, number(to)?);
+                let fits = from <= to && to < total.unwrap_or(MAX_TOTAL).min(MAX_TOTAL);
+                (fits && total.is_none_or(|total| total <= MAX_TOTAL)).then_some(Self::Bytes {
+                    from,
+                    to,
+                    total,
+                })
+            }
+            "part" => {
+                let part = number(place)?;
+                let fits = part >= 1 && part <= total.unwrap_or(MAX_PARTS).min(MAX_PARTS);
+                (fits && total.is_none_or(|total| total <= MAX_PARTS))
+                    .then_some(Self::Part { part, parts: total })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// One video's source on its way.
+#[derive(Default)]
+pub(super) struct Upload {
+    /// Whether its chunks are numbered by bytes or by parts: not both.
+    by_bytes: Option<bool>,
+    /// In bytes or in parts.
+    total: Option<u64>,
+    /// Where each chunk that has come begins, and where the one after it does.
+    chunks: BTreeMap<u64, (u64, usize)>,
+    /// Those that wait for one before them.
+    waiting: BTreeMap<u64, Bytes>,
+    /// What comes next, counted as the chunks are.
+    next: u64,
+    length: u64,
+    hash: Sha256,
+    kept: Option<BytesMut>,
+    file_name: Option<String>,
+    finished: bool,
+}
+
+impl Upload {
+    pub(super) fn new(keep: bool) -> Self {
+        Self { kept: keep.then(BytesMut::new), ..Self::default() }
+    }
+
+    /// Takes a chunk in, unless the API would refuse it.
+    pub(super) fn add(&mut self, form: Form) -> Result<(), Response<Bytes>> {
+        if self.finished {
+            return Err(answer::named_problem("video-source-already-uploaded", "file"));
+        }
+        let length = form.file.len() as u64;
+        let invalid = |name| Err(answer::named_problem("invalid-attribute", name));
+        let (by_bytes, start, end, total, is_last) = match form.range {
+            Range::Whole => (true, 0, length, Some(length), true),
+            Range::Bytes { from, to, total } => (true, from, to + 1, total, Some(to + 1) == total),
+            Range::Part { part, parts } => (false, part, part + 1, parts, Some(part) == parts),
+        };
+        if by_bytes && end - start != length || self.by_bytes.is_some_and(|present| present != by_bytes) {
+            return invalid("Content-Range");
+        }
+        if length > MAX_CHUNK || length < MIN_CHUNK && !is_last {
+            return invalid("file");
+        }
+        let past_total = |total| if by_bytes { end > total } else { start > total };
+        let furthest =
+            self.chunks.last_key_value().map_or(0, |(start, (end, _))| if by_bytes { *end } else { *start });
+        if self
+            .total
+            .is_some_and(|present| total.is_some_and(|total| total != present) || past_total(present))
+            || total.is_some_and(|total| furthest > total)
+        {
+            return invalid("Content-Range");
+        }
+        match self.chunks.get(&start) {
+            // Sent again, because its answer was lost.
+            Some((_, present)) if *present as u64 == length => return Ok(()),
+            Some(_) => return invalid("Content-Range"),
+            None => {}
+        }
+        let before = self.chunks.range(..start).next_back().is_none_or(|(_, (end, _))| *end <= start);
+        let after = self.chunks.range(start..).next().is_none_or(|(start, _)| *start >= end);
+        if !(before && after) {
+            return invalid("Content-Range");
+        }
+        if self.chunks.is_empty() {
+            self.next = u64::from(!by_bytes);
+        }
+        self.by_bytes = Some(by_bytes);
+        self.total = self.total.or(total);
+        self.file_name = self.file_name.take().or(form.file_name);
+        self.chunks.insert(start, (end, form.file.len()));
+        self.waiting.insert(start, form.file);
+        self.put_together();
+        Ok(())
+    }
+
+    fn put_together(&mut self) {
+        while let Some(chunk) = self.waiting.remove(&self.next) {
+            self.hash.update(&chunk);
+            self.length += chunk.len() as u64;
+            if let Some(kept) = &mut self.kept {
+                kept.extend_from_slice(&chunk);
+            }
+            self.next = self.chunks[&self.next].0;
+        }
+        let end = self.total.map(|total| if self.by_bytes == Some(true) { total } else { total + 1 });
+        self.finished = end == Some(self.next);
+    }
+
+    pub(super) fn received(&self) -> Received {
+        Received {
+            finished: self.finished,
+            length: self.length,
+            sha256: self.hash.clone().finalize().into(),
+            chunks: self.chunks.len(),
+            file_name: self.file_name.clone(),
+            bytes: self.kept.clone().map(BytesMut::freeze),
+        }
+    }
+
+    /// The answer of `/videos/{videoId}/status`.
+    pub(super) fn status(&self) -> Value {
+        let mut ingest = json!({
+            "status": if self.finished { "uploaded" } else { "uploading" },
+            "filesize": self.finished.then_some(self.length),
+        });
+        if self.by_bytes == Some(false) {
+            let parts: Vec<_> = self.chunks.keys().collect();
+            ingest["receivedParts"] = json!({ "parts": parts, "total": self.total });
+        } else {
+            let range = |(from, (end, _)): (&u64, &(u64, usize))| json!({ "from": from, "to": end.saturating_sub(1), "total": self.total });
+            ingest["receivedBytes"] = self.chunks.iter().map(range).collect();
+        }
+        json!({ "ingest": ingest, "encoding": { "playable": self.finished, "qualities": [] } })
+    }
+}
