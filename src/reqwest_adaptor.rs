@@ -27,8 +27,9 @@
 //! # Order
 //!
 //! Put it *after* `reqwest-retry` and `reqwest-tracing`, that is, nearer to the wire: then each attempt gets the
-//! token of its time, and tracing sees neither the token nor the first 401. Put *before* a retry middleware it works
-//! too, but a retried attempt carries the token of the first one, and the retries are over before a 401 is cured.
+//! token of its time, and tracing sees neither the token nor the first 401. Our errors are not retried, and reach you
+//! inside `reqwest_retry::RetryError`. Put *before* a retry middleware it works too, but a retried attempt carries the
+//! token of the first one, and the retries are over before a 401 is cured.
 //!
 //! reqwest follows redirects below all middleware and strips `Authorization` when they lead to another host.
 
@@ -118,6 +119,10 @@ impl Middleware for ApiVideoAuthMiddleware {
         let mut access = self.access();
         let kept = self.keep(&request);
         let bearer = access.token_for(wanted).await.map_err(ours)?.bearer().clone();
+        if bearer.is_stale(manager.now()) {
+            let want = Want::NewerThan(bearer.generation());
+            manager.renew_at_the_side(want, Cause::Early, || access.endpoint.boxed_clone());
+        }
         authorize(&mut request, bearer.header());
         let first = next.clone().run(request, extensions).await?;
         if first.status() != StatusCode::UNAUTHORIZED {

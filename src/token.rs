@@ -80,6 +80,11 @@ impl Bearer {
     pub(crate) fn is_usable(&self, now: Now) -> bool {
         !self.0.life.usable_until.has_passed(now)
     }
+
+    /// Whether a renewal at the side is due.
+    pub(crate) fn is_stale(&self, now: Now) -> bool {
+        self.0.life.fresh_until.has_passed(now)
+    }
 }
 
 impl fmt::Debug for Bearer {

@@ -157,10 +157,14 @@ fn pair(purchase: &Purchase, body: &[u8]) -> Answer {
             refresh_token,
             lifetime: lifetime(pair.expires_in.0.as_deref().map(String::as_str)),
         }),
-        None => Answer::Ambiguous {
-            error: Error::new(ErrorKind::Ambiguous, "the token endpoint's answer has no usable access token"),
-            refresh_token,
-        },
+        None => {
+            let error =
+                Error::new(ErrorKind::Ambiguous, "the token endpoint's answer has no usable access token");
+            match refresh_token {
+                Some(_) => Answer::Ambiguous { error, refresh_token },
+                None => lost(purchase, error),
+            }
+        }
     }
 }
 

@@ -13,6 +13,9 @@ use crate::{
 /// The longest sleep: timers stand still while the machine sleeps, and the token ages all the same.
 const WAKE: Duration = Duration::from_secs(30);
 
+/// The sleep while a renewal takes longer than the keeper may wait for it.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// The shortest sleep, which covers what the coarse clocks and Tokio's timers disagree about.
 const NAP: Duration = Duration::from_millis(10);
 
@@ -61,8 +64,9 @@ async fn keep(manager: Arc<TokenManager>, mut endpoint: Box<dyn TokenEndpoint>) 
         if left.is_zero()
             && let Err(error) = manager.acquire(want, cause, calls(&mut endpoint)).await
         {
-            // Outages end, and permanent errors end when someone sets credentials: look again.
-            sleep = error.retry_after().unwrap_or(WAKE);
+            // Outages end, and permanent errors end when someone sets credentials.
+            let unknown = if error.is_transient() { LOOK_AGAIN } else { WAKE };
+            sleep = error.retry_after().unwrap_or(unknown);
         }
         tokio::select! {
             () = time::sleep(sleep.clamp(NAP, WAKE)) => {}

@@ -31,6 +31,9 @@ const OVERSLEPT: Duration = Duration::from_millis(100);
 /// What an answer gets on top in that case: it may lie in a socket that nobody has polled.
 const OVERSLEPT_GRACE: Duration = Duration::from_secs(1);
 
+/// How long a call waits for readiness before the calls given up earlier are dropped: theirs may be the only slot.
+const SLOT_WAIT: Duration = Duration::from_secs(1);
+
 /// Calls of one flight at the most, whatever the answers are.
 const MAX_CALLS: u32 = 5;
 
@@ -112,8 +115,12 @@ impl Renewal {
                 (Err(error), if outdated { Pause::None } else { pause })
             }
         };
+        let is_over = outcome.is_ok();
         pilot.land(outcome, pause, self.manager.now());
-        self.read_late().await;
+        // A newer pair makes late answers worthless, and a shutdown would wait for them.
+        if !is_over {
+            self.read_late().await;
+        }
     }
 
     /// The answer to a call that was given up may hold the only living refresh token.
@@ -203,7 +210,7 @@ impl Renewal {
             }
             (None, None) => return Err(out_of_credentials(last, refused_until.map(|until| until.left(now)))),
         };
-        if self.calls > 0 && (self.calls >= MAX_CALLS || self.time_left() < self.call_timeout()) {
+        if self.calls > 0 && (self.calls >= MAX_CALLS || !self.has_room_after(Duration::ZERO)) {
             return Ok(None);
         }
         let had_refresh_token = held.credentials.refresh_token.is_some() || last.is_some_and(is_refusal);
@@ -230,6 +237,10 @@ impl Renewal {
             // this answer gets all the time that leaves room for that.
             limit = limit.max(self.deadline - self.call_timeout());
         }
+        let full_limit = limit;
+        if !self.late.is_empty() {
+            limit = limit.min(begun + SLOT_WAIT);
+        }
         let mut overslept = false;
         loop {
             let late = async {
@@ -249,6 +260,13 @@ impl Renewal {
                 }
                 reply = late => return reply,
                 () = time::sleep_until(limit) => {
+                    if limit < full_limit {
+                        if sent.get().is_none() {
+                            self.late.clear();
+                        }
+                        limit = full_limit;
+                        continue;
+                    }
                     if !overslept && Instant::now() > limit + OVERSLEPT {
                         overslept = true;
                         limit = Instant::now() + OVERSLEPT_GRACE.min(self.call_timeout());
@@ -358,7 +376,7 @@ impl Renewal {
                 (pause, begun.elapsed() + pause <= self.manager.settings.patience)
             }
         };
-        let room = self.time_left() >= pause + self.call_timeout();
+        let room = self.has_room_after(pause);
         (fits && room && !self.is_probe && self.calls < MAX_CALLS).then_some(pause)
     }
 
@@ -366,8 +384,10 @@ impl Renewal {
         self.manager.settings.call_timeout.min(self.manager.settings.flight_timeout)
     }
 
-    fn time_left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
+    /// Whether enough of the flight is left for a call. Nine tenths of its time are enough: timers fire late, and the
+    /// step that a hang has left room for is to start all the same.
+    fn has_room_after(&self, pause: Duration) -> bool {
+        self.deadline.saturating_duration_since(Instant::now()) >= pause + self.call_timeout() * 9 / 10
     }
 }
 

@@ -35,7 +35,13 @@ struct State {
     cool_down: Option<CoolDown>,
     /// The monotonic time of the first failure since the last success.
     outage_since: Option<Duration>,
-    closed: Option<Error>,
+    closed: Option<Closed>,
+}
+
+#[derive(Debug)]
+struct Closed {
+    error: Error,
+    for_good: bool,
 }
 
 /// A flight as its callers see it.
@@ -95,8 +101,8 @@ impl Gate {
         if let Some(flight) = &state.flight {
             return Ok(Boarding::Join(flight.clone()));
         }
-        if let Some(error) = &state.closed {
-            return Err(error.clone());
+        if let Some(closed) = &state.closed {
+            return Err(closed.error.clone());
         }
         let mut probe_after = None;
         if let Some(CoolDown { error, until }) = &state.cool_down {
@@ -137,17 +143,30 @@ impl Gate {
         state.outage_since = None;
     }
 
-    /// Starts no flight from now on; the one under way goes on.
-    pub(super) fn close(&self, error: Error) {
-        self.lock().closed.get_or_insert(error);
+    /// Starts no flight from now on, until `reopen`; the one under way goes on. An error if it was closed before.
+    pub(super) fn close(&self, error: Error) -> Result<(), Error> {
+        let mut state = self.lock();
+        if let Some(closed) = &state.closed {
+            return Err(closed.error.clone());
+        }
+        state.closed = Some(Closed { error, for_good: false });
+        Ok(())
     }
 
+    pub(super) fn close_for_good(&self, error: Error) {
+        self.lock().closed = Some(Closed { error, for_good: true });
+    }
+
+    /// Undoes `close`, unless the gate was closed for good meanwhile.
     pub(super) fn reopen(&self) {
-        self.lock().closed = None;
+        let mut state = self.lock();
+        if state.closed.as_ref().is_some_and(|closed| !closed.for_good) {
+            state.closed = None;
+        }
     }
 
     pub(super) fn closed(&self) -> Option<Error> {
-        self.lock().closed.clone()
+        self.lock().closed.as_ref().map(|closed| closed.error.clone())
     }
 
     /// Resolves when no flight is under way and no late answer is being read.

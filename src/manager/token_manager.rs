@@ -497,7 +497,7 @@ impl TokenManager {
     ) -> impl Future<Output = bool> + Send + use<> {
         let manager = self.clone();
         async move {
-            manager.gate.close(Error::new(ErrorKind::Closed, "the token source was shut down"));
+            manager.gate.close_for_good(Error::new(ErrorKind::Closed, "the token source was shut down"));
             manager.closing.send_replace(true);
             let idle = manager.gate.idle();
             match Runtime::try_current() {
@@ -513,12 +513,14 @@ impl TokenManager {
         self: &Arc<Self>,
         endpoint: impl FnMut() -> Box<dyn TokenEndpoint>,
     ) -> Result<TokenPair, Error> {
+        let handed_over = Error::new(ErrorKind::Closed, "the token source was handed over");
         if let Some(error) = self.gate.closed() {
             return Err(error);
         }
         self.acquire(Want::Usable, None, endpoint).await?;
-        self.gate.close(Error::new(ErrorKind::Closed, "the token source was handed over"));
-        let mut reopen = Reopen(Some(self));
+        // Of several at once, one goes on.
+        self.gate.close(handed_over.clone())?;
+        let reopen = Reopen(self);
         // A pair that is still on its way would be lost.
         self.gate.idle().await;
         let doubtful = self.held().presented.load(Ordering::Acquire);
@@ -527,8 +529,9 @@ impl TokenManager {
             return Err(Error::new(ErrorKind::Ambiguous, message));
         }
         let pair = self.pair.write().await.take();
-        let pair = pair.ok_or_else(|| Error::new(ErrorKind::Closed, "the token source was handed over"))?;
-        reopen.0 = None;
+        let pair = pair.ok_or_else(|| handed_over.clone())?;
+        self.gate.close_for_good(handed_over);
+        drop(reopen);
         self.live.store(0, Ordering::Release);
         self.held().credentials = Credentials::new();
         self.closing.send_replace(true);
@@ -545,13 +548,11 @@ impl TokenManager {
 }
 
 /// A hand-over that is dropped or fails leaves the source as it was.
-struct Reopen<'m>(Option<&'m TokenManager>);
+struct Reopen<'m>(&'m TokenManager);
 
 impl Drop for Reopen<'_> {
     fn drop(&mut self) {
-        if let Some(manager) = self.0.filter(|manager| !*manager.closing.borrow()) {
-            manager.gate.reopen();
-        }
+        self.0.gate.reopen();
     }
 }
 

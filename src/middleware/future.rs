@@ -19,6 +19,7 @@ use super::{
 use crate::{
     endpoint::Transport,
     manager::{Access, Cause, Handle, Verdict, Want},
+    token::Bearer,
 };
 
 pin_project! {
@@ -192,12 +193,14 @@ where
     S::Error: Into<BoxError>,
     P: ReplayPolicy<B, R>,
 {
-    if access.acquire(Want::Usable, Some(Cause::Unauthorized)).await.is_err() {
-        return Ok(first);
-    }
+    let Ok(pair) = access.acquire(Want::Usable, Some(Cause::Unauthorized)).await else { return Ok(first) };
     P::drain(first).await;
-    let (response, generation) = send(&mut access, &mut inner, P::rebuild(kept), None).await?;
+    poll_fn(|cx| inner.poll_ready(cx)).await.map_err(Into::into)?;
     let manager = &access.handle.manager;
+    // Should this token be out of use by now, it is sent all the same: the first answer is gone, and could not tell of
+    // another renewal that fails.
+    let bearer = manager.usable(manager.now()).unwrap_or(pair).bearer().clone();
+    let (response, generation) = call(&mut inner, P::rebuild(kept), &bearer).await?;
     if response.status() == StatusCode::UNAUTHORIZED {
         manager.replay_refused(generation);
     } else {
@@ -213,7 +216,7 @@ const MAX_QUEUES: usize = 3;
 async fn send<S, B, R>(
     access: &mut Access,
     inner: &mut S,
-    mut request: Request<B>,
+    request: Request<B>,
     mut wanted: Option<Duration>,
 ) -> Result<(Response<R>, u64), BoxError>
 where
@@ -237,6 +240,23 @@ where
         // Nobody waits for a token with a slot in hand.
         *inner = inner.clone();
     };
+    if bearer.is_stale(manager.now()) {
+        let want = Want::NewerThan(bearer.generation());
+        manager.renew_at_the_side(want, Cause::Early, || access.endpoint.boxed_clone());
+    }
+    call(inner, request, &bearer).await
+}
+
+/// `inner` is ready.
+async fn call<S, B, R>(
+    inner: &mut S,
+    mut request: Request<B>,
+    bearer: &Bearer,
+) -> Result<(Response<R>, u64), BoxError>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+{
     request.headers_mut().insert(header::AUTHORIZATION, bearer.header().clone());
     let response = inner.call(request).await.map_err(Into::into)?;
     Ok((response, bearer.generation()))

@@ -143,7 +143,7 @@ impl<S, T, P> ApiVideoAuth<S, T, P> {
                 bearer.header().clone()
             }
         };
-        if bearer.life().fresh_until.has_passed(now) {
+        if bearer.is_stale(now) {
             self.renew_early::<B>(generation);
         }
         Some((header, generation))
