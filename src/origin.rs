@@ -20,8 +20,9 @@ impl Origin {
     /// Reads an origin as a user writes it; a path other than `/`, a query or user information is refused.
     pub(crate) fn parse(url: &str, allow_http: bool) -> Result<Self, Error> {
         let refuse = |why: &str| {
-            // The URL is the caller's own setting, but user information in it may be a password.
-            let shown = if url.contains('@') { "a base URL" } else { url };
+            // User information may be a password, a query a token, and what has no scheme may be a key by mistake.
+            let is_plain = url.contains("://") && !url.contains(['@', '?', '#']);
+            let shown = if is_plain { url } else { "a base URL" };
             Error::new(
                 ErrorKind::Configuration,
                 format!("{shown} {why}, give an origin like https://ws.api.video"),
@@ -46,6 +47,11 @@ impl Origin {
             ));
         }
         Ok(Self { scheme: scheme.clone(), host, port, authority: authority.clone() })
+    }
+
+    /// Scheme, host and port, all written out.
+    pub(crate) fn name(&self) -> String {
+        format!("{}://{}:{}", self.scheme, self.host, self.port)
     }
 
     pub(crate) fn scheme(&self) -> &Scheme {
@@ -90,7 +96,7 @@ fn parts(scheme: &Scheme, authority: &Authority) -> Option<(String, u16)> {
     (!text.contains('@') && !host.is_empty()).then(|| (host.to_ascii_lowercase(), port))
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     if host == "localhost" {
         return true;
     }

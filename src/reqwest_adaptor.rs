@@ -119,10 +119,6 @@ impl Middleware for ApiVideoAuthMiddleware {
         let mut access = self.access();
         let kept = self.keep(&request);
         let bearer = access.token_for(wanted).await.map_err(ours)?.bearer().clone();
-        if bearer.is_stale(manager.now()) {
-            let want = Want::NewerThan(bearer.generation());
-            manager.renew_at_the_side(want, Cause::Early, || access.endpoint.boxed_clone());
-        }
         authorize(&mut request, bearer.header());
         let first = next.clone().run(request, extensions).await?;
         if first.status() != StatusCode::UNAUTHORIZED {

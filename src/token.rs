@@ -1,6 +1,10 @@
 //! Tokens in hand.
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -35,8 +39,7 @@ pub(crate) struct Life {
     /// From here on it counts as expired.
     pub(crate) usable_until: Deadline,
     pub(crate) expires: Deadline,
-    /// How much may be asked of it with `MinLifetime`.
-    pub(crate) half: std::time::Duration,
+    pub(crate) lifetime: Duration,
 }
 
 impl Bearer {

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use tower::{BoxError, Service};
 use zeroize::Zeroizing;
 
-use super::{Answer, OnSend, Purchase, TokenEndpoint, wire};
+use super::{Answer, BeforeSend, Purchase, TokenEndpoint, wire};
 use crate::{
     clock::Clock,
     error::{Error, ErrorKind},
@@ -109,7 +109,12 @@ where
     R::Data: Send,
     R::Error: Into<BoxError>,
 {
-    fn call(&self, context: &Context, purchase: &Purchase, on_send: OnSend) -> BoxFuture<'static, Answer> {
+    fn call(
+        &self,
+        context: &Context,
+        purchase: &Purchase,
+        before_send: BeforeSend,
+    ) -> BoxFuture<'static, Answer> {
         let (never_sent_by_user, clock) = (context.never_sent.clone(), context.clock.clone());
         let (request, purchase) = (context.request(purchase), purchase.clone());
         let mut service = self.service.clone();
@@ -124,7 +129,9 @@ where
             if let Err(error) = poll_fn(|cx| service.poll_ready(cx)).await {
                 return wire::not_sent(error.into());
             }
-            on_send();
+            if let Err(error) = before_send.await {
+                return Answer::HeldBack(error);
+            }
             let response = match service.call(request).await {
                 Ok(response) => response,
                 Err(error) => {

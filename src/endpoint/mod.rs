@@ -22,15 +22,20 @@ pub use self::{
 
 /// Makes token calls.
 ///
-/// A call ends by itself only if the server answers; the caller sets the bounds. `on_send` runs at the moment
-/// after which the server may have seen the request.
+/// A call ends by itself only if the server answers; the caller sets the bounds. `before_send` runs when all is ready:
+/// after it the server may have seen the request. If it fails, nothing is sent.
 pub(crate) trait TokenEndpoint: Send {
-    fn call(&self, context: &Context, purchase: &Purchase, on_send: OnSend) -> BoxFuture<'static, Answer>;
+    fn call(
+        &self,
+        context: &Context,
+        purchase: &Purchase,
+        before_send: BeforeSend,
+    ) -> BoxFuture<'static, Answer>;
 
     fn boxed_clone(&self) -> Box<dyn TokenEndpoint>;
 }
 
-pub(crate) type OnSend = Box<dyn FnOnce() + Send>;
+pub(crate) type BeforeSend = BoxFuture<'static, Result<(), Error>>;
 
 /// What a pair of tokens is bought with.
 #[derive(Clone, Debug)]
@@ -57,6 +62,8 @@ pub(crate) enum Answer {
     Suspended(Error),
     /// The server did not understand us.
     Misunderstood(Error),
+    /// Nothing was sent, since `before_send` failed.
+    HeldBack(Error),
 }
 
 #[derive(Debug)]

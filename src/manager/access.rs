@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     keeper::KeepFresh,
-    token_manager::{Cause, Handle, Want},
+    renewed::Cause,
+    token_manager::{Handle, Want},
 };
 use crate::{
     endpoint::{TokenEndpoint, calls},
@@ -40,7 +41,7 @@ impl Access {
         self.handle.keep_fresh(self.endpoint)
     }
 
-    /// The token for a request that may ask for a lifetime.
+    /// The token for a request that may ask for a lifetime. Renews it at the side if that is due.
     pub(crate) async fn token_for(&mut self, wanted: Option<Duration>) -> Result<TokenPair, Error> {
         let manager = self.handle.manager.clone();
         let now = manager.now();
@@ -53,7 +54,12 @@ impl Access {
                 return Ok(pair);
             }
         }
-        self.acquire(Want::Usable, None).await
+        let pair = self.acquire(Want::Usable, None).await?;
+        if pair.bearer().is_stale(manager.now()) {
+            let newer = Want::NewerThan(pair.bearer().generation());
+            manager.renew_at_the_side(newer, Cause::Early, || self.endpoint.boxed_clone());
+        }
+        Ok(pair)
     }
 
     pub(crate) async fn acquire(&mut self, want: Want, cause: Option<Cause>) -> Result<TokenPair, Error> {

@@ -8,13 +8,17 @@ use http_body::Body;
 use tokio::sync::watch;
 use tower::{BoxError, Service};
 
-use super::token_manager::{Handle, TokenManager};
+use super::{
+    session::StoreSettings,
+    token_manager::{Handle, TokenManager},
+};
 use crate::{
     clock::{Clock, SystemClock},
     credentials::{ApiKey, Credentials, Environment, RefreshToken},
     endpoint::{Context, NeverSent, SameService, SeparateService},
     error::{Error, ErrorKind},
     origin::Origin,
+    store::{StoreKey, TokenStore},
 };
 
 /// What an expired access token is replaced with.
@@ -67,6 +71,7 @@ pub(crate) struct Settings {
     pub(super) unauthorized_guard: Duration,
     pub(super) unauthorized_budget: u32,
     pub(super) unauthorized_refill: Duration,
+    pub(super) store: Option<Arc<StoreSettings>>,
 }
 
 impl Settings {
@@ -100,6 +105,9 @@ pub struct ApiVideoAuthLayerBuilder<T, P> {
     replay_limit: usize,
     unauthorized_guard: Duration,
     unauthorized_budget: (u32, Duration),
+    store: Option<Arc<dyn TokenStore>>,
+    account: String,
+    replace_foreign_pair: bool,
     transport: T,
     replay: PhantomData<P>,
 }
@@ -113,7 +121,7 @@ impl<P> ApiVideoAuthLayerBuilder<SameService, P> {
             credentials: Credentials::new(),
             application: None,
             never_sent: None,
-            clock: Arc::new(SystemClock::new()),
+            clock: Arc::new(SystemClock),
             renewal: Renewal::default(),
             early_window: EARLY_WINDOW,
             safety_margin: SAFETY_MARGIN,
@@ -123,6 +131,9 @@ impl<P> ApiVideoAuthLayerBuilder<SameService, P> {
             replay_limit: REPLAY_LIMIT,
             unauthorized_guard: UNAUTHORIZED_GUARD,
             unauthorized_budget: UNAUTHORIZED_BUDGET,
+            store: None,
+            account: "default".to_owned(),
+            replace_foreign_pair: false,
             transport: SameService::new(),
             replay: PhantomData,
         }
@@ -256,6 +267,29 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         self
     }
 
+    /// Keeps the pair in a store, where it outlives the process and is shared by all that use the same one.
+    ///
+    /// The stored pair then goes before the given refresh token, which is a *seed*: it is used once, when nothing is
+    /// stored or what is stored was refused.
+    pub fn store(mut self, store: impl TokenStore) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// The name of the account in the store, which may hold several. Default: `default`. 1 to 64 letters, digits, `.`,
+    /// `_` or `-`, no dot at its beginning.
+    pub fn account(mut self, name: impl Into<String>) -> Self {
+        self.account = name.into();
+        self
+    }
+
+    /// Whether a stored pair that belongs to another API key is replaced by a login, as after a change of keys. Default:
+    /// no, it is an error.
+    pub fn replace_foreign_pair(mut self, replace: bool) -> Self {
+        self.replace_foreign_pair = replace;
+        self
+    }
+
     /// Tells the time; for tests.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
@@ -290,6 +324,9 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         }
         let application =
             self.application.as_ref().map(|(name, version)| application(name, version)).transpose()?;
+        let key = StoreKey::new(origin.name(), self.account)?;
+        let replace_foreign_pair = self.replace_foreign_pair;
+        let store = self.store.map(|store| Arc::new(StoreSettings { store, key, replace_foreign_pair }));
         let context = Context { origin, application, never_sent: self.never_sent, clock: self.clock };
         let settings = Settings {
             context,
@@ -304,6 +341,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
             unauthorized_guard: self.unauthorized_guard,
             unauthorized_budget,
             unauthorized_refill,
+            store,
         };
         let manager = Arc::new(TokenManager::new(settings, self.credentials));
         Ok((Handle { manager, alive: watch::Sender::new(()) }, self.transport))
@@ -328,6 +366,9 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
             replay_limit: self.replay_limit,
             unauthorized_guard: self.unauthorized_guard,
             unauthorized_budget: self.unauthorized_budget,
+            store: self.store,
+            account: self.account,
+            replace_foreign_pair: self.replace_foreign_pair,
             transport: transport(self.transport),
             replay: PhantomData,
         }

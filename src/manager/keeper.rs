@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time};
 
-use super::token_manager::{Cause, Handle, TokenManager, Want};
+use super::{
+    renewed::Cause,
+    token_manager::{Handle, TokenManager, Want},
+};
 use crate::{
     endpoint::{TokenEndpoint, calls},
     error::{Error, ErrorKind},

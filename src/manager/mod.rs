@@ -2,18 +2,24 @@
 
 mod access;
 mod builder;
+mod call;
 mod keeper;
 mod policy;
 mod renewal;
+mod renewed;
+mod session;
+mod shared;
 mod single_flight;
 mod token_manager;
+mod unauthorized;
 
 pub(crate) use self::{
     access::{Access, abilities},
-    token_manager::{Handle, Verdict, Want},
+    token_manager::{Handle, Want},
+    unauthorized::Verdict,
 };
 pub use self::{
     builder::{ApiVideoAuthLayerBuilder, Renewal},
     keeper::KeepFresh,
-    token_manager::{Cause, Renewed, Subscription, Way},
+    renewed::{Cause, Renewed, Subscription, Way},
 };

@@ -2,23 +2,25 @@
 
 use std::time::Duration;
 
-use crate::{
-    clock::{Deadline, Now},
-    token::Life,
-};
+use crate::{clock::Deadline, token::Life};
 
-/// When a token that was asked for at `sent` turns stale and when it counts as expired.
+/// When a token turns stale and when it counts as expired.
 ///
 /// `jitter` (0 to 1) shortens the early window by up to a quarter, so that a fleet does not renew in step.
-pub(super) fn life(sent: Now, lifetime: Duration, window: Duration, margin: Duration, jitter: f64) -> Life {
-    let expires = Deadline::after(sent, lifetime);
+pub(super) fn life(
+    expires: Deadline,
+    lifetime: Duration,
+    window: Duration,
+    margin: Duration,
+    jitter: f64,
+) -> Life {
     let margin = margin.min(lifetime / 10);
     let window = window.min(lifetime / 2).mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 4.0);
     Life {
         fresh_until: expires.earlier_by(window.max(margin)),
         usable_until: expires.earlier_by(margin),
         expires,
-        half: lifetime / 2,
+        lifetime,
     }
 }
 
@@ -71,6 +73,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::clock::Now;
 
     fn at(seconds: f64) -> Now {
         let since = Duration::from_secs_f64(seconds);
@@ -90,7 +93,13 @@ mod tests {
             (1.0, 0.0, 0.5, 0.9),
             (1.0, 1.0, 0.625, 0.9),
         ] {
-            let life = life(at(0.0), seconds(lifetime), seconds(300.0), seconds(10.0), jitter);
+            let life = life(
+                Deadline::after(at(0.0), seconds(lifetime)),
+                seconds(lifetime),
+                seconds(300.0),
+                seconds(10.0),
+                jitter,
+            );
             assert_eq!(life.fresh_until, Deadline::after(at(0.0), seconds(fresh)), "{lifetime} s");
             assert_eq!(life.usable_until, Deadline::after(at(0.0), seconds(usable)), "{lifetime} s");
         }
@@ -98,7 +107,13 @@ mod tests {
 
     #[test]
     fn g7_no_early_window_means_no_early_renewal() {
-        let life = life(at(0.0), seconds(100.0), Duration::ZERO, seconds(10.0), 0.5);
+        let life = life(
+            Deadline::after(at(0.0), seconds(100.0)),
+            seconds(100.0),
+            Duration::ZERO,
+            seconds(10.0),
+            0.5,
+        );
         assert_eq!(life.fresh_until, life.usable_until);
     }
 

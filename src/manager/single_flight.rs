@@ -191,8 +191,8 @@ pub(super) struct Pilot {
 }
 
 impl Pilot {
-    /// Ends the flight for those who wait.
-    pub(super) fn land(&mut self, outcome: Outcome, pause: Pause, now: Now) {
+    /// Ends the flight for those who wait. Says until when nobody calls.
+    pub(super) fn land(&mut self, outcome: Outcome, pause: Pause, now: Now) -> Option<Deadline> {
         let mut state = self.gate.lock();
         let error = outcome.as_ref().err().cloned();
         if error.is_none() {
@@ -217,6 +217,7 @@ impl Pilot {
         drop(state);
         self.landed = true;
         self.report.send_replace(Some(outcome));
+        until.flatten()
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::{
@@ -18,16 +18,19 @@ use tokio::{
 
 use super::{
     builder::Settings,
-    policy::{self, Budget},
+    policy,
     renewal::Renewal,
+    renewed::{Cause, Renewed, Subscription, Way},
     single_flight::{Boarding, Flight, Gate, Pilot},
+    unauthorized::{Refusals, Verdict},
 };
 use crate::{
     clock::{Deadline, Now},
     credentials::{Credentials, RefreshToken},
-    endpoint::{Grant, Purchase, TokenEndpoint},
+    endpoint::{Purchase, TokenEndpoint},
     error::{Error, ErrorKind},
-    token::{Bearer, TokenPair},
+    store::Version,
+    token::{AccessToken, Bearer, TokenPair},
 };
 
 /// What every layer and client of a source holds. When the last one is dropped, keepers end.
@@ -45,12 +48,10 @@ pub(crate) struct TokenManager {
     /// The generation of `pair` while requests may use it; 0 if there is none or it was invalidated. A client
     /// that has seen this generation need not look at `pair` again.
     live: AtomicU64,
-    /// The newest generation that the API has accepted.
-    accepted: AtomicU64,
-    /// The last generation that a 401 gave cause to.
-    cured: AtomicU64,
+    refusals: Refusals,
+    /// No renewal for `MinLifetime` before this.
+    min_lifetime_after: Mutex<Option<Deadline>>,
     pub(super) held: Mutex<Held>,
-    guard: Mutex<Guard>,
     pub(super) gate: Arc<Gate>,
     renewed: watch::Sender<Option<Renewed>>,
     pub(super) closing: watch::Sender<bool>,
@@ -71,6 +72,11 @@ pub(super) struct Held {
     pub(super) skip_refresh_until: Option<Deadline>,
     pub(super) key_refused_until: Option<Deadline>,
     pub(super) fallbacks: u64,
+    /// With a store: a refresh token that was given, to be used if the store has none.
+    pub(super) seed: Option<RefreshToken>,
+    /// With a store: which of its pairs we hold, and how often we marked its refresh token.
+    pub(super) version: Option<Version>,
+    pub(super) marks: u32,
     generation: u64,
 }
 
@@ -83,6 +89,21 @@ impl Held {
         }
     }
 
+    /// Takes credentials over from the user.
+    fn give(&mut self, credentials: Credentials, has_store: bool) {
+        self.credentials.api_key = credentials.api_key;
+        if has_store {
+            self.seed = credentials.refresh_token;
+        } else {
+            self.put_refresh_token(credentials.refresh_token, false);
+        }
+    }
+
+    /// Whether this is the given refresh token rather than one that a store or the API gave.
+    pub(super) fn is_seed(&self, token: &RefreshToken) -> bool {
+        self.seed.as_ref() == Some(token)
+    }
+
     pub(super) fn put_refresh_token(&mut self, token: Option<RefreshToken>, from_login: bool) {
         self.credentials.refresh_token = token;
         self.presented = Arc::default();
@@ -90,21 +111,13 @@ impl Held {
     }
 }
 
-#[derive(Debug)]
-struct Guard {
-    closed_until: Option<Deadline>,
-    /// The generation that closed it last: it does so once.
-    closed_by: u64,
-    budget: Budget,
-    /// No renewal for `MinLifetime` before this.
-    min_lifetime_after: Option<Deadline>,
-}
-
-impl Guard {
-    fn close(&mut self, generation: u64, until: Deadline) {
-        self.closed_by = generation;
-        self.closed_until = Some(until);
-    }
+/// A pair on its way in.
+pub(super) struct NewPair {
+    pub(super) access_token: AccessToken,
+    pub(super) refresh_token: Option<RefreshToken>,
+    pub(super) lifetime: Duration,
+    pub(super) expires: Deadline,
+    pub(super) way: Way,
 }
 
 /// What a caller needs.
@@ -116,83 +129,6 @@ pub(crate) enum Want {
     NewerThan(u64),
 }
 
-/// What to do about a 401.
-#[derive(Debug)]
-pub(crate) enum Verdict {
-    /// Replay, with a renewal first if no usable token is there.
-    Renew,
-    /// The answer stands.
-    Stands,
-}
-
-/// Why a renewal ran.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Cause {
-    /// There was no token yet.
-    First,
-    /// The token had expired.
-    Expired,
-    /// The token was in its early window.
-    Early,
-    /// `renew` was called, or the token had been invalidated.
-    Requested,
-    /// The API answered 401.
-    Unauthorized,
-    /// A request asked for more lifetime than was left.
-    MinLifetime,
-}
-
-/// How a renewal got its pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Way {
-    /// With the refresh token.
-    Refresh,
-    /// With the API key.
-    ApiKey,
-}
-
-/// A renewal that succeeded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Renewed {
-    /// The number of the new token.
-    pub generation: u64,
-    /// Why it was fetched.
-    pub cause: Cause,
-    /// How it was fetched.
-    pub way: Way,
-    /// When it expires, by this machine's clock.
-    pub expires_at: SystemTime,
-    /// How often this source has logged in with the API key because its refresh token did not do. It should
-    /// stay at or near zero: each may mean that somebody else spends or kills this source's refresh tokens.
-    pub fallbacks: u64,
-}
-
-/// Tells of renewals; see [`subscribe`](crate::ApiVideoAuthLayer::subscribe).
-#[derive(Clone, Debug)]
-pub struct Subscription(watch::Receiver<Option<Renewed>>);
-
-impl Subscription {
-    /// The latest renewal; `None` if there was none yet.
-    #[must_use]
-    pub fn latest(&self) -> Option<Renewed> {
-        *self.0.borrow()
-    }
-
-    /// Waits for a renewal that this subscription has not told of. Several since then are told as the latest.
-    /// `None` once the source is gone.
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost if the future is dropped.
-    pub async fn next(&mut self) -> Option<Renewed> {
-        self.0.changed().await.ok()?;
-        *self.0.borrow_and_update()
-    }
-}
-
 /// Beyond this, a runtime that keeps losing flights is shutting down.
 const MAX_TAKEOVERS: usize = 3;
 
@@ -201,9 +137,9 @@ const WAITER_GRACE: Duration = Duration::from_secs(1);
 
 impl TokenManager {
     pub(super) fn new(settings: Settings, credentials: Credentials) -> Self {
-        let budget = Budget::full(settings.unauthorized_budget);
-        let held = Held {
-            credentials,
+        let refusals = Refusals::new(settings.unauthorized_budget);
+        let mut held = Held {
+            credentials: Credentials::new(),
             edition: 0,
             presented: Arc::default(),
             from_login: false,
@@ -211,16 +147,19 @@ impl TokenManager {
             skip_refresh_until: None,
             key_refused_until: None,
             fallbacks: 0,
+            seed: None,
+            version: None,
+            marks: 0,
             generation: 0,
         };
+        held.give(credentials, settings.store.is_some());
         Self {
             settings,
             pair: RwLock::new(None),
             live: AtomicU64::new(0),
-            accepted: AtomicU64::new(0),
-            cured: AtomicU64::new(0),
+            refusals,
+            min_lifetime_after: Mutex::new(None),
             held: Mutex::new(held),
-            guard: Mutex::new(Guard { closed_until: None, closed_by: 0, budget, min_lifetime_after: None }),
             gate: Arc::new(Gate::new()),
             renewed: watch::Sender::new(None),
             closing: watch::Sender::new(false),
@@ -346,66 +285,50 @@ impl TokenManager {
         let now = self.now();
         match self.pair.try_read().as_deref() {
             Ok(Some(pair)) if !pair.bearer().is_usable(now) => Cause::Expired,
+            // The renewal is for the 401, whoever comes to start it: its own request may not be there to.
+            Ok(Some(pair)) if self.refusals.was_refused(pair.bearer().generation()) => Cause::Unauthorized,
             Ok(Some(_)) => Cause::Requested,
             _ => Cause::First,
         }
     }
 
-    /// Swaps a new pair in. If the credential it was bought with is no longer the one held, something newer came in
-    /// the meantime: then the new refresh token is not kept, and of a `late` answer nothing is.
+    /// Swaps a new pair in, unless `accept` says no: it settles, under the lock, what becomes of the credentials.
     pub(super) async fn publish(
         &self,
-        grant: Grant,
-        sent: Now,
-        purchase: &Purchase,
+        new: NewPair,
         cause: Cause,
-        late: bool,
+        accept: impl FnOnce(&mut Held) -> bool,
     ) -> Option<TokenPair> {
+        let NewPair { access_token, refresh_token, lifetime, expires, way } = new;
         let settings = &self.settings;
-        let way = match purchase {
-            Purchase::Refresh(_) => Way::Refresh,
-            Purchase::Login(_) => Way::ApiKey,
-        };
-        let life = policy::life(
-            sent,
-            grant.lifetime,
-            settings.early_window,
-            settings.safety_margin,
-            fastrand::f64(),
-        );
+        let (window, margin) = (settings.early_window, settings.safety_margin);
+        let life = policy::life(expires, lifetime, window, margin, fastrand::f64());
         let mut slot = self.pair.write().await;
         let (pair, fallbacks) = {
             let mut held = self.held();
-            let is_current = held.has(purchase);
-            if late && !is_current {
+            let bearer = Bearer::new(access_token, held.generation + 1, life)?;
+            if !accept(&mut held) {
                 return None;
             }
-            let generation = held.generation + 1;
-            let bearer = Bearer::new(grant.access_token, generation, life)?;
-            match (&grant.refresh_token, way) {
-                _ if !is_current => {}
-                (Some(token), _) => held.put_refresh_token(Some(token.clone()), way == Way::ApiKey),
-                // The one sent counts as spent. With an API key held it is not presented again.
-                (None, Way::Refresh) => held.presented.store(true, Ordering::Release),
-                (None, Way::ApiKey) => held.put_refresh_token(None, false),
-            }
-            held.generation = generation;
-            (TokenPair::new(bearer, grant.refresh_token), held.fallbacks)
+            held.generation += 1;
+            (TokenPair::new(bearer, refresh_token), held.fallbacks)
         };
         let generation = pair.bearer().generation();
         if cause == Cause::Unauthorized {
-            self.cured.store(generation, Ordering::Release);
+            self.refusals.renewed(generation);
         }
         *slot = Some(pair.clone());
         self.live.store(generation, Ordering::Release);
         drop(slot);
-        if late {
-            self.gate.warm_up();
-        }
         let expires_at = pair.bearer().expires_at();
         tracing::debug!(generation, ?cause, ?way, "access token renewed");
         self.renewed.send_replace(Some(Renewed { generation, cause, way, expires_at, fallbacks }));
         Some(pair)
+    }
+
+    /// The newest pair, usable or not.
+    pub(super) async fn newest(&self) -> Option<TokenPair> {
+        self.pair.read().await.clone()
     }
 
     /// Takes a generation out of use. A flight is neither started nor stopped.
@@ -418,9 +341,7 @@ impl TokenManager {
 
     /// The API answered something other than 401 to a request with this generation.
     pub(crate) fn accept(&self, generation: u64) {
-        if self.accepted.load(Ordering::Relaxed) < generation {
-            self.accepted.fetch_max(generation, Ordering::AcqRel);
-        }
+        self.refusals.accept(generation);
     }
 
     /// The API answered 401 to a first send with this generation.
@@ -428,48 +349,26 @@ impl TokenManager {
         if self.live() != generation {
             return Verdict::Renew;
         }
-        let now = self.now();
-        let mut guard = self.guard();
-        if guard.closed_until.is_some_and(|until| !until.has_passed(now)) {
-            return Verdict::Stands;
-        }
-        let not_cured = self.cured.load(Ordering::Acquire) == generation
-            && self.accepted.load(Ordering::Acquire) < generation;
-        if not_cured && guard.closed_by != generation {
-            guard.close(generation, Deadline::after(now, self.settings.unauthorized_guard));
-            return Verdict::Stands;
-        }
-        let (size, refill) = (self.settings.unauthorized_budget, self.settings.unauthorized_refill);
-        // Only the one that takes the generation out of use pays for the renewal; the others ride along.
-        if !guard.budget.has(now.monotonic, size, refill) {
-            return Verdict::Stands;
-        }
-        if self.live.compare_exchange(generation, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            guard.budget.spend();
-        }
-        Verdict::Renew
+        self.refusals.judge(generation, &self.live, &self.settings, self.now())
     }
 
-    /// The API answered 401 to a replay with this generation: the renewal did not cure.
+    /// The API answered 401 to a replay with this generation.
     pub(crate) fn replay_refused(&self, generation: u64) {
-        if self.cured.load(Ordering::Acquire) == generation {
-            let until = Deadline::after(self.now(), self.settings.unauthorized_guard);
-            self.guard().close(generation, until);
-        }
+        self.refusals.replay_refused(generation, &self.settings, self.now());
     }
 
     /// Whether a request that asks for `wanted` is to wait for a newer pair than this usable one: what may be asked
     /// is capped at half the lifetime, and a tenth of a lifetime lies between two such renewals.
     pub(crate) fn is_too_short(&self, pair: &TokenPair, wanted: Duration, now: Now) -> bool {
         let life = pair.bearer().life();
-        if life.expires.left(now) >= wanted.min(life.half) {
+        if life.expires.left(now) >= wanted.min(life.lifetime / 2) {
             return false;
         }
-        let mut guard = self.guard();
-        if guard.min_lifetime_after.is_some_and(|after| !after.has_passed(now)) {
+        let mut after = self.min_lifetime_after.lock().unwrap_or_else(PoisonError::into_inner);
+        if after.is_some_and(|after| !after.has_passed(now)) {
             return self.gate.is_flying();
         }
-        guard.min_lifetime_after = Some(Deadline::after(now, life.half / 5));
+        *after = Some(Deadline::after(now, life.lifetime / 10));
         true
     }
 
@@ -477,8 +376,7 @@ impl TokenManager {
         credentials.check()?;
         let mut held = self.held();
         held.edition += 1;
-        held.credentials.api_key = credentials.api_key;
-        held.put_refresh_token(credentials.refresh_token, false);
+        held.give(credentials, self.settings.store.is_some());
         held.refused_in_a_row = 0;
         held.skip_refresh_until = None;
         held.key_refused_until = None;
@@ -517,6 +415,10 @@ impl TokenManager {
         if let Some(error) = self.gate.closed() {
             return Err(error);
         }
+        if self.settings.store.is_some() {
+            let message = "a stored pair belongs to all who share the store; hand over a source without one";
+            return Err(Error::new(ErrorKind::Configuration, message));
+        }
         self.acquire(Want::Usable, None, endpoint).await?;
         // Of several at once, one goes on.
         self.gate.close(handed_over.clone())?;
@@ -540,10 +442,6 @@ impl TokenManager {
 
     pub(super) fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn guard(&self) -> MutexGuard<'_, Guard> {
-        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

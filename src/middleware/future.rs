@@ -240,10 +240,6 @@ where
         // Nobody waits for a token with a slot in hand.
         *inner = inner.clone();
     };
-    if bearer.is_stale(manager.now()) {
-        let want = Want::NewerThan(bearer.generation());
-        manager.renew_at_the_side(want, Cause::Early, || access.endpoint.boxed_clone());
-    }
     call(inner, request, &bearer).await
 }
 

@@ -1,0 +1,235 @@
+//! The store of a source, and a flight's session with it under its lock.
+
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
+
+use tokio::time::{self, Instant};
+
+use crate::{
+    credentials::{ApiKey, RefreshToken},
+    error::{Error, ErrorKind},
+    store::{
+        Contents, Fingerprint, Header, SpentMark, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version,
+    },
+};
+
+pub(crate) struct StoreSettings {
+    pub(super) store: Arc<dyn TokenStore>,
+    pub(super) key: StoreKey,
+    pub(super) replace_foreign_pair: bool,
+}
+
+/// What is stored, opened. Its spans count from when it was read or made.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) header: Header,
+    pub(super) contents: Contents,
+    at: Instant,
+}
+
+/// Between two looks at a lock that somebody else holds, in milliseconds. Others save and let go in between.
+const POLL: Range<u64> = 20..70;
+
+/// After a mark the token has to be on its way within this time, or the lock is proven again.
+const MARK_HOLDS: Duration = Duration::from_secs(1);
+
+/// What a mark allows on top of the call itself.
+const MARK_GRACE: Duration = Duration::from_secs(5);
+
+/// The store under its lock.
+pub(super) struct Session {
+    lock: Box<dyn StoreLock>,
+    pub(super) seen: Option<Seen>,
+}
+
+/// What came of [`StoreSettings::open`].
+pub(super) enum Opened<T> {
+    Enough(T),
+    Locked(Session),
+}
+
+impl Seen {
+    pub(super) fn new(header: Header, contents: Contents) -> Self {
+        Self { header, contents, at: Instant::now() }
+    }
+
+    fn nothing() -> Self {
+        Self::new(Header::new(new_lineage(0)), Contents::default())
+    }
+
+    /// A span of the header as it is by now.
+    pub(super) fn left(&self, span: Option<Duration>) -> Option<Duration> {
+        span.map(|span| span.saturating_sub(self.at.elapsed()))
+    }
+
+    /// How much longer the stored access token lives, by the store's clock and never longer than it ever could.
+    pub(super) fn lives(&self) -> Duration {
+        self.left(self.header.expires_in).unwrap_or_default().min(self.contents.lifetime)
+    }
+
+    /// Whether a pair of our own goes before what is stored: it is later of the same line, or nothing is stored at all.
+    pub(super) fn is_behind(&self, ours: Version) -> bool {
+        let Version { lineage, generation } = self.header.version;
+        let Contents { access_token, refresh_token, .. } = &self.contents;
+        let is_blank = generation == 0 && access_token.is_none() && refresh_token.is_none();
+        is_blank || lineage == ours.lineage && generation < ours.generation
+    }
+
+    fn close(&self) -> Stored {
+        let Header { version, mark, not_before, expires_in } = self.header;
+        let mut header = Header::new(version);
+        header.mark = mark.map(|mark| SpentMark {
+            settles_in: self.left(Some(mark.settles_in)).unwrap_or_default(),
+            ..mark
+        });
+        header.not_before = self.left(not_before).filter(|wait| !wait.is_zero());
+        header.expires_in = self.left(expires_in);
+        Stored::new(header, Some(self.contents.close()))
+    }
+}
+
+impl StoreSettings {
+    /// Reads the store. `None`: nothing is there.
+    pub(super) async fn look(&self, key: Option<&ApiKey>) -> Result<Option<Seen>, Error> {
+        let Some(Stored { header, record }) = self.store.load(&self.key).await? else { return Ok(None) };
+        let contents = record.as_ref().map(Contents::open).transpose()?.unwrap_or_default();
+        let foreign = match (&contents.api_key, key) {
+            (Some(theirs), Some(key)) => *theirs != Fingerprint::of(key.expose()),
+            _ => false,
+        };
+        if foreign && !self.replace_foreign_pair {
+            return Err(Error::new(
+                ErrorKind::StoreForeign,
+                format!(
+                    "the pair stored for account `{}` belongs to another API key; name another account, or replace the \
+                     pair with `replace_foreign_pair(true)`",
+                    self.key.account()
+                ),
+            ));
+        }
+        Ok(Some(Seen::new(header, if foreign { Contents::default() } else { contents })))
+    }
+
+    /// Takes the lock, or finds that it need not: `enough` looks at what others save in the meantime.
+    pub(super) async fn open<T>(
+        &self,
+        key: Option<&ApiKey>,
+        until: Instant,
+        mut enough: impl FnMut(&Seen) -> Option<T>,
+    ) -> Result<Opened<T>, Error> {
+        loop {
+            let seen = match self.look(key).await {
+                // Looked at again, and mended, under the lock.
+                Err(error) if error.kind() == ErrorKind::StoreCorrupt && key.is_some() => None,
+                seen => seen?,
+            };
+            if let Some(done) = seen.as_ref().and_then(&mut enough) {
+                return Ok(Opened::Enough(done));
+            }
+            let holder = match self.store.try_lock(&self.key).await? {
+                TryLock::Locked(lock) => return self.locked(lock, key, enough).await,
+                TryLock::Busy(holder) => holder,
+            };
+            let pause = Duration::from_millis(fastrand::u64(POLL));
+            if Instant::now() + pause > until {
+                let holder = holder.map(|holder| format!(" by {holder}")).unwrap_or_default();
+                let message = format!("the store's lock is held{holder}, and was not free in time");
+                return Err(Error::new(ErrorKind::StoreLocked, message));
+            }
+            time::sleep(pause).await;
+        }
+    }
+
+    /// The second look, under the lock.
+    async fn locked<T>(
+        &self,
+        mut lock: Box<dyn StoreLock>,
+        key: Option<&ApiKey>,
+        enough: impl FnMut(&Seen) -> Option<T>,
+    ) -> Result<Opened<T>, Error> {
+        let result = match self.look(key).await {
+            Err(error) if error.kind() == ErrorKind::StoreCorrupt && key.is_some() => {
+                tracing::warn!(%error, "the stored record is set aside, and the API key used");
+                lock.set_aside().await.map(|()| None)
+            }
+            seen => seen,
+        };
+        let done = match result {
+            Ok(seen) => match seen.as_ref().and_then(enough) {
+                None => return Ok(Opened::Locked(Session { lock, seen })),
+                Some(done) => Ok(Opened::Enough(done)),
+            },
+            Err(error) => Err(error),
+        };
+        lock.unlock().await;
+        done
+    }
+}
+
+impl Session {
+    pub(super) fn version(&self) -> Option<Version> {
+        self.seen.as_ref().map(|seen| seen.header.version)
+    }
+
+    /// How often the stored refresh token was presented without an answer.
+    pub(super) fn marks(&self) -> u32 {
+        self.seen.as_ref().and_then(|seen| seen.header.mark).map_or(0, |mark| mark.count)
+    }
+
+    /// Notes that a refresh token is about to be presented. Returns when that has only just been made sure.
+    pub(super) async fn mark(
+        &mut self,
+        token: &RefreshToken,
+        call_timeout: Duration,
+        is_seed: bool,
+    ) -> Result<(), Error> {
+        let stored = self.seen.clone();
+        let mut seen = stored.unwrap_or_else(Seen::nothing);
+        if is_seed && !seen.contents.has_spent(token) {
+            // From here on the store has it, and the copy in somebody's environment is worth nothing.
+            seen.header = Header::new(new_lineage(0));
+            seen.contents.access_token = None;
+            seen.contents.refresh_token = Some(token.clone());
+            seen.contents.note_spent(token);
+        }
+        let settles_in = call_timeout + MARK_GRACE;
+        let count = self.marks().saturating_add(1);
+        for _ in 0..3 {
+            let begun = Instant::now();
+            seen.header.mark = Some(SpentMark { count, settles_in: settles_in + seen.at.elapsed() });
+            self.save(seen.clone()).await?;
+            if begun.elapsed() < MARK_HOLDS {
+                return Ok(());
+            }
+        }
+        Err(Error::new(ErrorKind::StoreUnavailable, "the store is too slow to guard a refresh token"))
+    }
+
+    /// Keeps everybody from calling for a while.
+    pub(super) async fn pause(&mut self, wait: Duration) -> Result<(), Error> {
+        let mut seen = self.seen.clone().unwrap_or_else(Seen::nothing);
+        seen.header.not_before = Some(wait + seen.at.elapsed());
+        self.save(seen).await
+    }
+
+    /// Replaces what is stored, if nothing else was stored since this session saw it.
+    pub(super) async fn save(&mut self, seen: Seen) -> Result<(), Error> {
+        self.lock.save(self.version(), seen.close()).await?;
+        self.seen = Some(seen);
+        Ok(())
+    }
+
+    pub(super) async fn close(self) {
+        self.lock.unlock().await;
+    }
+}
+
+/// A new line of pairs.
+pub(super) fn new_lineage(generation: u64) -> Version {
+    Version { lineage: fastrand::u64(1..), generation }
+}
+
+impl fmt::Debug for StoreSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreSettings").field("key", &self.key).finish_non_exhaustive()
+    }
+}
