@@ -61,48 +61,34 @@ impl Now {
 
 /// The clocks of the operating system.
 #[derive(Debug)]
-pub(crate) struct SystemClock {
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    start: std::time::Instant,
-}
+pub(crate) struct SystemClock;
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-impl SystemClock {
-    pub(crate) fn new() -> Self {
-        Self {}
+impl Clock for SystemClock {
+    fn now(&self) -> Now {
+        system_now()
     }
 }
 
 // The coarse clocks cost a tenth of the fine ones and are at most a scheduler tick late.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-impl Clock for SystemClock {
-    fn now(&self) -> Now {
-        let read = |id| {
-            let time = rustix::time::clock_gettime(id);
-            let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-            Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
-        };
-        Now {
-            wall: SystemTime::UNIX_EPOCH + read(rustix::time::ClockId::RealtimeCoarse),
-            monotonic: read(rustix::time::ClockId::MonotonicCoarse),
-        }
+pub(crate) fn system_now() -> Now {
+    let read = |id| {
+        let time = rustix::time::clock_gettime(id);
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+    };
+    Now {
+        wall: SystemTime::UNIX_EPOCH + read(rustix::time::ClockId::RealtimeCoarse),
+        monotonic: read(rustix::time::ClockId::MonotonicCoarse),
     }
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[expect(clippy::disallowed_methods, reason = "this is the place that reads the time")]
-impl SystemClock {
-    pub(crate) fn new() -> Self {
-        Self { start: std::time::Instant::now() }
-    }
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-#[expect(clippy::disallowed_methods, reason = "this is the place that reads the time")]
-impl Clock for SystemClock {
-    fn now(&self) -> Now {
-        Now { wall: SystemTime::now(), monotonic: self.start.elapsed() }
-    }
+pub(crate) fn system_now() -> Now {
+    use std::{sync::OnceLock, time::Instant};
+    static START: OnceLock<Instant> = OnceLock::new();
+    Now { wall: SystemTime::now(), monotonic: START.get_or_init(Instant::now).elapsed() }
 }
 
 /// A moment kept on both clocks. It has come as soon as either of them says so.

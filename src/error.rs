@@ -57,6 +57,26 @@ pub enum ErrorKind {
     Closed,
     /// The request's body can't be sent as it announced itself.
     Body,
+    /// The store can't be reached, or did not answer in time.
+    StoreUnavailable,
+    /// The store's lock could not be had in time.
+    StoreLocked,
+    /// Another pair was stored in the meantime, or the store's lock was lost.
+    StoreConflict,
+    /// What is stored is damaged, or open to others.
+    StoreCorrupt,
+    /// What is stored is sound but can't be read here: it was written by a newer version, or encrypted with another key.
+    StoreUnreadable,
+    /// What is stored belongs to another API key.
+    StoreForeign,
+    /// The API understood a call about upload tokens, or an upload, and declined it.
+    Rejected,
+    /// The API knows no such upload token or video.
+    NotFound,
+    /// The request is none that a delegated token is good for: nothing was sent.
+    Misdirected,
+    /// What is to be uploaded can't be read, is empty, or is not as long as was said.
+    Source,
 }
 
 impl Error {
@@ -77,6 +97,15 @@ impl Error {
         Self { retry_after: wait, ..self }
     }
 
+    /// An error for a [`TokenStore`](crate::store::TokenStore) of your own. `kind` is one of the `Store…` kinds. No
+    /// secret may stand in `message`.
+    pub fn store(kind: ErrorKind, message: impl Into<String>, source: Option<BoxError>) -> Self {
+        match source {
+            Some(source) => Self::with_source(kind, message, source),
+            None => Self::new(kind, message),
+        }
+    }
+
     /// What sort of failure this is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -86,7 +115,11 @@ impl Error {
     /// Whether the same request may well succeed later, with nothing changed by anyone on this side.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self.kind(), ErrorKind::Unavailable | ErrorKind::Ambiguous | ErrorKind::TimedOut)
+        use ErrorKind::{Ambiguous, StoreConflict, StoreLocked, StoreUnavailable, TimedOut, Unavailable};
+        matches!(
+            self.kind(),
+            Unavailable | Ambiguous | TimedOut | StoreUnavailable | StoreLocked | StoreConflict
+        )
     }
 
     /// How long to wait, from the moment the error was returned, before the source tries again. `None` if that is

@@ -1,0 +1,325 @@
+//! Encryption in front of any store.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use chacha20poly1305::{
+    AeadInOut, KeyInit, XChaCha20Poly1305, XNonce,
+    aead::{self, Generate},
+};
+use futures::future::BoxFuture;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::{Record, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version, record::SEALED};
+use crate::error::{Error, ErrorKind};
+
+/// A store that encrypts what another store keeps (XChaCha20-Poly1305).
+///
+/// ```
+/// use apivideo_auth::{
+///     ApiVideoAuthLayer,
+///     store::{EncryptedStore, EncryptionKey, MemoryStore},
+/// };
+///
+/// # fn secret_manager() -> [u8; 32] { [7; 32] }
+/// // 32 random bytes, the same for all who share the store, from wherever you keep secrets.
+/// let key = EncryptionKey::from_bytes(secret_manager());
+/// let store = EncryptedStore::new(MemoryStore::new(), key);
+/// let layer = ApiVideoAuthLayer::builder().store(store).build()?;
+/// # Ok::<(), apivideo_auth::Error>(())
+/// ```
+///
+/// # What protects what
+///
+/// Who reads the inner store sees no token, only the [`Header`](super::Header): how often a pair was renewed, and
+/// when it expires. Who writes to it can't make a pair, nor move one to another account, API or [`Version`]: what was
+/// not sealed with this key for this place is [`ErrorKind::StoreUnreadable`], which is never taken for damage, never set
+/// aside and never written over. The wrong key is the same error.
+///
+/// A process refuses a pair that is older than one of its lineage that it has seen: it is given as if it had been
+/// cleared, with a warning, and whoever holds the newer one writes it back. A process that has just started can't know,
+/// and takes an older pair for the newest.
+///
+/// Who writes to the inner store can still remove a pair, or mark it as spent or expired: that costs a login, or keeps
+/// callers waiting. The key lies in this process's memory, and so do the tokens.
+///
+/// To change the key, start with an empty inner store, or another account's name.
+#[derive(Clone, Debug)]
+pub struct EncryptedStore<S> {
+    store: S,
+    sealer: Arc<Sealer>,
+}
+
+/// The 32 bytes that an [`EncryptedStore`] encrypts with. They are wiped when dropped, and never printed.
+///
+/// They have to be random: a passphrase is no key.
+pub struct EncryptionKey(Box<Zeroizing<[u8; 32]>>);
+
+impl EncryptionKey {
+    /// Takes a key over.
+    #[must_use]
+    pub fn from_bytes(mut bytes: [u8; 32]) -> Self {
+        let key = Self(Box::new(Zeroizing::new(bytes)));
+        bytes.zeroize();
+        key
+    }
+
+    #[cfg(feature = "keyring-store")]
+    pub(super) fn random() -> Result<Self, Error> {
+        Ok(Self::from_bytes(random()?))
+    }
+
+    #[cfg(feature = "keyring-store")]
+    pub(super) fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EncryptionKey(..)")
+    }
+}
+
+impl<S: TokenStore> EncryptedStore<S> {
+    /// Encrypts what `store` keeps.
+    #[must_use]
+    pub fn new(store: S, key: EncryptionKey) -> Self {
+        Self { store, sealer: Arc::new(Sealer::new(key)) }
+    }
+}
+
+impl<S: TokenStore> TokenStore for EncryptedStore<S> {
+    fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        Box::pin(async move {
+            // Known before the look: a newer pair may be saved, and seen by others, in the middle of it.
+            let newest = self.sealer.newest(key);
+            let stored = self.store.load(key).await?;
+            stored.map(|stored| self.sealer.open(key, stored, newest)).transpose()
+        })
+    }
+
+    fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
+        Box::pin(async move {
+            Ok(match self.store.try_lock(key).await? {
+                TryLock::Locked(lock) => TryLock::Locked(self.sealer.guard(key, lock)),
+                busy => busy,
+            })
+        })
+    }
+}
+
+/// A key, and the newest pair seen of each account.
+#[derive(Debug)]
+pub(super) struct Sealer {
+    key: EncryptionKey,
+    newest: Mutex<HashMap<StoreKey, Version>>,
+}
+
+const NONCE: usize = 24;
+const TAG: usize = 16;
+
+/// The form written here, after [`SEALED`]. A higher one comes from a newer version of this crate.
+const FORM: u8 = b'1';
+
+impl Sealer {
+    pub(super) fn new(key: EncryptionKey) -> Self {
+        Self { key, newest: Mutex::default() }
+    }
+
+    #[cfg(feature = "keyring-store")]
+    pub(super) fn has(&self, key: &EncryptionKey) -> bool {
+        self.key.expose() == key.expose()
+    }
+
+    pub(super) fn newest(&self, key: &StoreKey) -> Option<Version> {
+        self.versions().get(key).copied()
+    }
+
+    /// Opens what was loaded after `newest` had been asked for.
+    pub(super) fn open(
+        &self,
+        key: &StoreKey,
+        stored: Stored,
+        newest: Option<Version>,
+    ) -> Result<Stored, Error> {
+        let Some(record) = &stored.record else { return Ok(stored) };
+        let version = stored.header.version;
+        let record = self.unseal(&associated(key, version), record.expose())?;
+        if newest.is_some_and(|newest| is_older(version, newest)) {
+            tracing::warn!(
+                account = key.account(),
+                "the store holds an older pair than before: it was set back, and the older pair is not used"
+            );
+            return Ok(Stored { record: None, ..stored });
+        }
+        self.note(key, version);
+        Ok(Stored { record: Some(Record(record)), ..stored })
+    }
+
+    pub(super) fn guard(self: &Arc<Self>, key: &StoreKey, lock: Box<dyn StoreLock>) -> Box<dyn StoreLock> {
+        Box::new(Lock { lock, key: key.clone(), sealer: self.clone() })
+    }
+
+    fn cipher(&self) -> XChaCha20Poly1305 {
+        XChaCha20Poly1305::new((&**self.key.0).into())
+    }
+
+    fn seal(&self, associated: &[u8], record: &[u8]) -> Result<Vec<u8>, Error> {
+        let nonce: [u8; NONCE] = random()?;
+        let mut sealed = Vec::with_capacity(SEALED.len() + 1 + NONCE + record.len() + TAG);
+        sealed.extend_from_slice(SEALED);
+        sealed.push(FORM);
+        sealed.extend_from_slice(&nonce);
+        let start = sealed.len();
+        sealed.extend_from_slice(record);
+        let tag = self
+            .cipher()
+            .encrypt_inout_detached(&XNonce::from(nonce), associated, (&mut sealed[start..]).into())
+            .map_err(|aead::Error| {
+                Error::new(ErrorKind::StoreUnavailable, "a pair is too long to be encrypted")
+            })?;
+        sealed.extend_from_slice(&tag);
+        Ok(sealed)
+    }
+
+    fn unseal(&self, associated: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let unreadable = |message| Error::new(ErrorKind::StoreUnreadable, message);
+        let unauthentic = "the stored pair can't be decrypted: this is not the key it was encrypted with, or somebody \
+                           changed or moved it; use the right key, or remove what is stored and log in again";
+        let Some(sealed) = sealed.strip_prefix(SEALED) else {
+            return Err(unreadable(
+                "the stored pair is not encrypted; remove it, or use its store without encryption",
+            ));
+        };
+        let nonce = match sealed.split_first() {
+            Some((&FORM, rest)) => rest.split_at_checked(NONCE),
+            Some((form, _)) if *form > FORM => {
+                let message =
+                    "the stored pair was encrypted by a newer version of apivideo-auth; update this program";
+                return Err(unreadable(message));
+            }
+            _ => None,
+        };
+        let Some((nonce, sealed)) = nonce else { return Err(unreadable(unauthentic)) };
+        let nonce = XNonce::try_from(nonce).expect("24 bytes were split off");
+        let mut record = Zeroizing::new(sealed.to_vec());
+        self.cipher()
+            .decrypt_in_place(&nonce, associated, &mut *record)
+            .map_err(|aead::Error| unreadable(unauthentic))?;
+        Ok(record)
+    }
+
+    fn note(&self, key: &StoreKey, version: Version) {
+        let mut versions = self.versions();
+        if !versions.get(key).is_some_and(|newest| is_older(version, *newest)) {
+            versions.insert(key.clone(), version);
+        }
+    }
+
+    fn versions(&self) -> MutexGuard<'_, HashMap<StoreKey, Version>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_older(version: Version, newest: Version) -> bool {
+    version.lineage == newest.lineage && version.generation < newest.generation
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Error>
+where
+    [u8; N]: Generate,
+{
+    let failed =
+        |error| Error::with_source(ErrorKind::StoreUnavailable, "the system gives no random bytes", error);
+    <[u8; N]>::try_generate().map_err(failed)
+}
+
+/// What a record belongs to. It is not stored with it, and has to be the same when it is opened.
+fn associated(key: &StoreKey, version: Version) -> Vec<u8> {
+    let mut bytes = [SEALED, &[FORM]].concat();
+    for text in [key.origin(), key.account()] {
+        bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    bytes.extend_from_slice(&version.lineage.to_le_bytes());
+    bytes.extend_from_slice(&version.generation.to_le_bytes());
+    bytes
+}
+
+struct Lock {
+    lock: Box<dyn StoreLock>,
+    key: StoreKey,
+    sealer: Arc<Sealer>,
+}
+
+impl StoreLock for Lock {
+    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let Stored { header, record } = stored;
+            let associated = associated(&self.key, header.version);
+            let seal = |record: Record| self.sealer.seal(&associated, record.expose()).map(Record::new);
+            let sealed = record.map(seal).transpose()?;
+            self.lock.save(expected, Stored { header, record: sealed }).await?;
+            self.sealer.note(&self.key, header.version);
+            Ok(())
+        })
+    }
+
+    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        self.lock.set_aside()
+    }
+
+    fn unlock(self: Box<Self>) -> BoxFuture<'static, ()> {
+        self.lock.unlock()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g19_a_record_is_bound_to_its_place_and_each_seal_has_a_nonce_of_its_own() {
+        let sealer = Sealer::new(EncryptionKey::from_bytes([1; 32]));
+        assert!(!format!("{sealer:?}").contains("1, 1"));
+        let key = |origin: &str, account: &str| StoreKey::new(origin, account).expect("a good key");
+        let version = Version { lineage: 1, generation: 2 };
+        let place = associated(&key("https://a.example", "main"), version);
+        let sealed = sealer.seal(&place, b"test-only").expect("sealing");
+        assert_eq!(**sealer.unseal(&place, &sealed).expect("opening"), *b"test-only");
+
+        let others = [
+            associated(&key("https://b.example", "main"), version),
+            associated(&key("https://a.example", "other"), version),
+            associated(&key("https://a.examplem", "ain"), version),
+            associated(&key("https://a.example", "main"), Version { generation: 3, ..version }),
+            associated(&key("https://a.example", "main"), Version { lineage: 2, ..version }),
+        ];
+        let refused = |sealer: &Sealer, place: &[u8], sealed: &[u8]| {
+            let error = sealer.unseal(place, sealed).expect_err("not authentic");
+            assert_eq!(error.kind(), ErrorKind::StoreUnreadable, "{error}");
+        };
+        for place in &others {
+            refused(&sealer, place, &sealed);
+        }
+        for index in 0..sealed.len() {
+            let mut tampered = sealed.clone();
+            tampered[index] ^= 1;
+            refused(&sealer, &place, &tampered);
+            refused(&sealer, &place, &sealed[..index]);
+        }
+        refused(&Sealer::new(EncryptionKey::from_bytes([2; 32])), &place, &sealed);
+        refused(&sealer, &place, br#"{"form":1}"#);
+
+        let nonces: std::collections::HashSet<_> = (0..1000)
+            .map(|_| {
+                sealer.seal(&place, b"test-only").expect("sealing")[SEALED.len() + 1..][..NONCE].to_vec()
+            })
+            .collect();
+        assert_eq!(nonces.len(), 1000);
+    }
+}

@@ -1,0 +1,449 @@
+//! One file for each account in a private folder.
+
+use std::{
+    fmt,
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+use zeroize::Zeroizing;
+
+use super::{
+    Header, Record, SpentMark, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version,
+    detached::{detached, in_turn},
+    holder,
+};
+use crate::{
+    clock::system_now,
+    error::{Error, ErrorKind},
+};
+
+/// A store in files that only their owner can read.
+///
+/// ```no_run
+/// use apivideo_auth::{ApiVideoAuthLayer, store::FileStore};
+///
+/// let layer = ApiVideoAuthLayer::builder().store(FileStore::in_user_folder()?).build()?;
+/// # Ok::<(), apivideo_auth::Error>(())
+/// ```
+///
+/// # What protects what
+///
+/// The folder has to belong to this user and may not be writable by others; it is made with mode 0700 if it is
+/// missing. Files are made with mode 0600; one that is a link, has a second name, belongs to somebody
+/// else or is open to others is not read. A save replaces the file as a whole and is on the disk when it
+/// returns. Whoever can read the user's files, such as the user's other programs, root and backups, can read the
+/// tokens: see `EncryptedStore`. On Windows the folder's access list is all the protection.
+///
+/// Use it on local disks only: network file systems promise too little about locks and renaming.
+#[derive(Clone, Debug)]
+pub struct FileStore {
+    folder: PathBuf,
+}
+
+impl FileStore {
+    /// A store in this folder. Nothing is touched before the first use.
+    #[must_use]
+    pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// A store in the folder `apivideo-auth` where this platform keeps a user's data, such as
+    /// `~/.local/share/apivideo-auth`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] if this user has no home folder.
+    pub fn in_user_folder() -> Result<Self, Error> {
+        use etcetera::BaseStrategy as _;
+        let strategy = etcetera::choose_base_strategy().map_err(|error| {
+            let message = "this user has no home folder; name one with `FileStore::in_folder`";
+            Error::with_source(ErrorKind::Configuration, message, error)
+        })?;
+        Ok(Self::in_folder(strategy.data_dir().join("apivideo-auth")))
+    }
+
+    /// Where the files lie.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn paths(&self, key: &StoreKey) -> Paths {
+        Paths { folder: self.folder.clone(), name: key.name() }
+    }
+}
+
+impl TokenStore for FileStore {
+    fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        let paths = self.paths(key);
+        Box::pin(detached("reading the token file", move || paths.load()))
+    }
+
+    fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
+        let paths = self.paths(key);
+        Box::pin(detached("locking the token file", move || paths.try_lock()))
+    }
+}
+
+#[derive(Clone)]
+struct Paths {
+    folder: PathBuf,
+    name: String,
+}
+
+/// A lock is the operating system's own on a file beside the record, so it ends with its process. The file is never
+/// renamed or deleted: two processes could then hold locks on two files of one name.
+struct FileLock {
+    paths: Paths,
+    /// Shared with the work under way, which may outlast its caller: the lock is free when both are done.
+    held: Arc<Mutex<Held>>,
+}
+
+struct Held {
+    _file: File,
+    /// What was last saved under this lock.
+    saved: Option<Version>,
+}
+
+impl StoreLock for FileLock {
+    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
+        let paths = self.paths.clone();
+        Box::pin(in_turn("writing the token file", &self.held, move |held| {
+            paths.save(expected, &mut held.saved, &stored)
+        }))
+    }
+
+    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        let paths = self.paths.clone();
+        Box::pin(in_turn("setting the token file aside", &self.held, move |_| {
+            let since = system_now().wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let aside = paths.folder.join(format!("{}.json.rejected-{}", paths.name, since.as_millis()));
+            match fs::rename(paths.record(), &aside) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(unavailable(&paths.record(), error))
+                }
+                _ => Ok(()),
+            }
+        }))
+    }
+
+    fn unlock(self: Box<Self>) -> BoxFuture<'static, ()> {
+        drop(self);
+        Box::pin(async {})
+    }
+}
+
+/// The file's form: the header in plain JSON, times as milliseconds since 1970, and the record in Base64.
+#[derive(Serialize, Deserialize)]
+struct Form {
+    form: u32,
+    lineage: u64,
+    generation: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mark_count: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mark_settles: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_before: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    record: Option<Zeroizing<String>>,
+}
+
+/// A higher one comes from a newer version of this crate and is left alone.
+const FORM: u32 = 1;
+
+/// No honest record comes near it.
+const LONGEST: u64 = 1024 * 1024;
+
+impl Form {
+    fn of(stored: &Stored) -> Self {
+        let now = system_now().wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let time = |span: Duration| u64::try_from(now.saturating_add(span).as_millis()).unwrap_or(u64::MAX);
+        let Header { version, mark, not_before, expires_in } = stored.header;
+        Self {
+            form: FORM,
+            lineage: version.lineage,
+            generation: version.generation,
+            mark_count: mark.map(|mark| mark.count),
+            mark_settles: mark.map(|mark| time(mark.settles_in)),
+            not_before: not_before.map(time),
+            expires: expires_in.map(time),
+            record: stored.record.as_ref().map(|record| Zeroizing::new(BASE64.encode(record.expose()))),
+        }
+    }
+
+    fn stored(self) -> Option<Stored> {
+        let now = system_now().wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let span = |time: u64| Duration::from_millis(time).saturating_sub(now);
+        let record = match self.record {
+            Some(text) => Some(Record::new(BASE64.decode(text.as_bytes()).ok()?)),
+            None => None,
+        };
+        let mark = self
+            .mark_count
+            .map(|count| SpentMark { count, settles_in: span(self.mark_settles.unwrap_or(0)) });
+        let version = Version { lineage: self.lineage, generation: self.generation };
+        let header = Header {
+            version,
+            mark,
+            not_before: self.not_before.map(span),
+            expires_in: self.expires.map(span),
+        };
+        Some(Stored { header, record })
+    }
+}
+
+impl Paths {
+    fn record(&self) -> PathBuf {
+        self.folder.join(format!("{}.json", self.name))
+    }
+
+    fn lock(&self) -> PathBuf {
+        self.folder.join(format!("{}.lock", self.name))
+    }
+
+    fn temporary_prefix(&self) -> String {
+        format!(".{}.tmp-", self.name)
+    }
+
+    fn load(&self) -> Result<Option<Stored>, Error> {
+        let path = self.record();
+        let file = match private::open(OpenOptions::new().read(true), &path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(rejected_or_unavailable(&path, error)),
+            Ok(file) => file,
+        };
+        private::check_folder(&self.folder).map_err(|error| rejected_or_unavailable(&self.folder, error))?;
+        let length = file.metadata().map_err(|error| unavailable(&path, error))?.len().min(LONGEST);
+        // Reserved once, so that no copy of a token is left behind by growing.
+        let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1));
+        file.take(LONGEST).read_to_end(&mut text).map_err(|error| unavailable(&path, error))?;
+
+        #[derive(Deserialize)]
+        struct Which {
+            form: u32,
+        }
+        match serde_json::from_slice(&text) {
+            Ok(Which { form }) if form > FORM => Err(Error::new(
+                ErrorKind::StoreUnreadable,
+                format!(
+                    "{} was written by a newer version of apivideo-auth; update this program",
+                    path.display()
+                ),
+            )),
+            Ok(Which { .. }) => {
+                // The parser's own error may quote the record: it is not kept.
+                let stored = serde_json::from_slice::<Form>(&text).ok().and_then(Form::stored);
+                stored.map(Some).ok_or_else(|| corrupt(&path))
+            }
+            Err(_) => Err(corrupt(&path)),
+        }
+    }
+
+    fn try_lock(&self) -> Result<TryLock, Error> {
+        let path = self.lock();
+        private::make_folder(&self.folder).map_err(|error| unavailable(&self.folder, error))?;
+        private::check_folder(&self.folder).map_err(|error| rejected_or_unavailable(&self.folder, error))?;
+        let mut file = private::open(OpenOptions::new().read(true).write(true).create(true), &path)
+            .map_err(|error| rejected_or_unavailable(&path, error))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // A name for a message: without it the message is shorter.
+                let _ = file.take(256).read_to_string(&mut holder);
+                let holder = holder.lines().next().filter(|line| !line.is_empty()).map(str::to_owned);
+                return Ok(TryLock::Busy(holder));
+            }
+            Err(TryLockError::Error(error)) => return Err(unavailable(&path, error)),
+        }
+        // The same: only a message is poorer without it.
+        let _ = sign(&mut file);
+        self.remove_leftovers();
+        let held = Held { _file: file, saved: None };
+        Ok(TryLock::Locked(Box::new(FileLock { paths: self.clone(), held: Arc::new(Mutex::new(held)) })))
+    }
+
+    /// Of a process that was killed while it wrote. Nobody else writes now: we hold the lock.
+    fn remove_leftovers(&self) {
+        let prefix = self.temporary_prefix();
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                // What can't be removed is in nobody's way.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    fn save(
+        &self,
+        expected: Option<Version>,
+        saved: &mut Option<Version>,
+        stored: &Stored,
+    ) -> Result<(), Error> {
+        let (found, version) =
+            (self.load()?.map(|stored| stored.header.version), Some(stored.header.version));
+        // An earlier try may have been carried out after its caller had given up.
+        let again = *saved == version && found == version;
+        if found != expected && !again {
+            return Err(Error::new(ErrorKind::StoreConflict, "another pair was stored in the meantime"));
+        }
+        *saved = version;
+        let form = Form::of(stored);
+        let mut text =
+            Zeroizing::new(Vec::with_capacity(form.record.as_ref().map_or(0, |text| text.len()) + 1024));
+        serde_json::to_writer(&mut *text, &form).expect("strings and numbers always serialize into memory");
+        let temporary = self.folder.join(format!("{}{:016x}", self.temporary_prefix(), fastrand::u64(..)));
+        let write = || -> io::Result<()> {
+            let mut file = private::open(OpenOptions::new().write(true).create_new(true), &temporary)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&temporary, self.record())?;
+            private::sync_folder(&self.folder)
+        };
+        write().map_err(|error| {
+            let _ = fs::remove_file(&temporary);
+            unavailable(&self.record(), error)
+        })
+    }
+}
+
+/// Says in the lock file who holds it.
+fn sign(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", holder::this_process())
+}
+
+fn corrupt(path: &Path) -> Error {
+    Error::new(
+        ErrorKind::StoreCorrupt,
+        format!("{} is damaged; restore it, or remove it and log in again", path.display()),
+    )
+}
+
+fn unavailable(path: &Path, error: io::Error) -> Error {
+    Error::with_source(ErrorKind::StoreUnavailable, format!("{} can't be used", path.display()), error)
+}
+
+/// What is not private is damaged for our purposes: somebody else may have written it.
+fn rejected_or_unavailable(path: &Path, error: io::Error) -> Error {
+    if error.get_ref().is_some_and(|inner| inner.is::<NotPrivate>()) {
+        let message = format!(
+            "{} is not this user's alone; if you trust it, make it so (chmod go= PATH), or remove it and log in again",
+            path.display()
+        );
+        return Error::with_source(ErrorKind::StoreCorrupt, message, error);
+    }
+    unavailable(path, error)
+}
+
+/// Why a file or folder is not trusted.
+#[derive(Debug)]
+struct NotPrivate(&'static str);
+
+impl fmt::Display for NotPrivate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for NotPrivate {}
+
+#[cfg(unix)]
+mod private {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+
+    use rustix::{fs::OFlags, io::Errno};
+
+    use super::*;
+
+    /// Opens a file that belongs to this user alone. It is judged by the open file, not by its name, which may
+    /// lead elsewhere a moment later.
+    pub(super) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+        // A pipe in its place must not make us wait for its other end.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file =
+            options.mode(0o600).custom_flags(flags.bits().cast_signed()).open(path).map_err(|error| {
+                match error.raw_os_error() {
+                    Some(code) if code == Errno::LOOP.raw_os_error() => refuse("it is a symbolic link"),
+                    _ => error,
+                }
+            })?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(refuse("it is no regular file"));
+        }
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(refuse("it belongs to another user"));
+        }
+        // Without any name it was replaced a moment ago: what is in it was a whole save.
+        if metadata.nlink() > 1 {
+            return Err(refuse("it has another name (a hard link)"));
+        }
+        if metadata.mode() & 0o077 != 0 {
+            return Err(refuse("others may use it"));
+        }
+        Ok(file)
+    }
+
+    pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    }
+
+    pub(super) fn check_folder(folder: &Path) -> io::Result<()> {
+        let metadata = fs::metadata(folder)?;
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(refuse("it belongs to another user"));
+        }
+        if metadata.mode() & 0o022 != 0 {
+            return Err(refuse("others may write to it"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+        File::open(folder)?.sync_all()
+    }
+
+    fn refuse(why: &'static str) -> io::Error {
+        io::Error::other(NotPrivate(why))
+    }
+}
+
+/// Elsewhere the access list that a file inherits from the user's profile is all there is.
+#[cfg(not(unix))]
+mod private {
+    use super::*;
+
+    pub(super) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+        let file = options.open(path)?;
+        if file.metadata()?.is_file() {
+            Ok(file)
+        } else {
+            Err(io::Error::other(NotPrivate("it is no regular file")))
+        }
+    }
+
+    pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).create(folder)
+    }
+
+    pub(super) fn check_folder(_: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn sync_folder(_: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,103 @@
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures::future::BoxFuture;
+
+use super::{Header, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version};
+use crate::{
+    clock::{Deadline, Now, system_now},
+    error::{Error, ErrorKind},
+};
+
+/// A store that lives as long as the process: for tests, and for several layers of one program.
+///
+/// Clones share what is stored. Nothing protects it but the process itself.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore(Arc<Mutex<HashMap<StoreKey, Slot>>>);
+
+#[derive(Debug, Default)]
+struct Slot {
+    stored: Option<(Stored, Now)>,
+    locked: bool,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<StoreKey, Slot>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl TokenStore for MemoryStore {
+    fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        let slots = self.slots();
+        let stored = slots.get(key).and_then(|slot| slot.stored.as_ref());
+        let stored = stored.map(|(stored, saved)| {
+            let left = |span| Deadline::after(*saved, span).left(system_now());
+            let Header { version, mark, not_before, expires_in } = stored.header;
+            let mark = mark.map(|mark| super::SpentMark { settles_in: left(mark.settles_in), ..mark });
+            let header =
+                Header { version, mark, not_before: not_before.map(left), expires_in: expires_in.map(left) };
+            Stored { header, record: stored.record.clone() }
+        });
+        Box::pin(async { Ok(stored) })
+    }
+
+    fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
+        let mut slots = self.slots();
+        let slot = slots.entry(key.clone()).or_default();
+        let lock = if slot.locked {
+            TryLock::Busy(Some("another layer of this process".to_owned()))
+        } else {
+            slot.locked = true;
+            TryLock::Locked(Box::new(Lock { store: self.clone(), key: key.clone(), saved: None }))
+        };
+        Box::pin(async { Ok(lock) })
+    }
+}
+
+struct Lock {
+    store: MemoryStore,
+    key: StoreKey,
+    saved: Option<Version>,
+}
+
+impl StoreLock for Lock {
+    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
+        let mut slots = self.store.slots();
+        let slot = slots.entry(self.key.clone()).or_default();
+        let (found, version) =
+            (slot.stored.as_ref().map(|(s, _)| s.header.version), Some(stored.header.version));
+        let result = if found == expected || (found == version && self.saved == version) {
+            self.saved = version;
+            slot.stored = Some((stored, system_now()));
+            Ok(())
+        } else {
+            Err(Error::new(ErrorKind::StoreConflict, "another pair was stored in the meantime"))
+        };
+        Box::pin(async { result })
+    }
+
+    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        self.store.slots().entry(self.key.clone()).or_default().stored = None;
+        Box::pin(async { Ok(()) })
+    }
+
+    fn unlock(self: Box<Self>) -> BoxFuture<'static, ()> {
+        drop(self);
+        Box::pin(async {})
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.store.slots().entry(self.key.clone()).or_default().locked = false;
+    }
+}

@@ -1,0 +1,270 @@
+//! Keeping a pair of tokens beyond the life of the process.
+//!
+//! A [`TokenStore`] holds one record for each account: the pair, opaque to the store, and beside it a [`Header`]
+//! that processes sharing the store read without opening the record. Any number of processes can share one: at most one
+//! of them renews at a time, under the store's lock, and the others adopt what it saved.
+//!
+//! ```
+//! use apivideo_auth::{ApiVideoAuthLayer, store::MemoryStore};
+//!
+//! // Two layers of one process as if they were two processes.
+//! let store = MemoryStore::new();
+//! let one = ApiVideoAuthLayer::builder().api_key("test-only-key").store(store.clone()).build()?;
+//! let two = ApiVideoAuthLayer::builder().store(store).build()?;
+//! # Ok::<(), apivideo_auth::Error>(())
+//! ```
+//!
+//! # Writing a store
+//!
+//! What a store has to do stands at the methods of [`TokenStore`] and [`StoreLock`]. With the feature `test-util`,
+//! `contract_suite` checks it. Times are given and returned as spans from now, so that a store shared
+//! by several machines can count them by a clock of its own.
+
+use std::{fmt, time::Duration};
+
+use futures::future::BoxFuture;
+use zeroize::Zeroizing;
+
+use crate::error::{Error, ErrorKind};
+
+#[cfg(feature = "test-util")]
+mod contract;
+#[cfg(any(feature = "file-store", feature = "redis-store"))]
+mod detached;
+#[cfg(feature = "encrypted-store")]
+mod encrypted;
+#[cfg(feature = "file-store")]
+mod file;
+#[cfg(any(feature = "file-store", feature = "redis-store"))]
+mod holder;
+#[cfg(feature = "keyring-store")]
+mod keyring;
+mod memory;
+mod record;
+#[cfg(feature = "redis-store")]
+mod redis;
+
+#[cfg(feature = "test-util")]
+pub use self::contract::contract_suite;
+#[cfg(feature = "encrypted-store")]
+pub use self::encrypted::{EncryptedStore, EncryptionKey};
+#[cfg(feature = "file-store")]
+pub use self::file::FileStore;
+#[cfg(feature = "keyring-store")]
+pub use self::keyring::KeyringStore;
+pub use self::memory::MemoryStore;
+pub(crate) use self::record::{Contents, Fingerprint};
+#[cfg(feature = "redis-store")]
+pub use self::redis::{RedisStore, RedisStoreBuilder};
+
+/// A place where pairs of tokens outlive the process. See the [module docs](self).
+///
+/// No method may block the runtime, and none waits for longer than a few seconds: an [`Error`] made with
+/// [`Error::store`] ends it.
+pub trait TokenStore: Send + Sync + 'static {
+    /// Reads what is stored under a key; `None` if nothing is. Needs no lock and sees a whole save or none of it.
+    fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>>;
+
+    /// Takes the renewal lock of a key if nobody holds it, without waiting for it. The lock of a process that died
+    /// is free again, at once or after a few seconds.
+    fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>>;
+}
+
+/// What came of [`TokenStore::try_lock`].
+#[non_exhaustive]
+pub enum TryLock {
+    /// The lock is held now, until [`StoreLock::unlock`].
+    Locked(Box<dyn StoreLock>),
+    /// Somebody else holds it: a process, for the message of the error.
+    Busy(Option<String>),
+}
+
+/// A held renewal lock: the only way to write. Dropping it frees the lock too, if perhaps later.
+pub trait StoreLock: Send {
+    /// Replaces what is stored, if its version is still `expected` (`None`: nothing is stored) and the lock is still
+    /// held; else fails with [`ErrorKind::StoreConflict`] and changes nothing. Once it has returned, the save survives
+    /// the end of the process.
+    ///
+    /// After an error that leaves open whether the save was done, the same call may be made again under the same lock:
+    /// it is no conflict if the version stored is the one to be saved, and this lock saved it. A save that was given
+    /// up never comes after a later one.
+    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Moves a record that can't be read out of the way, so that the key is free and a person can look at it.
+    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Frees the lock.
+    fn unlock(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+impl dyn StoreLock {
+    /// Forgets the record and keeps the counters, so that an older pair can't come back in its place.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`StoreLock::save`].
+    pub async fn clear(&mut self, mut stored: Stored) -> Result<(), Error> {
+        let expected = Some(stored.header.version);
+        stored.record = None;
+        stored.header.mark = None;
+        self.save(expected, stored).await
+    }
+}
+
+/// Under what a pair is stored: the API's origin and the name of the account.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StoreKey {
+    origin: String,
+    account: String,
+}
+
+impl StoreKey {
+    /// A key for an account at an origin such as `https://ws.api.video`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] if the account is not 1 to 64 letters, digits, `.`, `_` or `-`, or begins with a dot.
+    pub fn new(origin: impl Into<String>, account: impl Into<String>) -> Result<Self, Error> {
+        let (origin, account) = (origin.into(), account.into());
+        let fits = (1..=64).contains(&account.len())
+            && !account.starts_with('.')
+            && account.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+        if !fits {
+            let message =
+                "an account's name is 1 to 64 letters, digits, `.`, `_` or `-` and begins with no dot";
+            return Err(Error::new(ErrorKind::Configuration, message));
+        }
+        Ok(Self { origin, account })
+    }
+
+    /// The origin.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The account's name.
+    #[must_use]
+    pub fn account(&self) -> &str {
+        &self.account
+    }
+
+    /// Origin and account as one name of letters, digits, `.`, `_`, `-` and `@`, different for different keys: fit
+    /// for a file's name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let mut name = format!("{}@", self.account);
+        for byte in self.origin.bytes() {
+            if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-') {
+                name.push(byte.into());
+            } else {
+                name.push_str(&format!("_{byte:02x}"));
+            }
+        }
+        name
+    }
+}
+
+/// What is stored under a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stored {
+    /// What everybody who shares the store reads.
+    pub header: Header,
+    /// The pair; `None` after it was cleared.
+    pub record: Option<Record>,
+}
+
+impl Stored {
+    /// A header with a record.
+    #[must_use]
+    pub fn new(header: Header, record: Option<Record>) -> Self {
+        Self { header, record }
+    }
+}
+
+/// What is known of a record without opening it. Spans count from the call that takes or returns them; a store
+/// counts them down, to zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Header {
+    /// Which pair it is.
+    pub version: Version,
+    /// Its refresh token was presented, and no answer has been saved yet.
+    pub mark: Option<SpentMark>,
+    /// Nobody makes a token call before this: a cool-down.
+    pub not_before: Option<Duration>,
+    /// How much longer the access token lives.
+    pub expires_in: Option<Duration>,
+}
+
+impl Header {
+    /// A header without mark, cool-down and expiry.
+    #[must_use]
+    pub fn new(version: Version) -> Self {
+        Self { version, mark: None, not_before: None, expires_in: None }
+    }
+}
+
+/// Which pair: those of one lineage descend from one login and are counted by generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "it is a pair of numbers")]
+pub struct Version {
+    /// A random number for each login or seed.
+    pub lineage: u64,
+    /// Counts the pairs of a lineage.
+    pub generation: u64,
+}
+
+/// A refresh token was presented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "count and time are all there is to it")]
+pub struct SpentMark {
+    /// How often.
+    pub count: u32,
+    /// By then whoever presented it has given up.
+    pub settles_in: Duration,
+}
+
+/// A pair in the form that stores keep: opaque bytes, wiped when dropped and never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Record(Zeroizing<Vec<u8>>);
+
+impl Record {
+    /// Takes bytes over.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The bytes, to be handed on with care: without an [encrypted store](self) they hold the tokens in the clear.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Record({} bytes)", self.0.len())
+    }
+}
+
+impl fmt::Debug for TryLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Locked(_) => f.write_str("Locked"),
+            Self::Busy(holder) => f.debug_tuple("Busy").field(holder).finish(),
+        }
+    }
+}
+
+impl<S: TokenStore + ?Sized> TokenStore for std::sync::Arc<S> {
+    fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        (**self).load(key)
+    }
+
+    fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
+        (**self).try_lock(key)
+    }
+}

@@ -1,0 +1,171 @@
+//! The stored form of a pair: versioned JSON, the same in all stores.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::Record;
+use crate::{
+    credentials::RefreshToken,
+    error::{Error, ErrorKind},
+    token::AccessToken,
+};
+
+/// The form written here. A higher one comes from a newer version of this crate and is left alone.
+const FORM: u32 = 1;
+
+/// What an encrypted record begins with, whatever its form.
+pub(super) const SEALED: &[u8] = b"sealed:";
+
+/// Seeds that are remembered as spent, the latest last.
+const MAX_SEEDS: usize = 8;
+
+/// Says whether two secrets are the same without telling either.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fingerprint(String);
+
+impl Fingerprint {
+    pub(crate) fn of(secret: &str) -> Self {
+        use std::fmt::Write as _;
+        let mut text = String::with_capacity(64);
+        for byte in Sha256::digest(secret.as_bytes()) {
+            // Writing to a string can't fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        Self(text)
+    }
+}
+
+/// A record when it is open.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Contents {
+    pub(crate) access_token: Option<AccessToken>,
+    pub(crate) refresh_token: Option<RefreshToken>,
+    pub(crate) lifetime: Duration,
+    pub(crate) api_key: Option<Fingerprint>,
+    spent_seeds: Vec<Fingerprint>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Form {
+    form: u32,
+    #[serde(default)]
+    access_token: Option<Zeroizing<String>>,
+    #[serde(default)]
+    refresh_token: Option<Zeroizing<String>>,
+    #[serde(default)]
+    lifetime_ms: u64,
+    #[serde(default)]
+    api_key: Option<Fingerprint>,
+    #[serde(default)]
+    spent_seeds: Vec<Fingerprint>,
+}
+
+impl Contents {
+    pub(crate) fn has_spent(&self, seed: &RefreshToken) -> bool {
+        self.spent_seeds.contains(&Fingerprint::of(seed.expose()))
+    }
+
+    pub(crate) fn note_spent(&mut self, seed: &RefreshToken) {
+        let seed = Fingerprint::of(seed.expose());
+        if !self.spent_seeds.contains(&seed) {
+            self.spent_seeds.push(seed);
+            let surplus = self.spent_seeds.len().saturating_sub(MAX_SEEDS);
+            self.spent_seeds.drain(..surplus);
+        }
+    }
+
+    pub(crate) fn close(&self) -> Record {
+        let text = |secret: &str| Zeroizing::new(secret.to_owned());
+        let form = Form {
+            form: FORM,
+            access_token: self.access_token.as_ref().map(|token| text(token.expose())),
+            refresh_token: self.refresh_token.as_ref().map(|token| text(token.expose())),
+            lifetime_ms: u64::try_from(self.lifetime.as_millis()).unwrap_or(u64::MAX),
+            api_key: self.api_key.clone(),
+            spent_seeds: self.spent_seeds.clone(),
+        };
+        // Tokens have no characters to escape; the rest is short. Growing would leave a copy behind.
+        let length =
+            [&form.access_token, &form.refresh_token].into_iter().flatten().map(|t| t.len()).sum::<usize>();
+        let mut bytes = Vec::with_capacity(2 * length + 1024);
+        serde_json::to_writer(&mut bytes, &form).expect("strings and numbers always serialize into memory");
+        Record::new(bytes)
+    }
+
+    pub(crate) fn open(record: &Record) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        struct Version {
+            form: u32,
+        }
+        // The parser's own error may quote the record: it is not kept.
+        let corrupt =
+            || Error::new(ErrorKind::StoreCorrupt, "the stored record is not what this crate writes");
+        if record.expose().starts_with(SEALED) {
+            let message =
+                "the stored record is encrypted; wrap the store in an `EncryptedStore` with its key";
+            return Err(Error::new(ErrorKind::StoreUnreadable, message));
+        }
+        let Version { form } = serde_json::from_slice(record.expose()).map_err(|_| corrupt())?;
+        if form > FORM {
+            return Err(Error::new(
+                ErrorKind::StoreUnreadable,
+                "the stored record was written by a newer version of apivideo-auth; update this program",
+            ));
+        }
+        let form: Form = serde_json::from_slice(record.expose()).map_err(|_| corrupt())?;
+        Ok(Self {
+            access_token: form.access_token.map(AccessToken::from),
+            refresh_token: form.refresh_token.map(RefreshToken::from),
+            lifetime: Duration::from_millis(form.lifetime_ms),
+            api_key: form.api_key,
+            spent_seeds: form.spent_seeds,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g22_a_record_comes_back_as_it_was_and_an_odd_one_is_an_error() {
+        let mut contents = Contents {
+            access_token: Some("test-only-access".into()),
+            refresh_token: Some("test-only-refresh".into()),
+            lifetime: Duration::from_secs(3600),
+            api_key: Some(Fingerprint::of("test-only-key")),
+            spent_seeds: Vec::new(),
+        };
+        contents.note_spent(&"test-only-seed".into());
+        let record = contents.close();
+        assert!(!format!("{record:?} {contents:?}").contains("test-only"));
+        let opened = Contents::open(&record).expect("what was closed");
+        assert_eq!(opened.access_token, contents.access_token);
+        assert_eq!(opened.refresh_token, contents.refresh_token);
+        assert_eq!(opened.lifetime, contents.lifetime);
+        assert!(opened.has_spent(&"test-only-seed".into()) && !opened.has_spent(&"test-only-other".into()));
+
+        for end in 0..record.expose().len() {
+            let cut = Record::new(record.expose()[..end].to_vec());
+            assert_eq!(Contents::open(&cut).expect_err("cut").kind(), ErrorKind::StoreCorrupt);
+        }
+        for sound in [br#"{"form":2,"pair":"test-only"}"#.as_slice(), b"sealed:1test-only"] {
+            let error = Contents::open(&Record::new(sound.to_vec())).expect_err("not for us");
+            assert_eq!(error.kind(), ErrorKind::StoreUnreadable);
+        }
+    }
+
+    #[test]
+    fn g26_the_last_eight_seeds_are_remembered() {
+        let mut contents = Contents::default();
+        for number in 0..10 {
+            contents.note_spent(&format!("test-only-{number}").into());
+            contents.note_spent(&format!("test-only-{number}").into());
+        }
+        let known = (0..10).map(|number| contents.has_spent(&format!("test-only-{number}").into()));
+        assert_eq!(known.collect::<Vec<_>>(), [[false; 2].as_slice(), &[true; 8]].concat());
+    }
+}

@@ -1,0 +1,147 @@
+//! A lock that ends by itself.
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures::future::BoxFuture;
+use redis::Value;
+use tokio::{runtime::Handle, task::AbortHandle, time};
+
+use super::{FORM, Keys, LEASE, connection::Redis, script};
+use crate::{
+    clock::system_now,
+    error::{Error, ErrorKind},
+    store::{Header, StoreLock, Stored, Version},
+};
+
+/// Two of them may be lost before the lease is.
+const EXTEND_EVERY: Duration = Duration::from_millis(1500);
+
+/// Far beyond any honest time, and small enough for Lua to add up exactly.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+pub(super) struct Lease {
+    redis: Arc<Redis>,
+    keys: Arc<Keys>,
+    /// A random value, and who we are. Nobody else's lock is touched, nor is this one after it was lost.
+    owner: String,
+    saves: u64,
+    extension: AbortHandle,
+    released: bool,
+}
+
+impl Lease {
+    pub(super) fn new(redis: Arc<Redis>, keys: Keys, owner: String) -> Self {
+        let mut extend = keys.call(script::EXTEND, &["lock"]);
+        extend.arg(&owner).arg(LEASE.as_millis());
+        let extension = tokio::spawn({
+            let redis = redis.clone();
+            async move {
+                loop {
+                    time::sleep(EXTEND_EVERY).await;
+                    // While Redis is away the lease may end; what is saved then is refused.
+                    if let Ok(Value::Int(0)) = redis.run(&extend).await {
+                        return;
+                    }
+                }
+            }
+        });
+        Self {
+            redis,
+            keys: Arc::new(keys),
+            owner,
+            saves: 0,
+            extension: extension.abort_handle(),
+            released: false,
+        }
+    }
+
+    fn release(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.extension.abort();
+        let mut call = self.keys.call(script::UNLOCK, &["lock"]);
+        call.arg(&self.owner);
+        let redis = self.redis.clone();
+        async move {
+            // If it fails, the lease ends by itself.
+            let _ = redis.run(&call).await;
+        }
+    }
+}
+
+impl StoreLock for Lease {
+    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
+        self.saves += 1;
+        let Header { version, mark, not_before, expires_in } = stored.header;
+        let mut call = self.keys.call(script::SAVE, &["lock", "record"]);
+        call.arg(&self.owner).arg(self.saves);
+        let Version { lineage, generation } = expected.unwrap_or(Version { lineage: 0, generation: 0 });
+        call.arg(u8::from(expected.is_some())).arg(lineage).arg(generation);
+        let times = [
+            ("mark_settles", mark.map(|mark| mark.settles_in)),
+            ("not_before", not_before),
+            ("expires", expires_in),
+        ];
+        for (name, span) in times {
+            if let Some(span) = span {
+                call.arg(name).arg(span.min(LONGEST).as_millis());
+            }
+        }
+        call.arg("");
+        call.arg("form")
+            .arg(FORM)
+            .arg("lineage")
+            .arg(version.lineage)
+            .arg("generation")
+            .arg(version.generation);
+        if let Some(mark) = mark {
+            call.arg("mark_count").arg(mark.count);
+        }
+        if let Some(record) = &stored.record {
+            call.arg("record").arg(record.expose());
+        }
+        Box::pin(async move { settled(self.redis.run(&call).await?) })
+    }
+
+    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        let since = system_now().wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let aside = format!("rejected-{}", since.as_millis());
+        let mut call = self.keys.call(script::SET_ASIDE, &["lock", "record", &aside]);
+        call.arg(&self.owner);
+        Box::pin(async move { settled(self.redis.run(&call).await?) })
+    }
+
+    fn unlock(mut self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.release().await;
+            self.released = true;
+        })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.extension.abort();
+        if let (false, Ok(runtime)) = (self.released, Handle::try_current()) {
+            runtime.spawn(self.release());
+        }
+    }
+}
+
+fn settled(answer: Value) -> Result<(), Error> {
+    let word = match &answer {
+        Value::BulkString(word) => &**word,
+        _ => b"",
+    };
+    let (kind, message) = match word {
+        b"saved" => return Ok(()),
+        b"lost" => {
+            (ErrorKind::StoreConflict, "the lock in Redis was lost: this process was held up, or Redis was")
+        }
+        b"conflict" | b"overtaken" => (ErrorKind::StoreConflict, "another pair was stored in the meantime"),
+        _ => (ErrorKind::StoreUnavailable, "Redis gave an answer that makes no sense"),
+    };
+    Err(Error::new(kind, message))
+}

@@ -1,0 +1,209 @@
+//! One Redis for a fleet of processes.
+
+mod connection;
+mod lease;
+mod script;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use redis::{Cmd, Value};
+use zeroize::Zeroizing;
+
+use self::{connection::Redis, lease::Lease};
+use super::{Header, Record, SpentMark, StoreKey, Stored, TokenStore, TryLock, Version, holder};
+use crate::error::{Error, ErrorKind};
+
+/// A store in Redis (5 or later) or Valkey, for processes on several machines.
+///
+/// ```
+/// use apivideo_auth::{ApiVideoAuthLayer, store::RedisStore};
+///
+/// let store = RedisStore::builder("rediss://fleet:secret@redis.example:6379/0").build()?;
+/// let layer = ApiVideoAuthLayer::builder().store(store).build()?;
+/// # Ok::<(), apivideo_auth::Error>(())
+/// ```
+///
+/// Nothing is connected before the first use. A connection is kept and replaced by itself; whatever is asked of Redis
+/// is answered, or fails with [`ErrorKind::StoreUnavailable`], within 3 s.
+///
+/// The renewal lock is a lease of 5 s, extended while it is held. All times are read from Redis's clock, so those of
+/// the machines need not agree. For the account `main` there are two keys in one hash slot,
+/// `{apivideo-auth:main@https_3a_2f_2fws.api.video}:record` and `…:lock`, and `…:rejected-TIME` for each record that was
+/// set aside. Its user needs `~{apivideo-auth:*` and the commands `EVAL`, `DEL`, `EXISTS`, `GET`, `HMGET`, `HSET`,
+/// `PEXPIRE`, `RENAME`, `SET`, `TIME`. A cluster is reached through a proxy only: redirections are not followed.
+///
+/// # What protects what
+///
+/// `rediss://` encrypts the way to Redis and proves that it is the right one. Without it, anybody on that
+/// way reads the tokens, so it is refused beyond this machine (see [`RedisStoreBuilder::allow_plaintext`]). In Redis
+/// the tokens lie in the clear: whoever may read the keys, its snapshots and its replicas has them. Wrap the store in an
+/// [`EncryptedStore`](super::EncryptedStore) to keep them from all that. Who may write to Redis can remove pairs and
+/// hold the lock.
+///
+/// A pair is as durable as Redis:
+///
+/// - without `appendonly yes` a restart loses what was saved since the last snapshot; with `appendfsync everysec` a
+///   crash of its machine loses a second. If that was the save of a pair, the stored refresh token is a spent one. A
+///   process that still holds the newer pair writes it back; else it takes a login with the API key.
+/// - `maxmemory-policy` has to be `noeviction`, or Redis may drop a pair or a lock to make room for something else.
+/// - a failover loses what the new primary had not received yet: a pair as above, or a lock, so that two
+///   processes renew at once. An older pair is never saved over a newer one all the same.
+#[derive(Clone)]
+pub struct RedisStore {
+    redis: Arc<Redis>,
+}
+
+/// Builds a [`RedisStore`].
+pub struct RedisStoreBuilder {
+    url: Zeroizing<String>,
+    allow_plaintext: bool,
+    root_certificates: Option<Vec<u8>>,
+}
+
+impl RedisStore {
+    /// A store at `redis://`, `rediss://` or `unix://`, such as `rediss://user:password@host:6379/0`.
+    #[must_use]
+    pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
+        RedisStoreBuilder { url: Zeroizing::new(url.into()), allow_plaintext: false, root_certificates: None }
+    }
+}
+
+impl RedisStoreBuilder {
+    /// Allows `redis://` beyond this machine: everybody on the way can read the tokens then.
+    #[must_use]
+    pub fn allow_plaintext(self) -> Self {
+        Self { allow_plaintext: true, ..self }
+    }
+
+    /// Trusts these certificates, in PEM, instead of those that the operating system trusts.
+    #[must_use]
+    pub fn root_certificates(self, pem: impl Into<Vec<u8>>) -> Self {
+        Self { root_certificates: Some(pem.into()), ..self }
+    }
+
+    /// Builds the store, without connecting.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] if the URL or a certificate can't be used.
+    pub fn build(self) -> Result<RedisStore, Error> {
+        let redis = Redis::new(&self.url, self.allow_plaintext, self.root_certificates.as_deref())?;
+        Ok(RedisStore { redis: Arc::new(redis) })
+    }
+}
+
+impl TokenStore for RedisStore {
+    fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        Box::pin(async move {
+            let answer = self.redis.run(&Keys::of(key).call(script::LOAD, &["record"])).await?;
+            parse(key, answer)
+        })
+    }
+
+    fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
+        Box::pin(async move {
+            let keys = Keys::of(key);
+            let owner =
+                format!("{:016x}{:016x} {}", fastrand::u64(..), fastrand::u64(..), holder::this_process());
+            let mut call = keys.call(script::LOCK, &["lock"]);
+            call.arg(&owner).arg(LEASE.as_millis());
+            Ok(match self.redis.run(&call).await? {
+                Value::Int(1) => TryLock::Locked(Box::new(Lease::new(self.redis.clone(), keys, owner))),
+                Value::BulkString(holder) => {
+                    let holder = String::from_utf8_lossy(&holder);
+                    TryLock::Busy(holder.split_once(' ').map(|(_, name)| name.to_owned()))
+                }
+                _ => TryLock::Busy(None),
+            })
+        })
+    }
+}
+
+/// A dead process blocks the others this long. A live one may be held up this long without losing the lock.
+const LEASE: Duration = Duration::from_secs(5);
+
+/// A higher one comes from a newer version of this crate and is left alone.
+const FORM: u8 = 1;
+
+/// The keys of one account, all in the hash slot of what stands in the braces.
+struct Keys(String);
+
+impl Keys {
+    fn of(key: &StoreKey) -> Self {
+        Self(format!("{{apivideo-auth:{}}}", key.name()))
+    }
+
+    fn call(&self, script: &str, keys: &[&str]) -> Cmd {
+        let mut call = redis::cmd("EVAL");
+        call.arg(script).arg(keys.len());
+        for key in keys {
+            call.arg(format!("{}:{key}", self.0));
+        }
+        call
+    }
+}
+
+/// Reads what [`script::LOAD`] returns. Redis keeps numbers as text, and its own are too coarse for a version.
+fn parse(key: &StoreKey, answer: Value) -> Result<Option<Stored>, Error> {
+    let corrupt = || {
+        let message = format!(
+            "what Redis holds at {}:record is damaged; restore it, or remove it and log in again",
+            Keys::of(key).0
+        );
+        Error::new(ErrorKind::StoreCorrupt, message)
+    };
+    let Value::Array(fields) = answer else { return Err(corrupt()) };
+    let Ok([now, exists, form, lineage, generation, mark_count, mark_settles, not_before, expires, record]) =
+        <[Value; 10]>::try_from(fields)
+    else {
+        return Err(corrupt());
+    };
+    if exists == Value::Int(0) {
+        return Ok(None);
+    }
+    let number = |value: &Value| match value {
+        Value::Nil => Ok(None),
+        Value::BulkString(text) => {
+            let number = std::str::from_utf8(text).ok().and_then(|text| text.parse::<u64>().ok());
+            number.map(Some).ok_or_else(corrupt)
+        }
+        _ => Err(corrupt()),
+    };
+    if number(&form)?.ok_or_else(corrupt)? > FORM.into() {
+        let message = "what Redis holds was written by a newer version of apivideo-auth; update this program";
+        return Err(Error::new(ErrorKind::StoreUnreadable, message));
+    }
+    let now = number(&now)?.ok_or_else(corrupt)?;
+    let left = |time: u64| Duration::from_millis(time.saturating_sub(now));
+    let version = Version {
+        lineage: number(&lineage)?.ok_or_else(corrupt)?,
+        generation: number(&generation)?.ok_or_else(corrupt)?,
+    };
+    let settles_in = number(&mark_settles)?.map_or(Duration::ZERO, left);
+    let mark = match number(&mark_count)? {
+        Some(count) => Some(SpentMark { count: count.try_into().map_err(|_| corrupt())?, settles_in }),
+        None => None,
+    };
+    let (not_before, expires_in) = (number(&not_before)?.map(left), number(&expires)?.map(left));
+    let record = match record {
+        Value::Nil => None,
+        Value::BulkString(bytes) => Some(Record::new(bytes)),
+        _ => return Err(corrupt()),
+    };
+    Ok(Some(Stored { header: Header { version, mark, not_before, expires_in }, record }))
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RedisStore").field(&self.redis.address()).finish()
+    }
+}
+
+impl fmt::Debug for RedisStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStoreBuilder")
+            .field("allow_plaintext", &self.allow_plaintext)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,65 @@
+//! What Redis is asked to do, each in one step. Each can be sent twice: an answer may be lost.
+
+/// The time in ms, whether there is a record, and its fields.
+pub(super) const LOAD: &str = "
+local time = redis.call('TIME')
+local fields = redis.call('HMGET', KEYS[1], 'form', 'lineage', 'generation', 'mark_count', 'mark_settles',
+    'not_before', 'expires', 'record')
+return {string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)), redis.call('EXISTS', KEYS[1]),
+    unpack(fields)}";
+
+/// ARGV: owner, lease in ms. Returns 1, or who holds it.
+pub(super) const LOCK: &str = "
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return holder end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1";
+
+/// ARGV: owner, lease in ms. Returns 0 if the lease is lost.
+pub(super) const EXTEND: &str = "
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
+
+/// ARGV: owner.
+pub(super) const UNLOCK: &str = "
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])";
+
+/// KEYS: lock, record. ARGV: owner, number of the save, whether a record is expected, its lineage and generation, the
+/// names of the times with their span in ms, an empty name, the fields with their values.
+///
+/// Numbers are compared as text: Lua's would round a version.
+pub(super) const SAVE: &str = "
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'lost' end
+local found = redis.call('HMGET', KEYS[2], 'lineage', 'generation', 'saved_by', 'saves')
+local fields, time, next = {}, redis.call('TIME'), 6
+while ARGV[next] ~= '' do
+    local at = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[next + 1]
+    table.insert(fields, ARGV[next])
+    table.insert(fields, string.format('%.0f', at))
+    next = next + 2
+end
+local new = {}
+for field = next + 1, #ARGV, 2 do
+    new[ARGV[field]] = ARGV[field + 1]
+    table.insert(fields, ARGV[field])
+    table.insert(fields, ARGV[field + 1])
+end
+local matches = redis.call('EXISTS', KEYS[2]) == 0
+if ARGV[3] == '1' then matches = found[1] == ARGV[4] and found[2] == ARGV[5] end
+if found[3] == ARGV[1] then
+    local saves = tonumber(found[4])
+    if saves == tonumber(ARGV[2]) then return 'saved' end
+    if saves > tonumber(ARGV[2]) then return 'overtaken' end
+    matches = matches or (found[1] == new['lineage'] and found[2] == new['generation'])
+end
+if not matches then return 'conflict' end
+redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[2], 'saved_by', ARGV[1], 'saves', ARGV[2], unpack(fields))
+return 'saved'";
+
+/// KEYS: lock, record, where to. ARGV: owner.
+pub(super) const SET_ASIDE: &str = "
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'lost' end
+if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAME', KEYS[2], KEYS[3]) end
+return 'saved'";
