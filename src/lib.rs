@@ -2,9 +2,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admission;
+mod answer;
 pub mod clock;
 mod credentials;
-mod drain;
 mod endpoint;
 mod error;
 mod manager;
@@ -12,12 +12,17 @@ pub mod middleware;
 mod origin;
 #[cfg(feature = "reqwest-middleware")]
 pub mod reqwest_adaptor;
+pub mod store;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod token;
+#[cfg(feature = "upload-tokens")]
+pub mod upload_token;
 
 #[cfg(feature = "reqwest-middleware")]
 pub use crate::reqwest_adaptor::ApiVideoAuthMiddleware;
+#[cfg(feature = "upload-tokens")]
+pub use crate::upload_token::{UploadToken, UploadTokenLayer, UploadTokens};
 pub use crate::{
     admission::{MinLifetime, NoAuth},
     clock::{Clock, Now},

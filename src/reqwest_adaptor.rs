@@ -48,7 +48,7 @@ use tower::Service;
 
 use crate::{
     admission::{MinLifetime, has_own, is_for},
-    drain::drain,
+    answer::drain,
     endpoint::HttpEndpoint,
     error::{Error, ErrorKind},
     manager::{Access, Cause, Handle, Verdict, Want, abilities},

@@ -1,17 +1,16 @@
 //! Token calls over any `Service<http::Request<B>>`.
 
-use std::{error::Error as StdError, fmt, future::poll_fn, io, marker::PhantomData, pin::pin, sync::Arc};
+use std::{error::Error as StdError, fmt, future::poll_fn, marker::PhantomData, sync::Arc};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
-use http_body_util::BodyExt;
 use tower::{BoxError, Service};
-use zeroize::Zeroizing;
 
 use super::{Answer, BeforeSend, Purchase, TokenEndpoint, wire};
 use crate::{
+    answer,
     clock::Clock,
     error::{Error, ErrorKind},
     origin::Origin,
@@ -139,7 +138,7 @@ where
                     let excused = |error: &(dyn StdError + 'static)| {
                         never_sent_by_user.as_ref().is_some_and(|f| f(error))
                     };
-                    return if never_sent(&*error) || excused(&*error) {
+                    return if answer::never_sent(&*error) || excused(&*error) {
                         wire::not_sent(error)
                     } else {
                         wire::lost(
@@ -150,7 +149,7 @@ where
                 }
             };
             let (head, body) = response.into_parts();
-            let body = read(&head.headers, body).await;
+            let body = answer::read(body, ANSWER_LIMIT).await;
             wire::answer(&purchase, head.status, &head.headers, body, clock.now().wall)
         })
     }
@@ -158,61 +157,6 @@ where
     fn boxed_clone(&self) -> Box<dyn TokenEndpoint> {
         Box::new(Self::new(self.service.clone()))
     }
-}
-
-/// Reads a body up to the limit into memory that is wiped afterwards.
-async fn read<R>(headers: &HeaderMap, body: R) -> Result<Zeroizing<Vec<u8>>, Error>
-where
-    R: Body,
-    R::Error: Into<BoxError>,
-{
-    let too_long = || Error::new(ErrorKind::Ambiguous, "the token endpoint's answer is over 64 KiB");
-    let mut body = pin!(body);
-    if body.size_hint().lower() > ANSWER_LIMIT as u64 {
-        return Err(too_long());
-    }
-    // Reserved once, so that no copy of a token is left behind by growing.
-    let expected = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let mut bytes = Zeroizing::new(Vec::with_capacity(expected.unwrap_or(ANSWER_LIMIT).min(ANSWER_LIMIT)));
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            Error::with_source(ErrorKind::Ambiguous, "the token endpoint's answer broke off", error)
-        })?;
-        let Ok(mut data) = frame.into_data() else { continue };
-        if data.remaining() > ANSWER_LIMIT - bytes.len() {
-            return Err(too_long());
-        }
-        while data.has_remaining() {
-            let chunk = data.chunk();
-            let length = chunk.len();
-            bytes.extend_from_slice(chunk);
-            data.advance(length);
-        }
-    }
-    Ok(bytes)
-}
-
-/// Whether an error proves that the request never left: it failed while connecting.
-fn never_sent(error: &(dyn StdError + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
-            return error.is_connect();
-        }
-        #[cfg(feature = "reqwest-middleware")]
-        if let Some(error) = error.downcast_ref::<reqwest::Error>() {
-            return error.is_connect();
-        }
-        let unreachable = error.downcast_ref::<io::Error>().is_some_and(|error| {
-            use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
-            matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
-        });
-        if unreachable {
-            return true;
-        }
-        next = error.source();
-    }
-    false
 }
 
 /// Says what a status means without a body, for messages.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode};
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::{Answer, Grant, Purchase};
 use crate::{
+    answer,
     credentials::RefreshToken,
     error::{Error, ErrorKind},
     token::AccessToken,
@@ -27,9 +28,6 @@ const ASSUMED_LIFETIME: Duration = Duration::from_secs(300);
 
 /// No lifetime above this is believed.
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-
-/// No server makes us wait longer than this.
-const MAX_WAIT: Duration = Duration::from_secs(120);
 
 /// Path and body of a token call.
 pub(super) fn request(purchase: &Purchase) -> (&'static str, Zeroizing<Vec<u8>>) {
@@ -100,34 +98,10 @@ pub(super) fn answer(
         (502 | 504 | 520..=529, _) => lost(purchase, Error::new(ErrorKind::Ambiguous, text)),
         (300..=399 | 400 | 401 | 403 | 404 | 408 | 425 | 429 | 500..=599, _) => Answer::Transient {
             error: Error::new(ErrorKind::Unavailable, text),
-            wait: wait(status, headers, now),
+            wait: answer::wait(status, headers, now),
         },
         _ => lost(purchase, Error::new(ErrorKind::Ambiguous, text)),
     }
-}
-
-/// What the server asks for in seconds, or as a date. `X-RateLimit-Retry-After` stands on every answer and means
-/// "wait" on a 429 only.
-fn wait(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let read = |name: &str| headers.get(name)?.to_str().ok();
-    let seconds = |text: &str| {
-        let text = text.trim();
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        // More digits than fit are still a wait, the longest.
-        digits.then(|| text.parse().map_or(MAX_WAIT, Duration::from_secs).min(MAX_WAIT))
-    };
-    let reset = (status == StatusCode::TOO_MANY_REQUESTS).then(|| read("x-ratelimit-retry-after")).flatten();
-    let asked = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
-        .then(|| read(header::RETRY_AFTER.as_str()))
-        .flatten();
-    let date = |text: &str| {
-        let date = httpdate::parse_http_date(text).ok()?;
-        // The server's own clock, where it is told, keeps ours out of the sum.
-        let now =
-            read(header::DATE.as_str()).and_then(|text| httpdate::parse_http_date(text).ok()).unwrap_or(now);
-        Some(date.duration_since(now).unwrap_or(Duration::ZERO).min(MAX_WAIT))
-    };
-    reset.and_then(seconds).max(asked.and_then(|text| seconds(text).or_else(|| date(text))))
 }
 
 fn pair(purchase: &Purchase, body: &[u8]) -> Answer {

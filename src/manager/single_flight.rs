@@ -33,10 +33,19 @@ struct State {
     flights: u64,
     flight: Option<Flight>,
     cool_down: Option<CoolDown>,
-    /// The monotonic time of the first failure since the last success.
-    outage_since: Option<Duration>,
+    outage: Option<Outage>,
     closed: Option<Closed>,
 }
+
+/// Failures without a success in between, in monotonic time.
+#[derive(Clone, Copy, Debug)]
+struct Outage {
+    since: Duration,
+    last: Duration,
+}
+
+/// A failure that comes this long after the last one begins a new outage: nobody asked in between.
+const FORGET_OUTAGE: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
 struct Closed {
@@ -140,7 +149,7 @@ impl Gate {
     pub(super) fn warm_up(&self) {
         let mut state = self.lock();
         state.cool_down = None;
-        state.outage_since = None;
+        state.outage = None;
     }
 
     /// Starts no flight from now on, until `reopen`; the one under way goes on. An error if it was closed before.
@@ -196,11 +205,15 @@ impl Pilot {
         let mut state = self.gate.lock();
         let error = outcome.as_ref().err().cloned();
         if error.is_none() {
-            state.outage_since = None;
+            state.outage = None;
         }
         let until = match pause {
             Pause::Outage { asked } => {
-                let since = *state.outage_since.get_or_insert(self.started.monotonic);
+                let started = self.started.monotonic;
+                let going_on =
+                    state.outage.filter(|outage| started.saturating_sub(outage.last) < FORGET_OUTAGE);
+                let since = going_on.map_or(started, |outage| outage.since);
+                state.outage = Some(Outage { since, last: now.monotonic });
                 let outage = now.monotonic.saturating_sub(since);
                 Some(Some(Deadline::after(now, policy::cool_down(outage, asked, fastrand::f64()))))
             }

@@ -14,7 +14,7 @@ use http_body::{Body, Frame};
 use tower::BoxError;
 
 use crate::{
-    drain::drain,
+    answer::drain,
     error::{Error, ErrorKind},
 };
 

@@ -122,7 +122,7 @@ impl Library {
         }
         let form = match Form::read(&parts.headers, body) {
             Ok(form) => form,
-            Err(refusal) => return refusal,
+            Err((kind, name)) => return answer::named_problem(kind, name),
         };
         match form.video_id.clone() {
             Some(id) => self.add_chunk(&id, form),
@@ -130,8 +130,8 @@ impl Library {
                 // Its first chunk may still be refused: then there is no video.
                 let mut upload = Upload::new(self.keep_uploads);
                 let title = form.file_name.clone().unwrap_or_else(|| "upload".to_owned());
-                if let Err(refusal) = upload.add(form) {
-                    return refusal;
+                if let Err((kind, name)) = upload.add(form) {
+                    return answer::named_problem(kind, name);
                 }
                 let video = self.add_video(Map::from_iter([("title".to_owned(), json!(title))]), now);
                 self.uploads.insert(video["videoId"].as_str().unwrap_or_default().to_owned(), upload);
@@ -141,7 +141,10 @@ impl Library {
     }
 
     fn source(&mut self, id: &str, parts: &request::Parts, body: &Bytes) -> Response<Bytes> {
-        Form::read(&parts.headers, body).map_or_else(|refusal| refusal, |form| self.add_chunk(id, form))
+        match Form::read(&parts.headers, body) {
+            Ok(form) => self.add_chunk(id, form),
+            Err((kind, name)) => answer::named_problem(kind, name),
+        }
     }
 
     fn add_chunk(&mut self, id: &str, form: Form) -> Response<Bytes> {
@@ -152,7 +155,7 @@ impl Library {
         let upload = self.uploads.entry(id.to_owned()).or_insert_with(|| Upload::new(keep));
         match upload.add(form) {
             Ok(()) => answer::json(StatusCode::CREATED, video),
-            Err(refusal) => refusal,
+            Err((kind, name)) => answer::named_problem(kind, name),
         }
     }
 

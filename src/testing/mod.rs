@@ -105,6 +105,8 @@ mod state;
 mod tests;
 mod token_call;
 mod tokens;
+#[cfg(test)]
+mod upload_tests;
 mod uploads;
 
 pub use body::FakeBody;

@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, fmt};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Response, header};
+use http::{HeaderMap, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{answer, multipart};
+use super::multipart;
 
 const MIN_CHUNK: u64 = 5 * 1024 * 1024;
 pub(super) const MAX_CHUNK: u64 = 200 * 1024 * 1024;
@@ -42,6 +42,9 @@ impl fmt::Debug for Received {
     }
 }
 
+/// Which problem it is, and what it is about.
+pub(super) type Refusal = (&'static str, &'static str);
+
 /// The form of an upload.
 pub(super) struct Form {
     pub(super) video_id: Option<String>,
@@ -51,15 +54,15 @@ pub(super) struct Form {
 }
 
 impl Form {
-    pub(super) fn read(headers: &HeaderMap, body: &Bytes) -> Result<Self, Response<Bytes>> {
+    pub(super) fn read(headers: &HeaderMap, body: &Bytes) -> Result<Self, Refusal> {
         let text = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
         let range = text(header::CONTENT_RANGE).map_or(Some(Range::Whole), Range::parse);
         let Some(range) = range else {
-            return Err(answer::named_problem("invalid-attribute", "Content-Range"));
+            return Err(("invalid-attribute", "Content-Range"));
         };
         let fields = multipart::parse(text(header::CONTENT_TYPE).unwrap_or_default(), body);
         let Some(fields) = fields else {
-            return Err(answer::problem("invalid-payload"));
+            return Err(("invalid-payload", ""));
         };
         let (mut files, mut video_id) = (Vec::new(), None);
         for field in fields {
@@ -74,8 +77,8 @@ impl Form {
             Some(one) if files.is_empty() => {
                 Ok(Self { video_id, file_name: one.file_name, file: one.data, range })
             }
-            Some(_) => Err(answer::named_problem("uploaded-file-multiple-files", "file")),
-            None => Err(answer::named_problem("uploaded-file-no-file", "file")),
+            Some(_) => Err(("uploaded-file-multiple-files", "file")),
+            None => Err(("uploaded-file-no-file", "file")),
         }
     }
 }
@@ -143,12 +146,12 @@ impl Upload {
     }
 
     /// Takes a chunk in, unless the API would refuse it.
-    pub(super) fn add(&mut self, form: Form) -> Result<(), Response<Bytes>> {
+    pub(super) fn add(&mut self, form: Form) -> Result<(), Refusal> {
         if self.finished {
-            return Err(answer::named_problem("video-source-already-uploaded", "file"));
+            return Err(("video-source-already-uploaded", "file"));
         }
         let length = form.file.len() as u64;
-        let invalid = |name| Err(answer::named_problem("invalid-attribute", name));
+        let invalid = |name| Err(("invalid-attribute", name));
         let (by_bytes, start, end, total, is_last) = match form.range {
             Range::Whole => (true, 0, length, Some(length), true),
             Range::Bytes { from, to, total } => (true, from, to + 1, total, Some(to + 1) == total),

@@ -1,0 +1,123 @@
+//! What can be told of any answer, and of an error in place of one.
+
+use std::{
+    error::Error as StdError,
+    io,
+    pin::pin,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Buf;
+use http::{HeaderMap, StatusCode, header};
+use http_body::Body;
+use http_body_util::BodyExt;
+use tokio::{runtime::Handle, time};
+use tower::BoxError;
+use zeroize::Zeroizing;
+
+use crate::error::{Error, ErrorKind};
+
+/// No server makes us wait longer than this.
+const MAX_WAIT: Duration = Duration::from_secs(120);
+
+/// What is read on of an answer that nobody wants. The API's problem documents are far below both.
+const DRAIN_BYTES: usize = 16 * 1024;
+const DRAIN_TIME: Duration = Duration::from_millis(100);
+
+/// Reads a body of at most `limit` bytes into memory that is wiped afterwards: it may hold tokens.
+pub(crate) async fn read<R>(body: R, limit: usize) -> Result<Zeroizing<Vec<u8>>, Error>
+where
+    R: Body,
+    R::Error: Into<BoxError>,
+{
+    let too_long = || Error::new(ErrorKind::Ambiguous, format!("the answer is over {} KiB", limit / 1024));
+    let mut body = pin!(body);
+    let hint = body.size_hint();
+    if hint.lower() > limit as u64 {
+        return Err(too_long());
+    }
+    // Reserved once where the size is known, so that no copy of a token is left behind by growing. Where it is not,
+    // answers with tokens are under 64 KiB.
+    let expected = hint.exact().and_then(|size| usize::try_from(size).ok()).unwrap_or(64 * 1024);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(expected.min(limit)));
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| Error::with_source(ErrorKind::Ambiguous, "the answer broke off", error))?;
+        let Ok(mut data) = frame.into_data() else { continue };
+        if data.remaining() > limit - bytes.len() {
+            return Err(too_long());
+        }
+        while data.has_remaining() {
+            let chunk = data.chunk();
+            let length = chunk.len();
+            bytes.extend_from_slice(chunk);
+            data.advance(length);
+        }
+    }
+    Ok(bytes)
+}
+
+/// Reads an answer that nobody wants to its end, so that its connection can be used again; unless that takes too
+/// much or too long: then the connection is not worth it.
+pub(crate) async fn drain<R: Body>(body: R) {
+    let read = async {
+        let mut body = pin!(body);
+        let mut left = DRAIN_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Buf::remaining);
+            let Some(rest) = left.checked_sub(length) else { return };
+            left = rest;
+        }
+    };
+    // There is no timer without a runtime.
+    if Handle::try_current().is_ok() {
+        let _ = time::timeout(DRAIN_TIME, read).await;
+    }
+}
+
+/// Whether an error proves that the request never left: it failed while connecting.
+pub(crate) fn never_sent(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
+            return error.is_connect();
+        }
+        #[cfg(feature = "reqwest-middleware")]
+        if let Some(error) = error.downcast_ref::<reqwest::Error>() {
+            return error.is_connect();
+        }
+        let unreachable = error.downcast_ref::<io::Error>().is_some_and(|error| {
+            use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+            matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+        });
+        if unreachable {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// What the server asks for in seconds, or as a date. `X-RateLimit-Retry-After` stands on every answer and means
+/// "wait" on a 429 only.
+pub(crate) fn wait(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let read = |name: &str| headers.get(name)?.to_str().ok();
+    let seconds = |text: &str| {
+        let text = text.trim();
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        // More digits than fit are still a wait, the longest.
+        digits.then(|| text.parse().map_or(MAX_WAIT, Duration::from_secs).min(MAX_WAIT))
+    };
+    let reset = (status == StatusCode::TOO_MANY_REQUESTS).then(|| read("x-ratelimit-retry-after")).flatten();
+    let asked = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+        .then(|| read(header::RETRY_AFTER.as_str()))
+        .flatten();
+    let date = |text: &str| {
+        let date = httpdate::parse_http_date(text).ok()?;
+        // The server's own clock, where it is told, keeps ours out of the sum.
+        let now =
+            read(header::DATE.as_str()).and_then(|text| httpdate::parse_http_date(text).ok()).unwrap_or(now);
+        Some(date.duration_since(now).unwrap_or(Duration::ZERO).min(MAX_WAIT))
+    };
+    reset.and_then(seconds).max(asked.and_then(|text| seconds(text).or_else(|| date(text))))
+}

@@ -1,0 +1,221 @@
+use std::{fmt, marker::PhantomData, time::Duration};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use http::{HeaderValue, Method, Request, Response, header};
+use http_body::Body;
+use serde::Deserialize;
+use tower::{BoxError, Service};
+
+use super::{
+    answer,
+    token::{DelegatedToken, UploadToken, Wire},
+};
+use crate::error::{Error, ErrorKind};
+
+/// The largest lifetime that the API takes.
+const MAX_TTL: u64 = 2_147_483_647;
+
+/// The most that the API puts on a page: the fewer calls, the better.
+const PAGE_SIZE: u8 = 100;
+
+/// Makes, lists and deletes upload tokens. See the [module docs](super).
+///
+/// `S` is a service whose requests get a bearer, such as [`ApiVideoAuth`](crate::ApiVideoAuth), and `B` the body of
+/// its requests. Each call uses a clone of the service.
+pub struct UploadTokens<S, B> {
+    service: S,
+    body: PhantomData<fn(B)>,
+}
+
+/// What the list of upload tokens is sorted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SortBy {
+    /// When the tokens were created.
+    #[default]
+    CreatedAt,
+    /// How long they live.
+    Ttl,
+}
+
+/// In which order [`UploadTokens::list`] gives the tokens, and how many it asks for at once.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct ListOptions {
+    sort_by: SortBy,
+    descending: bool,
+    page_size: Option<u8>,
+}
+
+impl ListOptions {
+    /// The oldest first, a hundred at once.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What to sort by.
+    pub fn sort_by(mut self, sort_by: SortBy) -> Self {
+        self.sort_by = sort_by;
+        self
+    }
+
+    /// The newest, or those with the longest lifetime, first.
+    pub fn descending(mut self) -> Self {
+        self.descending = true;
+        self
+    }
+
+    /// How many tokens to ask for at once, 1 to 100.
+    pub fn page_size(mut self, size: u8) -> Self {
+        self.page_size = Some(size);
+        self
+    }
+
+    fn path(&self, page: u64) -> String {
+        let by = match self.sort_by {
+            SortBy::CreatedAt => "createdAt",
+            SortBy::Ttl => "ttl",
+        };
+        let order = if self.descending { "desc" } else { "asc" };
+        let size = self.page_size.unwrap_or(PAGE_SIZE);
+        format!("/upload-tokens?sortBy={by}&sortOrder={order}&currentPage={page}&pageSize={size}")
+    }
+}
+
+impl<S, B> UploadTokens<S, B> {
+    /// Over a service that completes URIs which are only a path, and adds a bearer.
+    pub fn new(service: S) -> Self {
+        Self { service, body: PhantomData }
+    }
+}
+
+impl<S, B, R> UploadTokens<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+    B: From<Bytes>,
+    R: Body,
+    R::Error: Into<BoxError>,
+{
+    /// Makes a token that lives for `ttl`, rounded up to whole seconds, or for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`], and nothing is sent, if `ttl` is zero (which the API would read as "for ever") or
+    /// above 2 147 483 647 s. Else see [the module](super#errors).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, a token may have been made that nobody knows; the list has it.
+    pub async fn create(&self, ttl: Option<Duration>) -> Result<UploadToken, Error> {
+        let seconds = match ttl {
+            None => 0,
+            Some(ttl) => ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)),
+        };
+        if ttl.is_some_and(|ttl| ttl.is_zero()) || seconds > MAX_TTL {
+            return Err(Error::new(
+                ErrorKind::Configuration,
+                "an upload token lives for 1 to 2147483647 seconds, or, without a ttl, for ever",
+            ));
+        }
+        let mut request = request(Method::POST, "/upload-tokens")?;
+        *request.body_mut() = Bytes::from(format!("{{\"ttl\":{seconds}}}"));
+        let json = HeaderValue::from_static("application/json");
+        request.headers_mut().insert(header::CONTENT_TYPE, json);
+        self.one(request).await
+    }
+
+    /// All tokens that have not expired, page by page.
+    ///
+    /// This is no snapshot: tokens made or deleted meanwhile may be missing or come twice. The stream ends after an
+    /// error.
+    ///
+    /// # Errors
+    ///
+    /// An item is an error if its page can't be had; see [the module](super#errors).
+    pub fn list(
+        &self,
+        options: ListOptions,
+    ) -> impl Stream<Item = Result<UploadToken, Error>> + use<'_, S, B, R> {
+        stream::try_unfold(Some(1), move |page| {
+            let path = page.map(|page| (page, options.path(page)));
+            async move {
+                let Some((page, path)) = path else { return Ok(None) };
+                let body = answer::send(self.service.clone(), request(Method::GET, &path)?).await?;
+                let Page { data, pagination } = answer::parse(&body)?;
+                let next = (!data.is_empty() && page < pagination.pages_total).then_some(page + 1);
+                Ok(Some((stream::iter(data).map(UploadToken::try_from), next)))
+            }
+        })
+        .try_flatten()
+    }
+
+    /// What the API knows of a token.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if it was deleted or has expired. Else see [the module](super#errors).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is changed.
+    pub async fn get(&self, token: &DelegatedToken) -> Result<UploadToken, Error> {
+        self.one(request(Method::GET, &path(token)?)?).await
+    }
+
+    /// Deletes a token: it is good for no further upload.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if it was deleted before or has expired. Else see [the module](super#errors).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the token may or may not have been deleted.
+    pub async fn delete(&self, token: &DelegatedToken) -> Result<(), Error> {
+        answer::send(self.service.clone(), request(Method::DELETE, &path(token)?)?).await.map(drop)
+    }
+
+    async fn one(&self, request: Request<Bytes>) -> Result<UploadToken, Error> {
+        answer::parse::<Wire>(&answer::send(self.service.clone(), request).await?)?.try_into()
+    }
+}
+
+#[derive(Deserialize)]
+struct Page {
+    data: Vec<Wire>,
+    pagination: Pagination,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Pagination {
+    pages_total: u64,
+}
+
+fn path(token: &DelegatedToken) -> Result<String, Error> {
+    token.check()?;
+    Ok(format!("/upload-tokens/{}", token.expose()))
+}
+
+pub(super) fn request(method: Method, path: &str) -> Result<Request<Bytes>, Error> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::ACCEPT, HeaderValue::from_static("application/json"))
+        .body(Bytes::new())
+        .map_err(|_| Error::new(ErrorKind::Configuration, "a token, video id or path can't stand in a URI"))
+}
+
+impl<S: Clone, B> Clone for UploadTokens<S, B> {
+    fn clone(&self) -> Self {
+        Self::new(self.service.clone())
+    }
+}
+
+impl<S: fmt::Debug, B> fmt::Debug for UploadTokens<S, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UploadTokens").field("service", &self.service).finish()
+    }
+}

@@ -1,0 +1,201 @@
+use std::{collections::BTreeSet, error::Error as StdError, fmt, sync::Arc};
+
+use super::source::{MAX_LENGTH, TOO_LONG, wrong};
+use crate::error::{Error, ErrorKind};
+
+/// How large chunks may be, in bytes: the API asks for 5 MiB at least and takes 200 MiB; its own clients stop at
+/// 128 MiB.
+const CHUNK_SIZES: std::ops::RangeInclusive<usize> = 5 * MIB..=128 * MIB;
+
+/// As in api.video's own clients: few requests, and little is lost when one fails.
+const CHUNK_SIZE: usize = 50 * MIB;
+
+/// As in api.video's own clients: the first attempt and six more. With the waits between them, they bridge an outage
+/// of half a minute.
+const ATTEMPTS: u32 = 7;
+
+const MIB: usize = 1024 * 1024;
+
+/// How to upload. See [`upload`](super::upload()).
+#[must_use]
+pub struct UploadOptions {
+    pub(super) video_id: Option<String>,
+    pub(super) unfinished: Option<Unfinished>,
+    chunk_size: usize,
+    pub(super) concurrency: usize,
+    pub(super) attempts: u32,
+    pub(super) on_progress: Option<OnProgress>,
+}
+
+pub(super) type OnProgress = Box<dyn FnMut(Progress) + Send>;
+
+/// How far an upload is: told after each chunk that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// How many bytes of the source are with the API.
+    pub bytes: u64,
+    /// How many there are, if that is known.
+    pub total: Option<u64>,
+    /// Which chunk was accepted just now, counted from 1. They need not come in order.
+    pub chunk: u64,
+    /// How many chunks there are, if that is known.
+    pub chunks: Option<u64>,
+}
+
+impl UploadOptions {
+    /// Makes a new video by `POST /upload`, over an [`UploadTokenLayer`](super::UploadTokenLayer).
+    pub fn new() -> Self {
+        Self {
+            video_id: None,
+            unfinished: None,
+            chunk_size: CHUNK_SIZE,
+            concurrency: 1,
+            attempts: ATTEMPTS,
+            on_progress: None,
+        }
+    }
+
+    /// Uploads the source of a video that was created before, by `POST /videos/{videoId}/source`, over a service whose
+    /// requests get a bearer.
+    pub fn to_video(video_id: impl Into<String>) -> Self {
+        Self { video_id: Some(video_id.into()), ..Self::new() }
+    }
+
+    /// Goes on with an upload that has stopped. The source is read from its beginning again, but only what is missing
+    /// is sent. The chunk size is that of the first try.
+    pub fn resume(mut self, unfinished: &Unfinished) -> Self {
+        self.unfinished = Some(unfinished.clone());
+        self
+    }
+
+    /// The size of a chunk in bytes, 5 MiB to 128 MiB. Default: 50 MiB. A source that is not larger goes in one piece.
+    pub fn chunk_size(mut self, bytes: usize) -> Self {
+        self.chunk_size = bytes;
+        self
+    }
+
+    /// How many chunks may be on their way, and in memory, at once. Default: 1.
+    pub fn concurrency(mut self, chunks: usize) -> Self {
+        self.concurrency = chunks;
+        self
+    }
+
+    /// How often a chunk is sent before the upload fails, the first time included. Default: 7.
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// Is called after each chunk that was accepted.
+    pub fn on_progress(mut self, call: impl FnMut(Progress) + Send + 'static) -> Self {
+        self.on_progress = Some(Box::new(call));
+        self
+    }
+
+    /// Checks the settings, together with the length of the source, and gives the chunk size.
+    pub(super) fn check(&self, length: Option<u64>) -> Result<usize, Error> {
+        let refuse = |message: &str| Err(Error::new(ErrorKind::Configuration, message));
+        if !CHUNK_SIZES.contains(&self.chunk_size) {
+            return refuse("the chunk size is not between 5 MiB and 128 MiB");
+        }
+        if self.concurrency == 0 || self.attempts == 0 {
+            return refuse("concurrency or attempts are zero");
+        }
+        if self.video_id.as_deref().is_some_and(|id| !is_id(id)) {
+            return refuse(
+                "the video id is empty or contains something other than letters, digits, `-` and `_`",
+            );
+        }
+        if length.is_some_and(|length| length > MAX_LENGTH) {
+            return Err(wrong(TOO_LONG));
+        }
+        let Some(Unfinished(before)) = &self.unfinished else { return Ok(self.chunk_size) };
+        if self.video_id.as_ref().is_some_and(|id| *id != before.video_id) || before.length != length {
+            return refuse("the upload to go on with was of another video, or of a source of another length");
+        }
+        Ok(before.chunk_size)
+    }
+}
+
+impl Default for UploadOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for UploadOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UploadOptions")
+            .field("video_id", &self.video_id)
+            .field("chunk_size", &self.chunk_size)
+            .field("concurrency", &self.concurrency)
+            .field("attempts", &self.attempts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An upload that stopped in the middle: the video exists, but parts of it are missing.
+///
+/// It is found in the error of [`upload`](super::upload()). The upload can be [resumed](UploadOptions::resume), with
+/// another token if need be; or the video can be deleted by its id.
+#[derive(Clone)]
+pub struct Unfinished(pub(super) Arc<Stopped>);
+
+pub(super) struct Stopped {
+    pub(super) video_id: String,
+    pub(super) chunk_size: usize,
+    pub(super) length: Option<u64>,
+    /// The numbers of the chunks that were accepted.
+    pub(super) done: BTreeSet<u64>,
+    pub(super) bytes: u64,
+    pub(super) cause: Error,
+}
+
+impl Unfinished {
+    /// The upload behind an error, if it left a video behind.
+    #[must_use]
+    pub fn of(error: &Error) -> Option<&Self> {
+        error.source()?.downcast_ref()
+    }
+
+    /// The id of the video.
+    #[must_use]
+    pub fn video_id(&self) -> &str {
+        &self.0.video_id
+    }
+
+    /// How many bytes of it are with the API.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes
+    }
+}
+
+impl fmt::Debug for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unfinished")
+            .field("video_id", &self.0.video_id)
+            .field("bytes", &self.0.bytes)
+            .field("cause", &self.0.cause)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes in {} chunks were accepted", self.0.bytes, self.0.done.len())
+    }
+}
+
+impl StdError for Unfinished {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.0.cause)
+    }
+}
+
+/// Whether a text has the form of a video id: it is put into URIs and messages as it is.
+pub(super) fn is_id(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+}

@@ -1,0 +1,106 @@
+use std::{
+    error::Error as StdError,
+    fmt::Write,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::Request;
+use pin_project_lite::pin_project;
+use tower::{BoxError, Service};
+
+use super::layer::Pass;
+use crate::error::{Error, ErrorKind};
+
+/// A service that uploads with a delegated token, and does nothing else. See the [module docs](super).
+///
+/// Its error is [`tower::BoxError`]: an [`Error`] of this crate, or the wrapped service's own.
+#[derive(Clone, Debug)]
+pub struct DelegatedUpload<S> {
+    inner: S,
+    pass: Arc<Pass>,
+}
+
+impl<S> DelegatedUpload<S> {
+    pub(super) fn new(inner: S, pass: Arc<Pass>) -> Self {
+        Self { inner, pass }
+    }
+}
+
+impl<S, B> Service<Request<B>> for DelegatedUpload<S>
+where
+    S: Service<Request<B>>,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(|error| without_token(error.into(), &self.pass))
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let state = match self.pass.admit(&mut request) {
+            Ok(()) => State::Calling { future: self.inner.call(request), pass: self.pass.clone() },
+            Err(error) => State::Refused { error: Some(error) },
+        };
+        ResponseFuture { state }
+    }
+}
+
+pin_project! {
+    /// Response future of [`DelegatedUpload`].
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    #[derive(Debug)]
+    enum State<F> {
+        /// Polls the answer to an upload.
+        Calling { #[pin] future: F, pass: Arc<Pass> },
+        /// Polls nothing: the request was not sent.
+        Refused { error: Option<Error> },
+    }
+}
+
+impl<F, T, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<T, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Calling { future, pass } => {
+                Poll::Ready(ready!(future.poll(cx)).map_err(|error| without_token(error.into(), pass)))
+            }
+            StateProj::Refused { error } => {
+                Poll::Ready(Err(error.take().expect("a future is not polled after it was ready").into()))
+            }
+        }
+    }
+}
+
+/// Some clients quote the URI in their errors. Such an error is left out; all others pass through.
+fn without_token(error: BoxError, pass: &Pass) -> BoxError {
+    let mut shown = format!("{error:?}");
+    let mut next = Some(&*error as &(dyn StdError + 'static));
+    while let Some(error) = next {
+        // Writing into a string does not fail; an error's own `Display` may, and then shows nothing.
+        let _ = write!(shown, " {error}");
+        next = error.source();
+    }
+    if !shown.contains(pass.token.expose()) {
+        return error;
+    }
+    let message = "the upload broke off; the error is left out, for it quotes the upload token";
+    Error::new(ErrorKind::Ambiguous, message).into()
+}

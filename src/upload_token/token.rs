@@ -1,0 +1,106 @@
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::date;
+use crate::{
+    credentials::secret,
+    error::{Error, ErrorKind},
+};
+
+secret! {
+    /// What may upload videos into the account, and nothing else, without any other credential.
+    DelegatedToken
+}
+
+impl DelegatedToken {
+    /// It is put into URIs as it is.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let text = self.expose();
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Configuration,
+            "the upload token is empty or contains something other than letters, digits, `-` and `_`; check where \
+             it is read from (files often end with a newline)",
+        ))
+    }
+}
+
+/// A delegated token and what the API knows of it.
+#[derive(Clone)]
+pub struct UploadToken {
+    token: DelegatedToken,
+    ttl: Option<Duration>,
+    created_at: Option<SystemTime>,
+    expires_at: Option<SystemTime>,
+}
+
+impl UploadToken {
+    /// The token itself.
+    #[must_use]
+    pub fn token(&self) -> &DelegatedToken {
+        &self.token
+    }
+
+    /// How long it lives, from its creation on. `None` means for ever.
+    #[must_use]
+    pub fn ttl(&self) -> Option<Duration> {
+        self.ttl
+    }
+
+    /// When it was created, by the API's clock. `None` if the API did not say so in a readable way.
+    #[must_use]
+    pub fn created_at(&self) -> Option<SystemTime> {
+        self.created_at
+    }
+
+    /// When it expires, by the API's clock. `None` means never, or that the API did not say so in a readable way;
+    /// [`ttl`](Self::ttl) tells the two apart.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.expires_at
+    }
+}
+
+impl fmt::Debug for UploadToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UploadToken")
+            .field("ttl", &self.ttl)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A token as the API writes it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Wire {
+    token: Zeroizing<String>,
+    #[serde(default)]
+    ttl: Option<u64>,
+    #[serde(default)]
+    created_at: Option<String>,
+    #[serde(default)]
+    expires_at: Option<String>,
+}
+
+impl TryFrom<Wire> for UploadToken {
+    type Error = Error;
+
+    fn try_from(wire: Wire) -> Result<Self, Error> {
+        let token = DelegatedToken::from(wire.token);
+        token.check().map_err(|_| super::answer::unreadable())?;
+        let ttl = wire.ttl.filter(|ttl| *ttl > 0).map(Duration::from_secs);
+        let created_at = wire.created_at.as_deref().and_then(date::parse);
+        let said = wire.expires_at.as_deref().and_then(date::parse);
+        let expires_at = said.or_else(|| created_at?.checked_add(ttl?));
+        Ok(Self { token, ttl, created_at, expires_at })
+    }
+}
