@@ -8,7 +8,7 @@ use std::{
     io::{IsTerminal, stdout},
     process::ExitCode,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use apivideo_auth::{
@@ -24,6 +24,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::Instant;
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 
 type Hyper = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
@@ -35,7 +36,6 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(2);
 /// How long the fake token endpoint thinks about each call.
 const TOKEN_CALL: Duration = Duration::from_millis(50);
 
-#[expect(clippy::disallowed_methods, reason = "an example measures real time")]
 #[tokio::main]
 async fn main() -> ExitCode {
     let result = match std::env::var("APIVIDEO_API_KEY") {
@@ -197,7 +197,7 @@ async fn watch(client: &ApiVideoAuth<Hyper>, api: &FakeApi, start: Instant) -> R
     bar.set_style(ProgressStyle::with_template("{bar:40} {elapsed} {msg}")?);
     let mut revoked_at = Duration::ZERO;
     for step in 1..=steps {
-        tokio::time::sleep_until((start + RUN * u32::try_from(step)? / u32::try_from(steps)?).into()).await;
+        tokio::time::sleep_until(start + RUN * u32::try_from(step)? / u32::try_from(steps)?).await;
         let note = match step {
             20 => {
                 let bearer = client.renew().await?;

@@ -1,0 +1,203 @@
+//! Delegated tokens: used without a bearer, for uploads, and never printed.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use apivideo_auth::{
+    ErrorKind, UploadTokenLayer,
+    testing::{FakeApi, FakeBody},
+    upload_token::{Source, UploadOptions, upload},
+};
+use http::{Method, Request, Response, StatusCode, header};
+use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
+
+use crate::{
+    support::{Body, ours, with_key},
+    upload_tokens::{known, layer, mint, post, tokens},
+};
+
+#[tokio::test]
+async fn g17_a_delegated_token_goes_to_post_upload_of_its_origin_only() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let service = service_fn(|request: Request<Body>| {
+        seen.lock().unwrap().push(request.uri().clone());
+        std::future::ready(Ok::<_, BoxError>(Response::new(Body::default())))
+    });
+    let layer = UploadTokenLayer::builder("to-test-only").build().unwrap();
+    let mut service = layer.layer(service);
+    for (uri, sent) in [
+        ("/upload", "https://ws.api.video/upload?token=to-test-only"),
+        ("/upload?a=b&c", "https://ws.api.video/upload?a=b&c&token=to-test-only"),
+        ("/upload?", "https://ws.api.video/upload?token=to-test-only"),
+        ("https://ws.api.video/upload", "https://ws.api.video/upload?token=to-test-only"),
+        ("https://WS.api.video:443/upload?x=1", "https://ws.api.video/upload?x=1&token=to-test-only"),
+    ] {
+        service.ready().await.unwrap().call(post(uri)).await.unwrap();
+        assert_eq!(seen.lock().unwrap().pop().unwrap().to_string(), sent);
+    }
+
+    let with = |method: Method, uri: &str, host: Option<&str>| {
+        let mut request = Request::builder().method(method).uri(uri);
+        if let Some(host) = host {
+            request = request.header(header::HOST, host);
+        }
+        request.body(Body::default()).unwrap()
+    };
+    for refused in [
+        with(Method::GET, "/upload", None),
+        with(Method::PUT, "/upload", None),
+        with(Method::OPTIONS, "/upload", None),
+        with(Method::CONNECT, "ws.api.video:443", None),
+        with(Method::POST, "/videos", None),
+        with(Method::POST, "/upload/", None),
+        with(Method::POST, "//upload", None),
+        with(Method::POST, "/upload/x", None),
+        with(Method::POST, "/upload%2f", None),
+        with(Method::POST, "/auth/api-key", None),
+        with(Method::POST, "/upload-tokens", None),
+        with(Method::POST, "/upload?token=to-another", None),
+        with(Method::POST, "/upload?a=b&token", None),
+        with(Method::POST, "http://ws.api.video/upload", None),
+        with(Method::POST, "https://ws.api.video./upload", None),
+        with(Method::POST, "https://ws.api.video:444/upload", None),
+        with(Method::POST, "https://sandbox.api.video/upload", None),
+        with(Method::POST, "https://user@ws.api.video/upload", None),
+        with(Method::POST, "https://evil.example/upload", None),
+        with(Method::POST, "https://ws.api.video/upload", Some("evil.example")),
+    ] {
+        let shown = format!("{refused:?}");
+        let error = service.ready().await.unwrap().call(refused).await.unwrap_err();
+        assert_eq!(ours(&error).kind(), ErrorKind::Misdirected, "{shown}");
+        assert!(!format!("{error} {error:?}").contains("test-only"));
+    }
+    assert!(seen.lock().unwrap().is_empty());
+    // A gateway's own `Host` does not contradict a mere path.
+    let request = with(Method::POST, "/upload", Some("gateway.example"));
+    service.ready().await.unwrap().call(request).await.unwrap();
+    assert_eq!(seen.lock().unwrap().len(), 1);
+}
+
+/// Sends a film in two chunks, and a request with an `Authorization` of its own.
+async fn use_delegated<S>(service: S)
+where
+    S: Service<Request<Body>, Response = Response<FakeBody>, Error = BoxError> + Clone,
+{
+    let film = vec![1; 6 * 1024 * 1024];
+    let options = UploadOptions::new().chunk_size(5 * 1024 * 1024);
+    upload::<Body, _, _>(service.clone(), Source::new(&film[..]), options).await.expect("an upload");
+    let mut own = post("/upload");
+    own.headers_mut().append(header::AUTHORIZATION, "Bearer test-only".parse().expect("a header"));
+    own.headers_mut().append(header::AUTHORIZATION, "Basic test-only".parse().expect("a header"));
+    assert_eq!(service.oneshot(own).await.expect("an answer").status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn g18_no_delegated_request_has_authorization_in_any_order_of_layers() {
+    let api = FakeApi::in_process();
+    let token = mint(&api).await;
+    let (auth, delegated) = (with_key(&api).build().unwrap(), layer(&api, &token));
+    api.clear_journal();
+    use_delegated(delegated.layer(api.service())).await;
+    use_delegated(delegated.layer(auth.layer(api.service()))).await;
+    use_delegated(auth.layer(delegated.layer(api.service()))).await;
+
+    let journal = api.journal();
+    assert_eq!(journal.len(), 9);
+    for exchange in journal {
+        assert_eq!(exchange.uri.path(), "/upload");
+        assert!(!exchange.headers.contains_key(header::AUTHORIZATION));
+    }
+}
+
+#[tokio::test]
+async fn g19_an_error_that_quotes_the_token_is_left_out_and_others_pass() {
+    let layer = UploadTokenLayer::builder("to-test-only").build().unwrap();
+    let quoting = layer.layer(service_fn(|request: Request<Body>| async move {
+        let inner = io::Error::other(format!("error sending request for url ({})", request.uri()));
+        Err::<Response<Body>, BoxError>(Box::new(io::Error::other(inner)))
+    }));
+    let error = quoting.oneshot(post("/upload")).await.unwrap_err();
+    assert_eq!(ours(&error).kind(), ErrorKind::Ambiguous);
+    assert!(!format!("{error} {error:?}").contains("test-only"));
+
+    let other = layer.layer(service_fn(|_: Request<Body>| async {
+        Err::<Response<Body>, _>(io::Error::from(io::ErrorKind::BrokenPipe))
+    }));
+    let error = other.oneshot(post("/upload")).await.unwrap_err();
+    assert_eq!(error.downcast_ref::<io::Error>().unwrap().kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[tokio::test]
+async fn g19_upload_tokens_are_never_printed() {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || Log(writer.clone()))
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let api = FakeApi::in_process();
+    let tokens = tokens(&api);
+    let token = tokens.create(Some(Duration::from_secs(60))).await.unwrap();
+    let delegated = layer(&api, &token);
+    let service = delegated.layer(api.service());
+    use_delegated(service.clone()).await;
+    tokens.delete(token.token()).await.unwrap();
+    let not_found = tokens.get(token.token()).await.unwrap_err();
+    let source = Source::new(&b"a film"[..]);
+    let refused = upload::<Body, _, _>(service.clone(), source, UploadOptions::new()).await.unwrap_err();
+
+    let mut shown = format!(
+        "{token:?} {:?} {tokens:?} {delegated:?} {service:?} {:?} {:?}",
+        token.token(),
+        UploadTokenLayer::builder(token.token().clone()),
+        api.journal(),
+    );
+    for error in [not_found, refused] {
+        let mut next: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(error) = next {
+            shown += &format!(" {error} {error:?}");
+            next = error.source();
+        }
+    }
+    shown += &String::from_utf8_lossy(&log.lock().unwrap());
+    assert!(shown.contains("renew") || !log.lock().unwrap().is_empty(), "the log was empty");
+    assert!(!shown.contains(known(&token)), "{shown}");
+}
+
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn g20_readiness_passes_through_and_a_refused_request_is_not_sent() {
+    let layer = UploadTokenLayer::builder("to-test-only").build().unwrap();
+    let (mut service, mut handle) = tower_test::mock::spawn_layer::<Request<Body>, Response<Body>, _>(layer);
+    handle.allow(0);
+    tokio_test::assert_pending!(service.poll_ready());
+    handle.allow(2);
+    tokio_test::assert_ready_ok!(service.poll_ready());
+    let mut refused = tokio_test::task::spawn(service.call(post("/videos")));
+    assert_eq!(ours(&tokio_test::assert_ready_err!(refused.poll())).kind(), ErrorKind::Misdirected);
+    tokio_test::assert_pending!(handle.poll_request());
+
+    tokio_test::assert_ready_ok!(service.poll_ready());
+    let mut sent = tokio_test::task::spawn(service.call(post("/upload")));
+    tokio_test::assert_pending!(sent.poll());
+    let (request, answer) = handle.next_request().await.unwrap();
+    assert_eq!(request.uri().path(), "/upload");
+    answer.send_response(Response::new(Body::default()));
+    tokio_test::assert_ready_ok!(sent.poll());
+}

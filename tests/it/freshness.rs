@@ -1,0 +1,175 @@
+//! G7 to G9: when a token is renewed, and who waits for it.
+
+use std::time::Duration;
+
+use apivideo_auth::{
+    Cause, ErrorKind, Way,
+    testing::{FakeApi, Fault, GatePoint, ManualClock, hold_time},
+};
+use futures::FutureExt;
+use tokio::time::{self, Instant, advance};
+
+use crate::support::{Body, client, list, ours, paused, settle, with_key, with_refresh_token};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
+#[tokio::test(start_paused = true)]
+async fn g7_nobody_waits_while_a_side_renewal_runs() {
+    let (api, clock) = paused();
+    let layer = with_refresh_token(&api).clock(clock.clone()).build().unwrap();
+    let clients: Vec<_> = (0..64).map(|_| client(&layer, &api)).collect();
+    assert_eq!(list(&clients[0]).await.unwrap(), 200);
+    let mut news = layer.subscribe();
+    clock.advance(seconds(3400.0));
+    let hold = hold_time();
+    let gate = api.gate(GatePoint::BeforeCommit);
+    for turn in 0..1000 {
+        let outcome = list(&clients[turn % 64]).now_or_never().expect("no wait");
+        assert_eq!(outcome.unwrap(), 200);
+    }
+    gate.reached(1).await;
+    settle().await;
+    assert_eq!(api.counts().token_calls, 2);
+    gate.open();
+    let renewed = news.next().await.unwrap();
+    assert_eq!((renewed.generation, renewed.cause, renewed.way), (2, Cause::Early, Way::Refresh));
+    drop(hold);
+    assert_eq!(api.counts().max_in_flight, 1);
+}
+
+/// A side renewal that fails, for now or for good, is noticed by nobody before the token expires.
+#[tokio::test(start_paused = true)]
+async fn g8_a_usable_token_beats_a_failed_side_renewal() {
+    type Break = fn(&FakeApi);
+    let cases: [(Break, ErrorKind); 4] = [
+        (|api| api.always(Some(Fault::status(503))), ErrorKind::Unavailable),
+        (|api| api.always(Some(Fault::DropBefore)), ErrorKind::Ambiguous),
+        (FakeApi::revoke_refresh_tokens, ErrorKind::Refused),
+        (
+            |api| api.always(Some(Fault::problem(403, "authorization-suspended-account"))),
+            ErrorKind::Suspended,
+        ),
+    ];
+    for (break_it, kind) in cases {
+        let (api, clock) = paused();
+        let layer = with_refresh_token(&api).clock(clock.clone()).build().unwrap();
+        let client = client(&layer, &api);
+        assert_eq!(list(&client).await.unwrap(), 200);
+        break_it(&api);
+        advance(seconds(3400.0)).await;
+        for _ in 0..189 {
+            assert_eq!(list(&client).now_or_never().expect("no wait").unwrap(), 200, "{kind:?}");
+            advance(seconds(1.0)).await;
+            settle().await;
+        }
+        assert!(api.counts().token_calls > 1);
+        advance(seconds(1.0)).await;
+        let error = time::timeout(seconds(31.0), list(&client)).await.unwrap().unwrap_err();
+        assert_eq!(ours(&error).kind(), kind);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g7_short_lifetimes_mean_no_renewal_per_request() {
+    for lifetime in [1.0, 5.0, 30.0] {
+        let (api, clock) = paused();
+        api.set_token_lifetime(seconds(lifetime));
+        let layer = with_refresh_token(&api).clock(clock).build().unwrap();
+        let client = client(&layer, &api);
+        let begun = Instant::now();
+        while begun.elapsed() < seconds(lifetime * 10.0) {
+            assert_eq!(list(&client).await.unwrap(), 200);
+            time::sleep(seconds(lifetime / 50.0)).await;
+        }
+        let counts = api.counts();
+        assert!((10..=21).contains(&counts.token_calls), "{lifetime} s: {}", counts.token_calls);
+        assert_eq!((counts.unauthorized, counts.reuse_violations), (0, 0));
+    }
+}
+
+type Step = (&'static str, f64);
+
+fn pass(clock: &ManualClock, (what, by): Step) {
+    match what {
+        "pass" => clock.advance(seconds(by)),
+        "suspend" => clock.suspend(seconds(by)),
+        "forward" => clock.advance_wall(seconds(by)),
+        "back" => clock.set_wall_back(seconds(by)),
+        _ => unreachable!(),
+    }
+}
+
+/// Each row: what the clocks go through, and whether a token of an hour then counts as expired.
+#[tokio::test]
+async fn g9_the_clock_table() {
+    let day = DAY.as_secs_f64();
+    let rows: [(&[Step], bool); 14] = [
+        (&[("pass", 3589.0)], false),
+        (&[("pass", 3590.0)], true),
+        (&[("suspend", 3589.0)], false),
+        (&[("suspend", 3590.0)], true),
+        (&[("suspend", 10.0 * day)], true),
+        (&[("suspend", 3000.0), ("pass", 589.0)], false),
+        (&[("suspend", 3000.0), ("pass", 590.0)], true),
+        (&[("back", day)], false),
+        (&[("back", day), ("pass", 3589.0)], false),
+        (&[("back", day), ("pass", 3590.0)], true),
+        (&[("forward", day)], true),
+        (&[("forward", day), ("back", day)], false),
+        (&[("back", day), ("forward", day), ("pass", 3590.0)], true),
+        // Set back while asleep: nothing but the server's 401 can tell.
+        (&[("suspend", 3590.0), ("back", day)], false),
+    ];
+    for (steps, expired) in rows {
+        let (clock, api) = (ManualClock::new(), FakeApi::in_process());
+        let layer = with_key(&api).early_window(Duration::ZERO).clock(clock.clone()).build().unwrap();
+        let client = client(&layer, &api);
+        assert_eq!(list(&client).await.unwrap(), 200);
+        steps.iter().for_each(|step| pass(&clock, *step));
+        // Both a clone that has its own copy of the header and one that looks at the shared pair.
+        for _ in 0..2 {
+            assert_eq!(list(&client).await.unwrap(), 200);
+        }
+        assert_eq!(api.counts().token_calls, if expired { 2 } else { 1 }, "{steps:?}");
+    }
+}
+
+/// A token got while the clock was wrong lives no longer than its lifetime once it is put right.
+#[tokio::test]
+async fn g9_a_token_got_under_a_wrong_clock_lives_no_longer_than_its_lifetime() {
+    for wrong in ["forward", "back"] {
+        let (clock, api) = (ManualClock::new(), FakeApi::in_process());
+        let layer = with_key(&api).early_window(Duration::ZERO).clock(clock.clone()).build().unwrap();
+        let client = client(&layer, &api);
+        let right = if wrong == "forward" { "back" } else { "forward" };
+        pass(&clock, (wrong, DAY.as_secs_f64()));
+        assert_eq!(list(&client).await.unwrap(), 200);
+        pass(&clock, (right, DAY.as_secs_f64()));
+        pass(&clock, ("pass", 3590.0));
+        assert_eq!(list(&client).await.unwrap(), 200);
+        assert_eq!(api.counts().token_calls, 2, "{wrong}");
+        pass(&clock, ("pass", 3589.0));
+        assert_eq!(list(&client).await.unwrap(), 200);
+        assert_eq!(api.counts().token_calls, 2, "{wrong}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g9_a_lifetime_counts_from_the_moment_the_call_was_sent() {
+    for (after, renews) in [(3584.9, false), (3585.1, true)] {
+        let (api, clock) = paused();
+        let layer = with_key(&api).early_window(Duration::ZERO).clock(clock.clone()).build().unwrap();
+        let client = client(&layer, &api);
+        let sent = apivideo_auth::Clock::now(&clock).wall;
+        api.fault(Fault::Latency(seconds(5.0)));
+        let token = client.token::<Body>().await.unwrap();
+        assert_eq!(token.expires_at(), sent + seconds(3600.0));
+        clock.advance(seconds(after));
+        assert_eq!(list(&client).await.unwrap(), 200);
+        assert_eq!(api.counts().token_calls, if renews { 2 } else { 1 });
+    }
+}

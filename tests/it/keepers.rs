@@ -1,0 +1,145 @@
+//! The background keeper: G2, G9 and G11 without traffic.
+
+use std::time::Duration;
+
+use apivideo_auth::{
+    Cause, Credentials, Way,
+    testing::{Fault, GatePoint},
+};
+use futures::FutureExt;
+use tokio::time::{self, Instant};
+
+use crate::support::{Body, client, list, paused, settle, with_key, with_refresh_token};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[tokio::test(start_paused = true)]
+async fn g2_a_keeper_renews_without_traffic() {
+    let (api, clock) = paused();
+    let layer = with_refresh_token(&api).clock(clock).build().unwrap();
+    let client = client(&layer, &api);
+    let guard = client.keep_fresh::<Body>().unwrap();
+    let mut news = layer.subscribe();
+    assert_eq!(news.next().await.unwrap().cause, Cause::First);
+    for generation in 2..6 {
+        let begun = Instant::now();
+        let renewed = news.next().await.unwrap();
+        assert_eq!((renewed.generation, renewed.cause), (generation, Cause::Early));
+        assert!((3300..=3376).contains(&begun.elapsed().as_secs()));
+        assert_eq!(list(&client).now_or_never().expect("no wait").unwrap(), 200);
+    }
+    drop(guard);
+    time::sleep(HOUR * 3).await;
+    assert_eq!(api.counts().token_calls, 5);
+}
+
+/// Timers stand still while a machine sleeps: the keeper looks at the clock all the same.
+#[tokio::test(start_paused = true)]
+async fn g9_a_keeper_notices_within_30_s_that_the_machine_slept() {
+    let (api, clock) = paused();
+    let layer = with_refresh_token(&api).clock(clock.clone()).build().unwrap();
+    let client = client(&layer, &api);
+    let _guard = client.keep_fresh::<Body>().unwrap();
+    let mut news = layer.subscribe();
+    news.next().await.unwrap();
+    time::sleep(seconds(100)).await;
+    clock.suspend(HOUR * 8);
+    let begun = Instant::now();
+    assert_eq!(news.next().await.unwrap().generation, 2);
+    assert!(begun.elapsed() <= seconds(31));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g2_a_keeper_survives_outages_and_permanent_errors() {
+    for fault in [Fault::status(503), Fault::DropBefore, Fault::Latency(HOUR * 24)] {
+        let (api, clock) = paused();
+        let layer = with_key(&api).clock(clock).build().unwrap();
+        let client = client(&layer, &api);
+        let _guard = client.keep_fresh::<Body>().unwrap();
+        let mut news = layer.subscribe();
+        api.always(Some(fault.clone()));
+        time::sleep(HOUR).await;
+        assert!(api.counts().token_calls <= 220, "{fault:?}: {}", api.counts().token_calls);
+        api.clear_faults();
+        let begun = Instant::now();
+        news.next().await.unwrap();
+        // A call that hangs when the outage ends is waited for.
+        assert!(begun.elapsed() <= seconds(41), "{fault:?}: {:?}", begun.elapsed());
+    }
+
+    let (api, clock) = paused();
+    let layer = with_refresh_token(&api).clock(clock).build().unwrap();
+    let client = client(&layer, &api);
+    let _guard = client.keep_fresh::<Body>().unwrap();
+    let mut news = layer.subscribe();
+    api.revoke_refresh_tokens();
+    time::sleep(HOUR).await;
+    assert_eq!(api.counts().token_calls, 1);
+    layer.set_credentials(Credentials::new().api_key(api.api_key())).unwrap();
+    assert_eq!(time::timeout(seconds(31), news.next()).await.unwrap().unwrap().way, Way::ApiKey);
+}
+
+/// After an outage without traffic the keeper is as quick as a caller.
+#[tokio::test(start_paused = true)]
+async fn g11_a_keeper_recovers_within_a_fifth_of_the_outage() {
+    for outage in [5, 20, 100] {
+        let (api, clock) = paused();
+        let layer = with_key(&api).clock(clock).build().unwrap();
+        let client = client(&layer, &api);
+        let _guard = client.keep_fresh::<Body>().unwrap();
+        let mut news = layer.subscribe();
+        api.always(Some(Fault::status(503)));
+        time::sleep(seconds(outage)).await;
+        api.clear_faults();
+        let begun = Instant::now();
+        news.next().await.unwrap();
+        let limit = (seconds(outage) / 5).clamp(seconds(1), seconds(30));
+        assert!(begun.elapsed() <= limit, "{outage} s: {:?}", begun.elapsed());
+    }
+}
+
+/// A probe that takes longer than its waiters' patience and then fails: the next one is not late for that.
+#[tokio::test(start_paused = true)]
+async fn g11_a_keeper_that_ran_out_of_patience_with_a_probe_tries_again_in_time() {
+    let (api, clock) = paused();
+    let layer = with_key(&api).clock(clock).build().unwrap();
+    let client = client(&layer, &api);
+    api.always(Some(Fault::status(503)));
+    let _guard = client.keep_fresh::<Body>().unwrap();
+    let mut news = layer.subscribe();
+    time::sleep(Duration::from_millis(710)).await;
+    assert_eq!(api.counts().token_calls, 4);
+    let gate = api.gate(GatePoint::BeforeCommit);
+    time::timeout(seconds(2), gate.reached(1)).await.unwrap();
+    time::sleep(seconds(3)).await;
+    gate.open();
+    api.clear_faults();
+    let outage = seconds(5);
+    assert!(time::timeout(outage, news.next()).await.is_ok(), "it sleeps on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn g2_a_keeper_ends_with_its_guard_the_last_handle_or_shutdown() {
+    for end in ["guard", "handle", "shutdown", "hand over"] {
+        let (api, clock) = paused();
+        let layer = with_refresh_token(&api).clock(clock).build().unwrap();
+        let client = client(&layer, &api);
+        let guard = client.keep_fresh::<Body>().unwrap();
+        assert_eq!(list(&client).await.unwrap(), 200);
+        let (mut guard, mut handles) = (Some(guard), Some((layer, client)));
+        match end {
+            "guard" => drop(guard.take()),
+            "handle" => drop(handles.take()),
+            "shutdown" => assert!(handles.as_ref().unwrap().0.shutdown(seconds(5)).await),
+            _ => drop(handles.as_ref().unwrap().1.hand_over::<Body>().await.unwrap()),
+        }
+        settle().await;
+        assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0, "{end}");
+        time::sleep(HOUR * 2).await;
+        assert_eq!(api.counts().token_calls, 1, "{end}");
+    }
+}

@@ -1,0 +1,292 @@
+//! The abilities of a source beside requests: what each of them does, alone and in a race.
+
+use std::time::Duration;
+
+use apivideo_auth::{
+    Cause, Credentials, ErrorKind, Way,
+    testing::{FakeApi, Fault, GatePoint, hold_time},
+};
+use futures::FutureExt;
+use tokio::time::{self, Instant, advance};
+
+use crate::support::{Body, client, list, ours, paused, settle, with_key, with_refresh_token};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const SOON: Duration = Duration::from_secs(5);
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[tokio::test(start_paused = true)]
+async fn g2_no_task_stands_around_unless_asked_for() {
+    let (api, clock) = paused();
+    let layer = with_refresh_token(&api).clock(clock).build().unwrap();
+    let client = client(&layer, &api);
+    assert_eq!(list(&client).await.unwrap(), 200);
+    settle().await;
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_renew_replaces_the_current_pair_once_for_all_who_ask() {
+    let (api, clock) = paused();
+    let layer = with_refresh_token(&api).clock(clock).build().unwrap();
+    let client = client(&layer, &api);
+    // Cold, it brings the first pair and no second one.
+    assert_eq!(client.renew::<Body>().await.unwrap().generation(), 1);
+    assert_eq!(layer.subscribe().latest().unwrap().cause, Cause::Requested);
+    let renewals = (0..100).map(|_| tokio::spawn(client.renew::<Body>()));
+    for renewal in futures::future::join_all(renewals).await {
+        assert_eq!(renewal.unwrap().unwrap().generation(), 2);
+    }
+    assert_eq!((api.counts().token_calls, api.most_presentations()), (2, 1));
+    // The pair is that of the call, not of the first poll.
+    let renewal = client.renew::<Body>();
+    assert_eq!(client.renew::<Body>().await.unwrap().generation(), 3);
+    assert_eq!(renewal.await.unwrap().generation(), 3);
+    assert_eq!(api.counts().token_calls, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g11_renew_obeys_the_cool_down() {
+    let (api, clock) = paused();
+    let layer = with_refresh_token(&api).clock(clock).build().unwrap();
+    let client = client(&layer, &api);
+    assert_eq!(list(&client).await.unwrap(), 200);
+    api.always(Some(Fault::status(503)));
+    assert_eq!(client.renew::<Body>().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    let calls = api.counts().token_calls;
+    for _ in 0..10 {
+        let error = client.renew::<Body>().now_or_never().expect("no wait").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+    }
+    assert_eq!(api.counts().token_calls, calls);
+    assert_eq!(list(&client).now_or_never().expect("no wait").unwrap(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_invalidate_takes_only_the_current_generation_out_of_use() {
+    let (api, clock) = paused();
+    let layer = with_refresh_token(&api).clock(clock).build().unwrap();
+    let client = client(&layer, &api);
+    layer.invalidate(0);
+    layer.invalidate(1);
+    assert_eq!(list(&client).await.unwrap(), 200);
+    for generation in [0, 2, u64::MAX] {
+        layer.invalidate(generation);
+        assert_eq!(list(&client).now_or_never().expect("no wait").unwrap(), 200);
+    }
+    layer.invalidate(1);
+    settle().await;
+    assert_eq!(api.counts().token_calls, 1, "it starts no flight");
+    assert_eq!(list(&client).await.unwrap(), 200);
+    assert_eq!(layer.subscribe().latest().unwrap().generation, 2);
+    layer.invalidate(1);
+    assert_eq!(list(&client).now_or_never().expect("no wait").unwrap(), 200);
+
+    // Nor does it stop one.
+    let hold = hold_time();
+    let gate = api.gate(GatePoint::AfterCommit);
+    let renewal = tokio::spawn(client.renew::<Body>());
+    gate.reached(1).await;
+    layer.invalidate(2);
+    gate.open();
+    assert_eq!(renewal.await.unwrap().unwrap().generation(), 3);
+    drop(hold);
+    assert_eq!(api.counts().token_calls, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g11_new_credentials_end_pauses_and_win_over_answers_to_old_ones() {
+    // In mid-flight, before the refusal of the old token and before its acceptance.
+    for accepted in [false, true] {
+        let (api, clock) = paused();
+        let layer = with_refresh_token(&api).clock(clock.clone()).build().unwrap();
+        let client = client(&layer, &api);
+        if !accepted {
+            api.fault(Fault::problem(401, "authentication-invalid-refresh-token"));
+        }
+        let hold = hold_time();
+        let gate = api.gate(GatePoint::BeforeCommit);
+        let caller = tokio::spawn({
+            let client = client.clone();
+            async move { list(&client).await }
+        });
+        gate.reached(1).await;
+        let (_, fresh) = api.mint_pair();
+        layer.set_credentials(Credentials::new().refresh_token(fresh.as_str())).unwrap();
+        gate.open();
+        assert_eq!(caller.await.unwrap().unwrap(), 200, "accepted: {accepted}");
+        drop(hold);
+        // The next renewal spends what was set, or what came of it; never what came of the old token.
+        let spent = api.presentations(&fresh);
+        assert_eq!(spent, usize::from(!accepted));
+        clock.advance(HOUR);
+        assert_eq!(list(&client).await.unwrap(), 200);
+        assert_eq!((api.presentations(&fresh), api.most_presentations()), (1, 1));
+    }
+
+    let (api, clock) = paused();
+    let layer = with_key(&api).clock(clock).build().unwrap();
+    let client = client(&layer, &api);
+    for bad in [Credentials::new().api_key(""), Credentials::new().refresh_token("a b\n")] {
+        assert_eq!(layer.set_credentials(bad).unwrap_err().kind(), ErrorKind::Configuration);
+    }
+    api.refuse_api_key(true);
+    list(&client).await.unwrap_err();
+    layer.set_credentials(Credentials::new().refresh_token(api.mint_pair().1)).unwrap();
+    assert_eq!(list(&client).await.unwrap(), 200, "no pause is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn g2_a_pair_is_a_copy_and_a_hand_over_is_the_end() {
+    let (api, clock) = paused();
+    let layer = with_refresh_token(&api).clock(clock.clone()).build().unwrap();
+    let client = client(&layer, &api);
+    let pair = client.pair::<Body>().await.unwrap();
+    assert_eq!(pair.refresh_token().unwrap().expose(), api.live_refresh_token().unwrap());
+    clock.advance(HOUR);
+    let pair = client.hand_over::<Body>().await.unwrap();
+    assert_eq!(pair.bearer().generation(), 2);
+    assert_eq!(pair.refresh_token().unwrap().expose(), api.live_refresh_token().unwrap());
+    for _ in 0..2 {
+        let error = list(&client).await.unwrap_err();
+        assert_eq!(ours(&error).kind(), ErrorKind::Closed);
+        assert_eq!(client.hand_over::<Body>().await.unwrap_err().kind(), ErrorKind::Closed);
+        time::sleep(HOUR).await;
+    }
+    assert_eq!((api.counts().token_calls, api.most_presentations()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g2_a_hand_over_waits_for_the_flight_and_may_be_dropped() {
+    let (api, clock) = paused();
+    let layer = with_refresh_token(&api).clock(clock).build().unwrap();
+    let client = client(&layer, &api);
+    assert_eq!(list(&client).await.unwrap(), 200);
+    for dropped in [true, false] {
+        let hold = hold_time();
+        let gate = api.gate(GatePoint::AfterCommit);
+        let renewal = tokio::spawn(client.renew::<Body>());
+        gate.reached(1).await;
+        let hand_over = tokio::spawn(client.hand_over::<Body>());
+        settle().await;
+        assert!(!hand_over.is_finished());
+        if dropped {
+            hand_over.abort();
+            settle().await;
+        }
+        gate.open();
+        drop(hold);
+        if dropped {
+            renewal.await.unwrap().unwrap();
+            assert_eq!(client.renew::<Body>().await.unwrap().generation(), 3, "the source goes on");
+        } else {
+            let pair = hand_over.await.unwrap().unwrap();
+            assert_eq!(pair.refresh_token().unwrap().expose(), api.live_refresh_token().unwrap());
+        }
+    }
+    assert_eq!(api.most_presentations(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g2_of_two_hand_overs_one_gets_the_pair_and_the_source_stays_closed() {
+    for _ in 0..200 {
+        let api = FakeApi::in_process();
+        let layer = with_refresh_token(&api).build().unwrap();
+        let client = client(&layer, &api);
+        assert_eq!(list(&client).await.unwrap(), 200);
+        let hand_overs = (0..4).map(|_| tokio::spawn(client.hand_over::<Body>()));
+        let outcomes = futures::future::join_all(hand_overs).await;
+        let given = outcomes.iter().filter(|outcome| outcome.as_ref().unwrap().is_ok()).count();
+        assert_eq!(given, 1);
+        let error = list(&client).await.unwrap_err();
+        assert_eq!(ours(&error).kind(), ErrorKind::Closed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g2_shutdown_waits_for_the_flight_and_starts_no_other() {
+    let (api, clock) = paused();
+    let layer = with_refresh_token(&api).clock(clock.clone()).build().unwrap();
+    let client = client(&layer, &api);
+    assert_eq!(list(&client).await.unwrap(), 200);
+    clock.advance(seconds(3400));
+    let hold = hold_time();
+    let gate = api.gate(GatePoint::AfterCommit);
+    assert_eq!(list(&client).await.unwrap(), 200);
+    gate.reached(1).await;
+    let shutdown = tokio::spawn(layer.shutdown(SOON));
+    settle().await;
+    assert!(!shutdown.is_finished());
+    gate.open();
+    assert!(shutdown.await.unwrap());
+    drop(hold);
+    // The pair is there, requests go on, and nothing is renewed any more.
+    let pair = client.pair::<Body>().await.unwrap();
+    assert_eq!(pair.refresh_token().unwrap().expose(), api.live_refresh_token().unwrap());
+    for age in [0, 3400] {
+        clock.advance(seconds(age));
+        assert_eq!(list(&client).now_or_never().expect("no wait").unwrap(), 200);
+    }
+    settle().await;
+    clock.advance(HOUR);
+    let error = list(&client).now_or_never().expect("no wait").unwrap_err();
+    assert_eq!((ours(&error).kind(), api.counts().token_calls), (ErrorKind::Closed, 2));
+    assert!(layer.shutdown(SOON).await, "twice is no harm");
+}
+
+#[tokio::test(start_paused = true)]
+async fn g2_shutdown_ends_at_its_deadline() {
+    let (api, clock) = paused();
+    let layer = with_refresh_token(&api).clock(clock).build().unwrap();
+    let client = client(&layer, &api);
+    let hold = hold_time();
+    let gate = api.gate(GatePoint::AfterCommit);
+    let caller = tokio::spawn(async move { list(&client).await });
+    gate.reached(1).await;
+    let shutdown = tokio::spawn(layer.shutdown(SOON));
+    settle().await;
+    advance(Duration::from_millis(5001)).await;
+    assert!(!shutdown.await.unwrap());
+    gate.open();
+    assert_eq!(caller.await.unwrap().unwrap(), 200);
+    drop(hold);
+    assert!(layer.shutdown(SOON).await);
+}
+
+/// A refresh was given up and a login has replaced it: its answer is worth nothing, and nobody waits for it.
+#[tokio::test(start_paused = true)]
+async fn g2_shutdown_does_not_wait_for_an_answer_that_is_worth_nothing() {
+    let (api, clock) = paused();
+    let layer = with_refresh_token(&api).api_key(api.api_key()).clock(clock).build().unwrap();
+    let client = client(&layer, &api);
+    api.fault(Fault::Latency(HOUR));
+    assert_eq!(list(&client).await.unwrap(), 200);
+    let begun = Instant::now();
+    assert!(layer.shutdown(seconds(60)).await);
+    assert!(begun.elapsed() < seconds(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn g2_a_subscription_tells_the_latest_renewal() {
+    let (api, clock) = paused();
+    let layer = with_key(&api).clock(clock.clone()).build().unwrap();
+    let client = client(&layer, &api);
+    let mut news = layer.subscribe();
+    assert_eq!(news.latest(), None);
+    assert!(news.next().now_or_never().is_none());
+    assert_eq!(list(&client).await.unwrap(), 200);
+    let first = news.next().await.unwrap();
+    assert_eq!((first.generation, first.cause, first.way), (1, Cause::First, Way::ApiKey));
+    clock.advance(HOUR);
+    assert_eq!(list(&client).await.unwrap(), 200);
+    client.renew::<Body>().await.unwrap();
+    let latest = news.next().await.unwrap();
+    assert_eq!((latest.generation, latest.cause, latest.way), (3, Cause::Requested, Way::Refresh));
+    assert!(news.next().now_or_never().is_none(), "one that was skipped is not told later");
+    assert_eq!(latest.expires_at, client.token::<Body>().await.unwrap().expires_at());
+    drop((client, layer));
+    assert_eq!(news.next().await, None);
+}

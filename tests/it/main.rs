@@ -1,0 +1,31 @@
+//! One module per promise; a test's name begins with the guarantee it proves.
+
+mod answers;
+mod bodies;
+mod connections;
+mod contract;
+mod delegated;
+mod fleet;
+mod flight;
+mod freshness;
+mod keepers;
+mod lifecycle;
+mod min_lifetime;
+mod origins;
+mod outages;
+mod outcomes;
+mod readiness;
+mod readme;
+mod redirects;
+mod redis_server;
+mod reqwest;
+mod runtimes;
+mod secrets;
+mod stacks;
+mod stores;
+mod support;
+mod transports;
+mod unauthorized;
+mod upload_memory;
+mod upload_tokens;
+mod uploads;

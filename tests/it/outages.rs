@@ -1,0 +1,194 @@
+//! G11: how often the token endpoint is called while it fails, and how soon after.
+
+use std::time::Duration;
+
+use apivideo_auth::{
+    ErrorKind,
+    testing::{Fault, GatePoint},
+};
+use http::{HeaderMap, HeaderValue};
+use serde_json::json;
+use tokio::time::{self, Instant};
+
+use crate::support::{client, list, ours, paused, with_key, with_refresh_token};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
+#[tokio::test(start_paused = true)]
+async fn g11_a_refused_api_key_is_asked_again_after_five_minutes() {
+    let (api, clock) = paused();
+    let layer = with_key(&api).clock(clock).build().unwrap();
+    let client = client(&layer, &api);
+    api.refuse_api_key(true);
+    let begun = Instant::now();
+    while begun.elapsed() < HOUR {
+        let error = list(&client).await.unwrap_err();
+        assert_eq!(ours(&error).kind(), ErrorKind::Refused);
+        time::sleep(seconds(1.0)).await;
+    }
+    assert!((11..=12).contains(&api.counts().logins), "{}", api.counts().logins);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g11_waits_that_the_server_asks_for() {
+    let reset = |seconds: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-ratelimit-retry-after", HeaderValue::from_str(seconds).unwrap());
+        Fault::answer(429, headers, "")
+    };
+    let max = u64::MAX.to_string();
+    let date = |seconds: u64| {
+        httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(1_750_000_000 + seconds))
+    };
+    for (fault, waits) in [
+        (Fault::rate_limited(0), 0.1),
+        (Fault::rate_limited(2), 2.0),
+        (Fault::rate_limited(3600), 120.0),
+        (Fault::rate_limited(u64::MAX), 120.0),
+        (reset("99999999999999999999999999"), 120.0),
+        (reset("-1"), 0.1),
+        (reset("soon"), 0.1),
+        (Fault::retry_after(429, 2), 2.0),
+        (Fault::retry_after(503, 0), 0.1),
+        (Fault::retry_after(503, 2), 2.0),
+        (Fault::retry_after(503, "3600"), 120.0),
+        (Fault::retry_after(503, &max), 120.0),
+        (Fault::retry_after(503, date(2)), 2.0),
+        (Fault::retry_after(503, date(0)), 0.1),
+        (Fault::retry_after(503, date(7200)), 120.0),
+        (Fault::retry_after(503, "Sun, 99 Nope"), 0.1),
+        // Only 429 and 503 ask us to wait.
+        (Fault::retry_after(500, 3600), 0.1),
+        (Fault::retry_after(404, 3600), 0.1),
+    ] {
+        let (api, clock) = paused();
+        let layer = with_refresh_token(&api).clock(clock).build().unwrap();
+        let client = client(&layer, &api);
+        api.fault(fault.clone());
+        let begun = Instant::now();
+        let mut outcome = list(&client).await;
+        if waits > 30.0 {
+            // It does not fit the flight: the callers are told, and nobody calls before.
+            let error = outcome.unwrap_err();
+            let left = ours(&error).retry_after().unwrap();
+            assert_eq!((left, begun.elapsed()), (seconds(waits), Duration::ZERO), "{fault:?}");
+            time::sleep(left - seconds(0.01)).await;
+            list(&client).await.unwrap_err();
+            assert_eq!(api.counts().token_calls, 1, "{fault:?}");
+            time::sleep(seconds(0.02)).await;
+            outcome = list(&client).await;
+        }
+        assert_eq!(outcome.unwrap(), 200);
+        assert_eq!(api.counts().token_calls, 2, "{fault:?}");
+        let waited = begun.elapsed().as_secs_f64();
+        assert!((waited - waits).abs() < 0.05, "{fault:?}: {waited} s");
+    }
+}
+
+/// Requests all the time during an outage and after it: when the first one succeeds.
+#[tokio::test(start_paused = true)]
+async fn g11_an_outage_is_over_within_a_fifth_of_its_length() {
+    for outage in [0.3, 1.0, 3.0, 5.0, 10.0, 60.0, 149.0, 300.0] {
+        for fault in [Fault::status(503), Fault::DropBefore, Fault::retry_after(503, 1)] {
+            let (api, clock) = paused();
+            let layer = with_key(&api).clock(clock).build().unwrap();
+            let client = client(&layer, &api);
+            let tick = seconds(f64::clamp(outage / 200.0, 0.02, 0.2));
+            let succeeds = async || {
+                let outcome = time::timeout(tick, list(&client)).await;
+                time::sleep(tick).await;
+                matches!(outcome, Ok(Ok(_)))
+            };
+            api.always(Some(fault.clone()));
+            let begun = Instant::now();
+            while begun.elapsed() < seconds(outage) {
+                assert!(!succeeds().await);
+            }
+            api.clear_faults();
+            let ended = Instant::now();
+            while !succeeds().await {}
+            let took = ended.elapsed().as_secs_f64();
+            let limit = (outage / 5.0).clamp(1.0, 30.0);
+            assert!(
+                took <= limit + 0.1 + 2.0 * tick.as_secs_f64(),
+                "{fault:?} for {outage} s: recovered after {took} s"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g11_calls_in_an_hour_of_outage_are_few() {
+    for (fault, most) in [
+        (Fault::status(503), 220),
+        (Fault::DropBefore, 220),
+        (Fault::Latency(HOUR * 2), 220),
+        (Fault::rate_limited(60), 70),
+        (Fault::problem(401, "authentication-invalid-refresh-token"), 15),
+        (Fault::problem(403, "authorization-suspended-account"), 13),
+        (Fault::json(|pair| *pair = json!({})), 220),
+    ] {
+        for with_api_key in [false, true] {
+            let (api, clock) = paused();
+            let mut layer = with_refresh_token(&api).clock(clock);
+            if with_api_key {
+                layer = layer.api_key(api.api_key());
+            }
+            let layer = layer.build().unwrap();
+            let client = client(&layer, &api);
+            api.always(Some(fault.clone()));
+            let begun = Instant::now();
+            let mut requests = 0;
+            while begun.elapsed() < HOUR {
+                let answer = time::timeout(seconds(1.0), list(&client)).await;
+                assert!(!matches!(answer, Ok(Ok(_))));
+                requests += 1;
+                time::sleep(seconds(3.0)).await;
+            }
+            let calls = api.counts().token_calls;
+            println!(
+                "an hour of {fault:?}, API key {with_api_key}: {requests} requests, {calls} token calls"
+            );
+            assert!(calls <= most, "{fault:?}: {calls}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g11_callers_wait_for_a_probe_no_longer_than_patience() {
+    let (api, clock) = paused();
+    let layer = with_key(&api).clock(clock).build().unwrap();
+    let client = client(&layer, &api);
+    api.always(Some(Fault::status(503)));
+    list(&client).await.unwrap_err();
+    api.clear_faults();
+    time::sleep(seconds(1.0)).await;
+    let gate = api.gate(GatePoint::AfterCommit);
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let error = list(&client).await.unwrap_err();
+        assert_eq!(ours(&error).kind(), ErrorKind::Unavailable);
+        assert_eq!(begun.elapsed().as_millis() / 10, 100);
+    }
+    assert_eq!(api.counts().token_calls, 5);
+    gate.open();
+    assert_eq!(list(&client).await.unwrap(), 200);
+    assert_eq!(api.counts().token_calls, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g11_a_failure_long_after_another_is_an_outage_of_its_own() {
+    let (api, clock) = paused();
+    let layer = with_key(&api).clock(clock).build().unwrap();
+    let client = client(&layer, &api);
+    api.always(Some(Fault::status(503)));
+    for quiet in [Duration::ZERO, HOUR] {
+        time::sleep(quiet).await;
+        let error = list(&client).await.unwrap_err();
+        assert!(ours(&error).retry_after().unwrap() <= seconds(1.0), "{error:?}");
+    }
+}

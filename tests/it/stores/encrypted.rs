@@ -1,0 +1,122 @@
+//! What an encrypted store protects.
+
+use std::sync::Mutex;
+
+use futures::future::BoxFuture;
+
+use super::*;
+
+fn with(key: u8, store: &MemoryStore) -> EncryptedStore<MemoryStore> {
+    EncryptedStore::new(store.clone(), EncryptionKey::from_bytes([key; 32]))
+}
+
+#[tokio::test]
+async fn g22_the_wrong_key_is_a_clear_error_and_destroys_nothing() {
+    let inner = MemoryStore::new();
+    save(&with(1, &inner), stored(version(1, 1), b"test-only-pair")).await;
+    let sealed = inner.load(&key()).await.expect("loading");
+
+    let wrong = with(2, &inner);
+    let error = refused(&wrong).await;
+    assert_eq!(error.kind(), ErrorKind::StoreUnreadable, "never taken for corrupt, so never set aside");
+    assert!(error.to_string().contains("key") && !error.is_transient(), "{error}");
+    let mut lock = locked(&wrong).await;
+    assert_eq!(kind(lock.save(None, stored(version(2, 1), b"x")).await), Some(ErrorKind::StoreConflict));
+    lock.unlock().await;
+    assert_eq!(inner.load(&key()).await.expect("loading").map(|s| s.record), sealed.map(|s| s.record));
+    assert_eq!(record(&with(1, &inner)).await, b"test-only-pair");
+}
+
+#[tokio::test]
+async fn g22_what_was_not_sealed_for_this_place_is_unreadable() {
+    let inner = MemoryStore::new();
+    let store = with(1, &inner);
+    save(&store, stored(version(1, 5), b"test-only-pair")).await;
+    let sealed = inner.load(&key()).await.expect("loading").expect("stored");
+    let bytes = sealed.record.as_ref().expect("sealed").expose().to_vec();
+    assert!(!bytes.windows(9).any(|part| part == b"test-only"), "the inner store sees no token");
+
+    let mut changed = bytes.clone();
+    *changed.last_mut().expect("bytes") ^= 1;
+    let cases = [
+        ("changed", stored(version(1, 5), &changed)),
+        ("cut short", stored(version(1, 5), &bytes[..bytes.len() - 1])),
+        ("a version that it never had", stored(version(1, 6), &bytes)),
+        ("another lineage", stored(version(2, 5), &bytes)),
+        ("not encrypted", stored(version(1, 5), br#"{"form":1}"#)),
+        ("empty", stored(version(1, 5), b"")),
+        ("of a newer form", stored(version(1, 5), b"sealed:2 something")),
+    ];
+    for (case, tampered) in cases {
+        save(&inner, tampered).await;
+        assert_eq!(refused(&store).await.kind(), ErrorKind::StoreUnreadable, "{case}");
+    }
+
+    // Another account's pair, put in the place of this one.
+    let other = StoreKey::new("https://ws.example", "other").expect("a good key");
+    let TryLock::Locked(mut lock) = inner.try_lock(&other).await.expect("asking") else {
+        panic!("it is free")
+    };
+    lock.save(None, sealed).await.expect("saving");
+    assert_eq!(kind(store.load(&other).await), Some(ErrorKind::StoreUnreadable));
+}
+
+#[tokio::test]
+async fn g25_a_running_process_refuses_an_older_generation_and_can_write_the_newer_one_back() {
+    let inner = MemoryStore::new();
+    let (running, sibling) = (with(1, &inner), with(1, &inner));
+    save(&sibling, stored(version(1, 1), b"test-only-older")).await;
+    let older = inner.load(&key()).await.expect("loading").expect("stored");
+    save(&sibling, stored(version(1, 2), b"test-only-newer")).await;
+    assert_eq!(record(&running).await, b"test-only-newer");
+
+    save(&inner, older).await;
+    for store in [&running, &sibling] {
+        let seen = store.load(&key()).await.expect("a look").expect("something is stored");
+        assert_eq!(
+            (seen.header.version, seen.record),
+            (version(1, 1), None),
+            "the older pair is not given out"
+        );
+    }
+    save(&running, stored(version(1, 2), b"test-only-newer")).await;
+    assert_eq!(record(&running).await, b"test-only-newer");
+
+    save(&sibling, stored(version(9, 1), b"test-only-login")).await;
+    assert_eq!(record(&running).await, b"test-only-login", "a new login begins a new count");
+}
+
+/// Saves a newer pair in the middle of each look.
+struct Overtaken(MemoryStore, Mutex<u64>);
+
+impl TokenStore for Overtaken {
+    fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        Box::pin(async move {
+            let seen = self.0.load(key).await;
+            let next = {
+                let mut next = self.1.lock().expect("no panic");
+                *next += 1;
+                *next
+            };
+            if next == 2 {
+                save(&with(1, &self.0), stored(version(1, next), b"test-only-newer")).await;
+            }
+            seen
+        })
+    }
+
+    fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
+        self.0.try_lock(key)
+    }
+}
+
+#[tokio::test]
+async fn g25_a_look_that_was_overtaken_is_not_taken_for_a_roll_back() {
+    let inner = MemoryStore::new();
+    let store =
+        EncryptedStore::new(Overtaken(inner.clone(), Mutex::new(0)), EncryptionKey::from_bytes([1; 32]));
+    save(&with(1, &inner), stored(version(1, 1), b"test-only-older")).await;
+    let looks = async { tokio::join!(record(&store), record(&store)) };
+    assert_eq!(looks.await, (b"test-only-older".to_vec(), b"test-only-older".to_vec()));
+    assert_eq!(record(&store).await, b"test-only-newer");
+}

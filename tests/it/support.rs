@@ -1,0 +1,70 @@
+//! What the tests share.
+
+use apivideo_auth::{
+    ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder,
+    middleware::{Replay, SameService},
+    testing::{FakeApi, FakeService, ManualClock},
+};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use tower::{BoxError, Layer, ServiceExt};
+
+pub(crate) type Body = Full<Bytes>;
+pub(crate) type Client = ApiVideoAuth<FakeService>;
+
+/// A builder whose source logs in at `api`.
+pub(crate) fn with_key(api: &FakeApi) -> ApiVideoAuthLayerBuilder<SameService, Replay> {
+    ApiVideoAuthLayer::builder().base_url(api.url()).api_key(api.api_key())
+}
+
+/// A builder whose source holds nothing but a refresh token of `api`.
+pub(crate) fn with_refresh_token(api: &FakeApi) -> ApiVideoAuthLayerBuilder<SameService, Replay> {
+    ApiVideoAuthLayer::builder().base_url(api.url()).refresh_token(api.mint_pair().1)
+}
+
+/// A client straight into the fake, without a socket.
+pub(crate) fn client(layer: &ApiVideoAuthLayer, api: &FakeApi) -> Client {
+    layer.layer(api.service())
+}
+
+pub(crate) fn get(path: &str) -> Request<Body> {
+    Request::get(path).body(Body::default()).expect("a good request")
+}
+
+/// Lists the videos: the plainest request that needs a token.
+pub(crate) async fn list(client: &Client) -> Result<StatusCode, BoxError> {
+    Ok(client.clone().oneshot(get("/videos")).await?.status())
+}
+
+/// The error of this crate in a boxed one.
+pub(crate) fn ours(error: &BoxError) -> &apivideo_auth::Error {
+    error.downcast_ref().unwrap_or_else(|| panic!("not an error of ours: {error:?}"))
+}
+
+/// A fake in this process and a clock for the layer; paused time drives both.
+pub(crate) fn paused() -> (FakeApi, ManualClock) {
+    let clock = ManualClock::with_tokio();
+    (FakeApi::builder().clock(clock.clone()).build(), clock)
+}
+
+/// As many requests at once, each in a task of its own on one of these clients, and what became of them.
+pub(crate) async fn many(requests: usize, clients: &[Client]) -> Vec<Result<StatusCode, BoxError>> {
+    let task = |client: &Client| {
+        let client = client.clone();
+        tokio::spawn(async move { list(&client).await })
+    };
+    let tasks: Vec<_> = clients.iter().cycle().take(requests).map(task).collect();
+    let mut outcomes = Vec::with_capacity(requests);
+    for task in tasks {
+        outcomes.push(task.await.expect("a task that does not panic"));
+    }
+    outcomes
+}
+
+/// Lets all other tasks of this runtime go on until they wait.
+pub(crate) async fn settle() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
