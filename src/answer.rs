@@ -2,6 +2,7 @@
 
 use std::{
     error::Error as StdError,
+    fmt::Write as _,
     io,
     pin::pin,
     time::{Duration, SystemTime},
@@ -120,4 +121,16 @@ pub(crate) fn wait(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> 
         Some(date.duration_since(now).unwrap_or(Duration::ZERO).min(MAX_WAIT))
     };
     reset.and_then(seconds).max(asked.and_then(|text| seconds(text).or_else(|| date(text))))
+}
+
+/// Whether an error, or what it comes from, shows a secret when it is printed. Some clients quote the request.
+pub(crate) fn quotes(error: &(dyn StdError + 'static), secret: &str) -> bool {
+    let mut shown = format!("{error:?}");
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // Writing into a string does not fail; an error's own `Display` may, and then shows nothing.
+        let _ = write!(shown, " {error}");
+        next = error.source();
+    }
+    shown.contains(secret)
 }

@@ -98,10 +98,13 @@ pub(crate) struct Deadline {
     monotonic: Duration,
 }
 
+/// Further away than any program runs, and near enough for every clock.
+const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 impl Deadline {
     pub(crate) fn after(start: Now, wait: Duration) -> Self {
         Self {
-            wall: start.wall.checked_add(wait).unwrap_or(start.wall),
+            wall: start.wall.checked_add(wait.min(FAR)).unwrap_or(start.wall),
             monotonic: start.monotonic.saturating_add(wait),
         }
     }

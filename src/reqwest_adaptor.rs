@@ -21,6 +21,8 @@
 //!   [limit](crate::ApiVideoAuthLayerBuilder::replay_limit): streams are not.
 //! - [`MinLifetime`] and [`NoAuth`](crate::NoAuth) are taken from the `extensions` of the middleware call
 //!   (`client.get(url).with_extension(NoAuth)`).
+//! - Both sends of a request that is sent again share its `extensions`: what a middleware nearer to the wire takes out
+//!   of them in the first is gone in the second.
 //! - Our errors arrive as [`reqwest_middleware::Error::Middleware`] and downcast to [`Error`]. They name no URL of a
 //!   request.
 //!

@@ -138,7 +138,12 @@ where
                     let excused = |error: &(dyn StdError + 'static)| {
                         never_sent_by_user.as_ref().is_some_and(|f| f(error))
                     };
-                    return if answer::never_sent(&*error) || excused(&*error) {
+                    let never_sent = answer::never_sent(&*error) || excused(&*error);
+                    let error = match answer::quotes(&*error, purchase.secret()) {
+                        true => "its error is left out, for it quotes the credential".into(),
+                        false => error,
+                    };
+                    return if never_sent {
                         wire::not_sent(error)
                     } else {
                         wire::lost(

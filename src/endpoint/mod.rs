@@ -44,6 +44,15 @@ pub(crate) enum Purchase {
     Login(ApiKey),
 }
 
+impl Purchase {
+    fn secret(&self) -> &str {
+        match self {
+            Self::Refresh(token) => token.expose(),
+            Self::Login(key) => key.expose(),
+        }
+    }
+}
+
 /// The classes of guarantee G11.
 #[derive(Debug)]
 pub(crate) enum Answer {

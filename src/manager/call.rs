@@ -1,9 +1,11 @@
 //! One token call of a flight, and the answers that come too late.
 
 use std::{
-    future::pending,
     panic::AssertUnwindSafe,
-    sync::{Arc, OnceLock, atomic::Ordering},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -46,7 +48,9 @@ impl Renewal {
         let begun = Instant::now();
         let sent = Arc::new(OnceLock::new());
         let context = &self.manager.settings.context;
-        let call = self.endpoint.call(context, &purchase, self.before_send(&purchase, &sent));
+        let has_slot = Arc::new(AtomicBool::new(false));
+        let before_send = self.before_send(&purchase, &sent, &has_slot);
+        let call = self.endpoint.call(context, &purchase, before_send);
         let mut call = AssertUnwindSafe(call).catch_unwind().boxed();
         let mut limit = self.deadline.min(begun + self.call_timeout());
         if self.waits_for_late_answer(&purchase) {
@@ -60,12 +64,6 @@ impl Renewal {
         }
         let mut overslept = false;
         loop {
-            let late = async {
-                match self.late.next().await {
-                    Some(Some(reply)) if matches!(reply.answer, Answer::Granted(_)) => reply,
-                    _ => pending().await,
-                }
-            };
             tokio::select! {
                 biased;
                 answer = &mut call => {
@@ -75,10 +73,14 @@ impl Renewal {
                     });
                     return self.reply(purchase, sent, answer);
                 }
-                reply = late => return reply,
+                Some(late) = self.late.next() => match late {
+                    Some(reply) if matches!(reply.answer, Answer::Granted(_)) => return reply,
+                    Some(reply) => self.doubt(&reply.purchase, reply.answer).await,
+                    None => {}
+                },
                 () = time::sleep_until(limit) => {
                     if limit < full_limit {
-                        if sent.get().is_none() {
+                        if !has_slot.load(Ordering::Acquire) {
                             self.late.clear();
                         }
                         limit = full_limit;
@@ -113,10 +115,17 @@ impl Renewal {
     }
 
     /// Notes, in the store first, that the refresh token may be spent from now on.
-    fn before_send(&self, purchase: &Purchase, sent: &Arc<OnceLock<Now>>) -> BeforeSend {
+    fn before_send(
+        &self,
+        purchase: &Purchase,
+        sent: &Arc<OnceLock<Now>>,
+        has_slot: &Arc<AtomicBool>,
+    ) -> BeforeSend {
+        let has_slot = has_slot.clone();
         let (manager, sent, session) = (self.manager.clone(), sent.clone(), self.session.clone());
         let (purchase, call_timeout) = (purchase.clone(), self.call_timeout());
         Box::pin(async move {
+            has_slot.store(true, Ordering::Release);
             if let Purchase::Refresh(token) = &purchase {
                 if let Some(session) = session.lock().await.as_mut() {
                     let is_seed = manager.held().is_seed(token);
@@ -125,7 +134,10 @@ impl Renewal {
                     held.version = session.version();
                     held.marks = session.marks();
                 }
-                manager.held().presented.store(true, Ordering::Release);
+                let mut held = manager.held();
+                if held.has(&purchase) {
+                    held.presented = true;
+                }
             }
             let _ = sent.set(manager.now());
             Ok(())
@@ -148,7 +160,7 @@ impl Renewal {
                     if matches!(reply.answer, Answer::Granted(_)) {
                         self.keep_late(reply).await;
                     } else {
-                        self.doubt(&reply.purchase, reply.answer);
+                        self.doubt(&reply.purchase, reply.answer).await;
                     }
                 }
                 // Whatever pair is newer, the answer can't be worth more.

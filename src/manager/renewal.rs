@@ -1,10 +1,6 @@
 //! A flight: the task that gets the next pair. What follows on which answer stands in guarantee G11.
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::{FutureExt, stream::FuturesUnordered};
 use tokio::{
@@ -25,6 +21,7 @@ use crate::{
     credentials::ApiKey,
     endpoint::{Answer, Grant, Purchase, TokenEndpoint},
     error::{Error, ErrorKind},
+    store::Version,
     token::TokenPair,
 };
 
@@ -56,6 +53,8 @@ pub(super) struct Renewal {
     fell_back: bool,
     /// The store under its lock, shared with the call that marks a refresh token in it.
     pub(super) session: Arc<Mutex<Option<Session>>>,
+    /// Under which version the pair that is about to be published was saved.
+    pub(super) saved: Option<Version>,
     /// A granted pair that could not be saved.
     pub(super) unsaved: Option<Seen>,
     /// Refreshes that were given up but may still be answered.
@@ -94,6 +93,7 @@ impl Renewal {
             insisted: false,
             fell_back: false,
             session: Arc::default(),
+            saved: None,
             unsaved: None,
             late: FuturesUnordered::new(),
         }
@@ -108,12 +108,21 @@ impl Renewal {
             Ok(pair) => (Ok(pair), Pause::None),
             Err(Failure { error, pause }) => {
                 tracing::warn!(cause = ?self.cause, kind = ?error.kind(), %error, "access token not renewed");
-                let outdated = self.manager.held().edition != self.edition;
-                (Err(error), if outdated { Pause::None } else { pause })
+                (Err(error), pause)
             }
         };
         let is_over = outcome.is_ok();
-        let cool_down = pilot.land(outcome, pause, self.manager.now());
+        // What is wrong with this process alone is no reason for others to wait.
+        let concerns_all = outcome.as_ref().is_err_and(|error| {
+            self.calls > 0
+                && matches!(
+                    error.kind(),
+                    ErrorKind::Unavailable | ErrorKind::Ambiguous | ErrorKind::Suspended
+                )
+        });
+        let is_outdated = || self.manager.held().edition != self.edition;
+        let judged = || if is_outdated() { Pause::None } else { pause };
+        let cool_down = pilot.land(outcome, judged, self.manager.now()).filter(|_| concerns_all);
         // A store may panic like anything of the user's; nobody waits for it any more.
         let _ = AssertUnwindSafe(self.leave_store(cool_down)).catch_unwind().await;
         // A newer pair makes late answers worthless, and a shutdown would wait for them.
@@ -148,7 +157,7 @@ impl Renewal {
                 }
                 Answer::Ambiguous { ref error, .. } => {
                     let error = error.clone();
-                    self.doubt(&purchase, answer);
+                    self.doubt(&purchase, answer).await;
                     if self.is_probe {
                         return Err(Failure::outage(error));
                     }
@@ -168,7 +177,10 @@ impl Renewal {
                     self.clear_mark(&purchase).await;
                     return Err(Failure::outage(error));
                 }
-                Answer::HeldBack(error) => return Err(Failure::outage(error)),
+                Answer::HeldBack(error) => {
+                    self.clear_mark(&purchase).await;
+                    return Err(Failure::outage(error));
+                }
             };
             last = Some(error);
         }
@@ -183,7 +195,7 @@ impl Renewal {
         let is_ahead = |time: Option<Deadline>| time.filter(|time| !time.has_passed(now));
         let skip = key.is_some() && is_ahead(held.skip_refresh_until).is_some();
         let refresh = held.credentials.refresh_token.clone().filter(|_| spends && !skip);
-        self.was_doubtful = held.presented.load(Ordering::Acquire);
+        self.was_doubtful = held.presented;
         let purchase = match (refresh, key) {
             (Some(token), _) if !self.was_doubtful => Purchase::Refresh(token),
             (_, Some(key)) => Purchase::Login(key),
@@ -201,13 +213,15 @@ impl Renewal {
             return Ok(None);
         }
         let had_refresh_token = held.credentials.refresh_token.is_some() || last.is_some_and(is_refusal);
-        if matches!(purchase, Purchase::Login(_)) && spends && had_refresh_token && !self.fell_back {
+        let falls_back =
+            matches!(purchase, Purchase::Login(_)) && spends && had_refresh_token && !self.fell_back;
+        held.fallbacks += u64::from(falls_back);
+        let fallbacks = held.fallbacks;
+        // A subscriber of events is the user's code: none runs under a lock.
+        drop(held);
+        if falls_back {
             self.fell_back = true;
-            held.fallbacks += 1;
-            tracing::warn!(
-                fallbacks = held.fallbacks,
-                "logging in with the API key: the refresh token did not do"
-            );
+            tracing::warn!(fallbacks, "logging in with the API key: the refresh token did not do");
         }
         Ok(Some(purchase))
     }
@@ -249,6 +263,7 @@ impl Renewal {
             Purchase::Refresh(_) => Way::Refresh,
             Purchase::Login(_) => Way::ApiKey,
         };
+        let (edition, version) = (self.edition, self.saved.take());
         let refresh_token = grant.refresh_token.clone();
         let new = NewPair {
             access_token: grant.access_token,
@@ -258,12 +273,18 @@ impl Renewal {
             way,
         };
         let pair = self.manager.publish(new, self.cause, |held| {
-            let is_current = held.has(purchase);
+            // Forgotten after a refusal is not replaced: the refusal was of a second presentation.
+            let was_forgotten = late && held.credentials.refresh_token.is_none() && held.edition == edition;
+            let is_current = held.has(purchase) || was_forgotten;
             match (refresh_token, way) {
                 _ if !is_current => {}
                 // The one sent counts as spent. With an API key held it is not presented again.
-                (None, Way::Refresh) => held.presented.store(true, Ordering::Release),
+                (None, Way::Refresh) => held.presented = true,
                 (token, _) => held.put_refresh_token(token, way == Way::ApiKey),
+            }
+            if version.is_some() && (is_current || !late) {
+                held.version = version;
+                held.marks = 0;
             }
             is_current || !late
         });
@@ -276,9 +297,9 @@ impl Renewal {
             return;
         }
         {
-            let held = self.manager.held();
+            let mut held = self.manager.held();
             if held.has(purchase) {
-                held.presented.store(false, Ordering::Release);
+                held.presented = false;
             }
         }
         if let Some(session) = self.session.lock().await.as_mut()
@@ -292,13 +313,17 @@ impl Renewal {
         }
     }
 
-    pub(super) fn doubt(&self, purchase: &Purchase, answer: Answer) {
-        let mut held = self.manager.held();
-        if let Answer::Ambiguous { refresh_token: Some(token), .. } = answer
-            && held.has(purchase)
+    /// An answer that brought no access token may have brought a refresh token all the same.
+    pub(super) async fn doubt(&mut self, purchase: &Purchase, answer: Answer) {
+        let Answer::Ambiguous { refresh_token: Some(token), .. } = answer else { return };
         {
-            held.put_refresh_token(Some(token), matches!(purchase, Purchase::Login(_)));
+            let mut held = self.manager.held();
+            if !held.has(purchase) {
+                return;
+            }
+            held.put_refresh_token(Some(token.clone()), matches!(purchase, Purchase::Login(_)));
         }
+        self.store_refresh_token(token, purchase).await;
     }
 
     /// Forgets exactly the credential that was refused, unless the store has another pair by now.
@@ -306,6 +331,7 @@ impl Renewal {
         if matches!(purchase, Purchase::Refresh(_)) && self.store_has_changed().await {
             return self.enter_store().await;
         }
+        let mut gives_up = false;
         {
             let now = self.manager.now();
             let mut held = self.manager.held();
@@ -319,14 +345,17 @@ impl Renewal {
                     if held.refused_in_a_row >= 2 && held.credentials.api_key.is_some() {
                         held.refused_in_a_row = 0;
                         held.skip_refresh_until = Some(Deadline::after(now, SKIP_REFRESH));
-                        tracing::warn!(
-                            "two new refresh tokens in a row were refused: another process seems to log in with the \
-                             same API key; not refreshing for an hour"
-                        );
+                        gives_up = true;
                     }
                     held.put_refresh_token(None, false);
                 }
             }
+        }
+        if gives_up {
+            tracing::warn!(
+                "two new refresh tokens in a row were refused: another process seems to log in with the same API \
+                 key; not refreshing for an hour"
+            );
         }
         if matches!(purchase, Purchase::Refresh(_)) {
             self.forget_stored_tokens().await;

@@ -2,6 +2,7 @@
 
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use tokio::time::{self, Instant};
 
 use crate::{
@@ -34,6 +35,12 @@ const MARK_HOLDS: Duration = Duration::from_secs(1);
 
 /// What a mark allows on top of the call itself.
 const MARK_GRACE: Duration = Duration::from_secs(5);
+
+/// No stored pause or mark is longer than this, whatever a clock says.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// The longest that one operation of a store may take.
+const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The store under its lock.
 pub(super) struct Session {
@@ -90,7 +97,14 @@ impl Seen {
 impl StoreSettings {
     /// Reads the store. `None`: nothing is there.
     pub(super) async fn look(&self, key: Option<&ApiKey>) -> Result<Option<Seen>, Error> {
-        let Some(Stored { header, record }) = self.store.load(&self.key).await? else { return Ok(None) };
+        let Some(Stored { mut header, record }) = bounded(self.store.load(&self.key)).await? else {
+            return Ok(None);
+        };
+        // A clock that was set back must not turn a pause of seconds into one of hours.
+        header.not_before = header.not_before.map(|wait| wait.min(LONGEST_PAUSE));
+        if let Some(mark) = &mut header.mark {
+            mark.settles_in = mark.settles_in.min(LONGEST_PAUSE);
+        }
         let contents = record.as_ref().map(Contents::open).transpose()?.unwrap_or_default();
         let foreign = match (&contents.api_key, key) {
             (Some(theirs), Some(key)) => *theirs != Fingerprint::of(key.expose()),
@@ -125,7 +139,7 @@ impl StoreSettings {
             if let Some(done) = seen.as_ref().and_then(&mut enough) {
                 return Ok(Opened::Enough(done));
             }
-            let holder = match self.store.try_lock(&self.key).await? {
+            let holder = match bounded(self.store.try_lock(&self.key)).await? {
                 TryLock::Locked(lock) => return self.locked(lock, key, enough).await,
                 TryLock::Busy(holder) => holder,
             };
@@ -149,7 +163,7 @@ impl StoreSettings {
         let result = match self.look(key).await {
             Err(error) if error.kind() == ErrorKind::StoreCorrupt && key.is_some() => {
                 tracing::warn!(%error, "the stored record is set aside, and the API key used");
-                lock.set_aside().await.map(|()| None)
+                bounded(lock.set_aside()).await.map(|()| None)
             }
             seen => seen,
         };
@@ -160,7 +174,7 @@ impl StoreSettings {
             },
             Err(error) => Err(error),
         };
-        lock.unlock().await;
+        unlock(lock).await;
         done
     }
 }
@@ -213,14 +227,28 @@ impl Session {
 
     /// Replaces what is stored, if nothing else was stored since this session saw it.
     pub(super) async fn save(&mut self, seen: Seen) -> Result<(), Error> {
-        self.lock.save(self.version(), seen.close()).await?;
+        let expected = self.version();
+        bounded(self.lock.save(expected, seen.close())).await?;
         self.seen = Some(seen);
         Ok(())
     }
 
     pub(super) async fn close(self) {
-        self.lock.unlock().await;
+        unlock(self.lock).await;
     }
+}
+
+/// Stores bound their own waits; one that forgets to must not hold up the source.
+async fn bounded<T>(work: BoxFuture<'_, Result<T, Error>>) -> Result<T, Error> {
+    time::timeout(STORE_TIMEOUT, work).await.unwrap_or_else(|_| {
+        let message = format!("the token store did not answer within {STORE_TIMEOUT:?}");
+        Err(Error::new(ErrorKind::StoreUnavailable, message))
+    })
+}
+
+async fn unlock(lock: Box<dyn StoreLock>) {
+    // A lock that can't be freed in time ends with its process or lease.
+    let _ = time::timeout(STORE_TIMEOUT, lock.unlock()).await;
 }
 
 /// A new line of pairs.

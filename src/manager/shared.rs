@@ -1,9 +1,6 @@
 //! A flight's part in a fleet: adopting what others saved, and saving what it got (guarantees G21 to G26).
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{self, Instant};
 
@@ -17,11 +14,11 @@ use super::{
 };
 use crate::{
     clock::{Deadline, Now},
-    credentials::ApiKey,
+    credentials::{ApiKey, RefreshToken},
     endpoint::{Answer, Grant, Purchase},
     error::{Error, ErrorKind},
     store::{Contents, Fingerprint, Header, SpentMark, Version},
-    token::TokenPair,
+    token::{AccessToken, TokenPair},
 };
 
 /// A pause of others that is over within this is waited out.
@@ -44,14 +41,18 @@ impl Renewal {
     /// Takes the store's lock, or adopts what another process saved. Without a store it does nothing.
     pub(super) async fn enter_store(&mut self) -> Result<Option<TokenPair>, Failure> {
         let Some(store) = self.manager.settings.store.clone() else { return Ok(None) };
-        let (key, ours) = {
-            let held = self.manager.held();
-            (held.credentials.api_key.clone(), held.version)
+        let (key, ours, ignores_pause) = {
+            let mut held = self.manager.held();
+            let ignores_pause = std::mem::take(&mut held.ignores_pause);
+            (held.credentials.api_key.clone(), held.version, ignores_pause)
         };
-        let until = self.deadline - self.call_timeout();
         let margin = self.manager.settings.safety_margin;
         loop {
-            let opened = store.open(key.as_ref(), until, |seen| settles(seen, ours, margin)).await;
+            let enough = |seen: &Seen| {
+                let found = settles(seen, ours, margin);
+                found.filter(|found| !ignores_pause || matches!(found, Found::Pair(_)))
+            };
+            let opened = store.open(key.as_ref(), self.deadline, enough).await;
             match opened.map_err(Failure::outage)? {
                 Opened::Enough(Found::Pair(seen)) => {
                     if let Some(pair) = self.adopt(seen).await {
@@ -66,6 +67,11 @@ impl Renewal {
                         "the token endpoint failed for another process, and is left alone for a while";
                     let error = Error::new(ErrorKind::Unavailable, message);
                     return Err(Failure { error, pause: Pause::For(wait) });
+                }
+                Opened::Locked(session) if !self.has_room_after(Duration::ZERO) => {
+                    session.close().await;
+                    let message = "the store's lock was free too late for a token call";
+                    return Err(Failure::outage(Error::new(ErrorKind::StoreLocked, message)));
                 }
                 Opened::Locked(mut session) => {
                     self.agree(&mut session, ours).await.map_err(Failure::outage)?;
@@ -90,7 +96,7 @@ impl Renewal {
         };
         let pair = self.manager.publish(new, self.cause, |held| {
             held.put_refresh_token(refresh_token, false);
-            held.presented.store(header.mark.is_some(), Ordering::Release);
+            held.presented = header.mark.is_some();
             held.version = Some(header.version);
             held.marks = 0;
             true
@@ -119,7 +125,7 @@ impl Renewal {
             held.marks = 0;
         }
         if session.marks() != held.marks {
-            held.presented.store(true, Ordering::Release);
+            held.presented = true;
         }
         drop(held);
         self.plant_seed(&seen.contents);
@@ -147,7 +153,7 @@ impl Renewal {
         contents.api_key = fingerprint(held.credentials.api_key.as_ref()).or(contents.api_key);
         let mut header = Header::new(ours);
         header.expires_in = Some(pair.bearer().life().expires.left(now));
-        if held.presented.load(Ordering::Acquire) {
+        if held.presented {
             header.mark = Some(SpentMark { count: held.marks.max(1), settles_in: Duration::ZERO });
         }
         Some(Seen::new(header, contents))
@@ -200,10 +206,31 @@ impl Renewal {
             tracing::error!(%error, "the new pair of tokens is in use but could not be saved; trying again");
             self.unsaved = Some(seen);
         }
-        let mut held = self.manager.held();
-        held.version = Some(version);
-        held.marks = 0;
+        self.saved = Some(version);
         None
+    }
+
+    /// Saves a refresh token that came alone.
+    pub(super) async fn store_refresh_token(&mut self, token: RefreshToken, purchase: &Purchase) {
+        let session = self.session.clone();
+        let mut session = session.lock().await;
+        let Some(open) = session.as_mut() else { return };
+        let grant = Grant {
+            access_token: AccessToken::from(""),
+            refresh_token: Some(token),
+            lifetime: Duration::ZERO,
+        };
+        let mut seen = self.granted_form(open.seen.as_ref(), &grant, self.manager.now(), purchase);
+        seen.contents.access_token = None;
+        let version = seen.header.version;
+        match open.save(seen).await {
+            Ok(()) => {
+                let mut held = self.manager.held();
+                held.version = Some(version);
+                held.marks = 0;
+            }
+            Err(error) => tracing::error!(%error, "a new refresh token is held but could not be saved"),
+        }
     }
 
     fn granted_form(&self, seen: Option<&Seen>, grant: &Grant, sent: Now, purchase: &Purchase) -> Seen {
@@ -332,7 +359,13 @@ impl Renewal {
             match store.open(key.as_ref(), until, moved_on).await {
                 Ok(Opened::Enough(())) => return,
                 Ok(Opened::Locked(session)) => *self.session.lock().await = Some(session),
-                Err(error) => tracing::error!(%error, "a late pair of tokens could not be saved"),
+                Err(error) => {
+                    tracing::error!(%error, "a late pair of tokens could not be saved; trying again");
+                    let base = version.map(|version| Seen::new(Header::new(version), Contents::default()));
+                    let seen = self.granted_form(base.as_ref(), &grant, sent, &purchase);
+                    self.saved = Some(seen.header.version);
+                    self.unsaved = Some(seen);
+                }
             }
             if self.save(&grant, sent, &purchase).await.is_some() {
                 return;

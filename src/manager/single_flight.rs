@@ -127,8 +127,9 @@ impl Gate {
         let (report, landing) = watch::channel(None);
         let flight = Flight { id: state.flights, landing, probe_after };
         state.flight = Some(flight.clone());
-        drop(state);
+        // Under the lock: who closes the gate next has to see it.
         self.under_way.send_modify(|count| *count += 1);
+        drop(state);
         let pilot = Pilot { gate: self.clone(), id: flight.id, report, started: now, landed: false };
         Ok(Boarding::Lead(flight, pilot))
     }
@@ -201,13 +202,19 @@ pub(super) struct Pilot {
 
 impl Pilot {
     /// Ends the flight for those who wait. Says until when nobody calls.
-    pub(super) fn land(&mut self, outcome: Outcome, pause: Pause, now: Now) -> Option<Deadline> {
+    /// `pause` is asked under the gate's lock, so that it can't miss credentials that were set just before.
+    pub(super) fn land(
+        &mut self,
+        outcome: Outcome,
+        pause: impl FnOnce() -> Pause,
+        now: Now,
+    ) -> Option<Deadline> {
         let mut state = self.gate.lock();
         let error = outcome.as_ref().err().cloned();
         if error.is_none() {
             state.outage = None;
         }
-        let until = match pause {
+        let until = match pause() {
             Pause::Outage { asked } => {
                 let started = self.started.monotonic;
                 let going_on =

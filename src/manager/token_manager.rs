@@ -5,14 +5,14 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use tokio::{
     runtime::Handle as Runtime,
-    sync::{RwLock, watch},
+    sync::{RwLock, RwLockWriteGuard, watch},
     time,
 };
 
@@ -65,7 +65,7 @@ pub(super) struct Held {
     pub(super) edition: u64,
     /// The refresh token was presented, and nothing says whether it is spent. Set as the call goes out, by
     /// whichever runtime; a flight that is lost leaves it behind for the next.
-    pub(super) presented: Arc<AtomicBool>,
+    pub(super) presented: bool,
     /// The refresh token came straight from a login of ours.
     pub(super) from_login: bool,
     pub(super) refused_in_a_row: u32,
@@ -77,6 +77,8 @@ pub(super) struct Held {
     /// With a store: which of its pairs we hold, and how often we marked its refresh token.
     pub(super) version: Option<Version>,
     pub(super) marks: u32,
+    /// New credentials are tried at once, also in a pause that others share.
+    pub(super) ignores_pause: bool,
     generation: u64,
 }
 
@@ -106,7 +108,7 @@ impl Held {
 
     pub(super) fn put_refresh_token(&mut self, token: Option<RefreshToken>, from_login: bool) {
         self.credentials.refresh_token = token;
-        self.presented = Arc::default();
+        self.presented = false;
         self.from_login = from_login;
     }
 }
@@ -141,7 +143,7 @@ impl TokenManager {
         let mut held = Held {
             credentials: Credentials::new(),
             edition: 0,
-            presented: Arc::default(),
+            presented: false,
             from_login: false,
             refused_in_a_row: 0,
             skip_refresh_until: None,
@@ -150,6 +152,7 @@ impl TokenManager {
             seed: None,
             version: None,
             marks: 0,
+            ignores_pause: false,
             generation: 0,
         };
         held.give(credentials, settings.store.is_some());
@@ -221,7 +224,8 @@ impl TokenManager {
                 None => {}
             }
         }
-        Err(Error::new(ErrorKind::NoRuntime, "the runtime that carries renewals is shutting down"))
+        let message = "several renewals in a row ended without what this caller waited for; is their runtime shut down?";
+        Err(Error::new(ErrorKind::TimedOut, message))
     }
 
     async fn wait_for(&self, flight: &mut Flight, limit: time::Instant) -> Option<Result<TokenPair, Error>> {
@@ -303,7 +307,7 @@ impl TokenManager {
         let settings = &self.settings;
         let (window, margin) = (settings.early_window, settings.safety_margin);
         let life = policy::life(expires, lifetime, window, margin, fastrand::f64());
-        let mut slot = self.pair.write().await;
+        let mut slot = self.write().await;
         let (pair, fallbacks) = {
             let mut held = self.held();
             let bearer = Bearer::new(access_token, held.generation + 1, life)?;
@@ -324,6 +328,16 @@ impl TokenManager {
         tracing::debug!(generation, ?cause, ?way, "access token renewed");
         self.renewed.send_replace(Some(Renewed { generation, cause, way, expires_at, fallbacks }));
         Some(pair)
+    }
+
+    /// Never queues: a writer in the queue would shut readers out until its task is polled, which may be never.
+    async fn write(&self) -> RwLockWriteGuard<'_, Option<TokenPair>> {
+        loop {
+            match self.pair.try_write() {
+                Ok(slot) => return slot,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
     }
 
     /// The newest pair, usable or not.
@@ -377,6 +391,7 @@ impl TokenManager {
         let mut held = self.held();
         held.edition += 1;
         held.give(credentials, self.settings.store.is_some());
+        held.ignores_pause = true;
         held.refused_in_a_row = 0;
         held.skip_refresh_until = None;
         held.key_refused_until = None;
@@ -424,13 +439,22 @@ impl TokenManager {
         self.gate.close(handed_over.clone())?;
         let reopen = Reopen(self);
         // A pair that is still on its way would be lost.
-        self.gate.idle().await;
-        let doubtful = self.held().presented.load(Ordering::Acquire);
-        if doubtful && self.settings.spends_refresh_tokens() {
+        let limit = self.settings.flight_timeout + WAITER_GRACE;
+        if time::timeout(limit, self.gate.idle()).await.is_err() {
+            let message =
+                format!("a renewal is still under way after {limit:?}, so the pair is not handed over");
+            return Err(Error::new(ErrorKind::TimedOut, message));
+        }
+        let in_pair = self.newest().await.and_then(|pair| pair.refresh_token().cloned());
+        let is_sound = {
+            let held = self.held();
+            !held.presented && held.credentials.refresh_token == in_pair
+        };
+        if !is_sound && self.settings.spends_refresh_tokens() {
             let message = "the refresh token may be spent, so the pair is not handed over; renew first";
             return Err(Error::new(ErrorKind::Ambiguous, message));
         }
-        let pair = self.pair.write().await.take();
+        let pair = self.write().await.take();
         let pair = pair.ok_or_else(|| handed_over.clone())?;
         self.gate.close_for_good(handed_over);
         drop(reopen);

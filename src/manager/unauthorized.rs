@@ -67,6 +67,10 @@ impl Refusals {
     /// setting `live` to 0.
     pub(super) fn judge(&self, generation: u64, live: &AtomicU64, settings: &Settings, now: Now) -> Verdict {
         let mut guard = self.guard();
+        if live.load(Ordering::Acquire) != generation {
+            // Somebody else's renewal, which is paid for.
+            return Verdict::Renew;
+        }
         if guard.closed_until.is_some_and(|until| !until.has_passed(now)) {
             return Verdict::Stands;
         }

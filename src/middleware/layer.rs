@@ -41,7 +41,8 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
     }
 
     /// No request is kept or read ahead: a 401 passes through, and its token is replaced for the next request. With a
-    /// [token service](ApiVideoAuthLayerBuilder::token_service) the request's body type is then free of bounds.
+    /// [token service](ApiVideoAuthLayerBuilder::token_service) the request's body may then be of any type that is
+    /// `Send + 'static`.
     pub fn no_replay(self) -> ApiVideoAuthLayerBuilder<T, NoReplay> {
         self.with(|transport| transport)
     }
@@ -55,7 +56,8 @@ impl<T, P> ApiVideoAuthLayer<T, P> {
     }
 
     /// Replaces both credentials: what `credentials` leaves out is no longer held. Ends a pause after failures and
-    /// permanent errors. The token in use stays in use.
+    /// permanent errors. The token in use stays in use. With a [store](ApiVideoAuthLayerBuilder::store) the stored refresh
+    /// token stays too, and a given one is a seed.
     ///
     /// # Errors
     ///

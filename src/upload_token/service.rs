@@ -1,6 +1,4 @@
 use std::{
-    error::Error as StdError,
-    fmt::Write,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -11,7 +9,10 @@ use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
 use super::layer::Pass;
-use crate::error::{Error, ErrorKind};
+use crate::{
+    answer,
+    error::{Error, ErrorKind},
+};
 
 /// A service that uploads with a delegated token, and does nothing else. See the [module docs](super).
 ///
@@ -91,14 +92,7 @@ where
 
 /// Some clients quote the URI in their errors. Such an error is left out; all others pass through.
 fn without_token(error: BoxError, pass: &Pass) -> BoxError {
-    let mut shown = format!("{error:?}");
-    let mut next = Some(&*error as &(dyn StdError + 'static));
-    while let Some(error) = next {
-        // Writing into a string does not fail; an error's own `Display` may, and then shows nothing.
-        let _ = write!(shown, " {error}");
-        next = error.source();
-    }
-    if !shown.contains(pass.token.expose()) {
+    if !answer::quotes(&*error, pass.token.expose()) {
         return error;
     }
     let message = "the upload broke off; the error is left out, for it quotes the upload token";

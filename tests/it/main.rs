@@ -14,6 +14,7 @@ mod min_lifetime;
 mod origins;
 mod outages;
 mod outcomes;
+mod quoting;
 mod readiness;
 mod readme;
 mod redirects;
