@@ -1,0 +1,242 @@
+//! G22, G23: processes that are killed or stopped at any step of a renewal, for real.
+
+use std::{
+    env,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use apivideo_auth::{
+    ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, Error, ErrorKind, Way,
+    middleware::{Replay, SameService},
+    store::{FileStore, RedisStore, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version},
+    testing::{FakeApi, GatePoint},
+};
+use futures::future::{BoxFuture, join_all};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use tower::{Layer, ServiceExt};
+
+use crate::{
+    redis_server::RedisServer,
+    support::{Body, get},
+};
+
+/// The steps of G21 at which a process dies, in their order, and whether it may have presented its refresh token.
+const STEPS: [(&str, bool); 7] = [
+    ("locked", false),
+    ("before the mark", false),
+    ("marked", true),
+    ("answered", true),
+    ("saved", false),
+    ("unlocking", false),
+    ("unlocked", false),
+];
+
+const CALL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Kills its own process at a step.
+#[derive(Clone)]
+struct Deadly<S> {
+    inner: S,
+    step: Arc<str>,
+    saves: Arc<AtomicUsize>,
+}
+
+impl<S> Deadly<S> {
+    fn reached(&self, step: &str) {
+        if *self.step == *step {
+            let _ = Command::new("kill").args(["-9", &std::process::id().to_string()]).status();
+            unreachable!("killed");
+        }
+    }
+}
+
+impl<S: TokenStore + Clone> TokenStore for Deadly<S> {
+    fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        self.inner.load(key)
+    }
+
+    fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
+        Box::pin(async move {
+            Ok(match self.inner.try_lock(key).await? {
+                TryLock::Locked(lock) => {
+                    self.reached("locked");
+                    TryLock::Locked(Box::new(DeadlyLock { lock, store: self.clone() }))
+                }
+                busy => busy,
+            })
+        })
+    }
+}
+
+struct DeadlyLock<S> {
+    lock: Box<dyn StoreLock>,
+    store: Deadly<S>,
+}
+
+impl<S: TokenStore + Clone> StoreLock for DeadlyLock<S> {
+    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let (before, after) = match self.store.saves.fetch_add(1, Ordering::SeqCst) {
+                0 => ("before the mark", "marked"),
+                _ => ("answered", "saved"),
+            };
+            self.store.reached(before);
+            self.lock.save(expected, stored).await?;
+            self.store.reached(after);
+            Ok(())
+        })
+    }
+
+    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        self.lock.set_aside()
+    }
+
+    fn unlock(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.store.reached("unlocking");
+            self.lock.unlock().await;
+            self.store.reached("unlocked");
+        })
+    }
+}
+
+type Hyper = ApiVideoAuth<Client<HttpConnector, Body>>;
+type Builder = ApiVideoAuthLayerBuilder<SameService, Replay>;
+
+fn process(api: &str, with: impl FnOnce(Builder) -> Builder) -> (ApiVideoAuthLayer, Hyper) {
+    let layer = with(ApiVideoAuthLayer::builder().base_url(api).call_timeout(CALL_TIMEOUT)).build().unwrap();
+    let client = layer.layer(Client::builder(TokioExecutor::new()).build_http());
+    (layer, client)
+}
+
+async fn works(client: &Hyper) {
+    assert_eq!(client.clone().oneshot(get("/videos")).await.unwrap().status(), 200);
+}
+
+/// What the child process does: takes over the stored pair, renews it, and says how that went.
+#[tokio::test]
+async fn a_child_that_renews() {
+    let (Ok(api), Ok(step)) = (env::var("KILLED_API"), env::var("KILLED_STEP")) else { return };
+    let (layer, client) = process(&api, |builder| match env::var("KILLED_REDIS") {
+        Ok(url) => builder
+            .call_timeout(Duration::from_secs(30))
+            .flight_timeout(Duration::from_secs(60))
+            .store(RedisStore::builder(url).build().unwrap()),
+        Err(_) => {
+            let inner = FileStore::in_folder(env::var("KILLED_FOLDER").unwrap());
+            builder.store(Deadly { inner, step: step.into(), saves: Arc::default() })
+        }
+    });
+    works(&client).await;
+    let renewed = client.renew().await;
+    layer.shutdown(Duration::from_secs(5)).await;
+    println!(
+        "renewed: {:?} {:?}",
+        renewed.map(|_| ()),
+        layer.subscribe().latest().map(|renewed| renewed.way)
+    );
+}
+
+fn child(api: &FakeApi, step: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "killed::a_child_that_renews", "--nocapture"]);
+    command
+        .env("KILLED_API", api.url())
+        .env("KILLED_STEP", step)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    command
+}
+
+async fn killed_at(step: &str, presented: bool, has_key: bool) {
+    let (api, folder) = (FakeApi::start().await.unwrap(), tempfile::tempdir().unwrap());
+    let tokens = folder.path().join("tokens");
+    let store = FileStore::in_folder(&tokens);
+    let (_, first) = process(&api.url(), |builder| builder.api_key(api.api_key()).store(store.clone()));
+    works(&first).await;
+    let token = api.live_refresh_token().unwrap();
+
+    let mut victim = child(&api, step).env("KILLED_FOLDER", &tokens).spawn().unwrap();
+    let status = tokio::task::spawn_blocking(move || victim.wait().unwrap()).await.unwrap();
+    assert!(!status.success(), "{step}: {status}");
+
+    // The next process, with the store as it was left.
+    let (layer, next) = process(&api.url(), |builder| {
+        let builder = builder.store(store);
+        if has_key { builder.api_key(api.api_key()) } else { builder }
+    });
+    works(&next).await;
+    let renewed = next.renew().await;
+    let way = layer.subscribe().latest().map(|renewed| renewed.way);
+    let counts = api.counts();
+    match (step, has_key) {
+        // The answer was lost: the token is presented again, after its deadline, and refused.
+        ("answered", false) => {
+            assert_eq!(renewed.unwrap_err().kind(), ErrorKind::Refused, "{step}");
+            assert_eq!(api.presentations(&token), 2, "{step}");
+            return;
+        }
+        (_, true) if presented => assert_eq!(way, Some(Way::ApiKey), "{step}"),
+        _ => assert_eq!(way, Some(Way::Refresh), "{step}"),
+    }
+    renewed.unwrap_or_else(|error| panic!("{step}: {error:?}"));
+    works(&next).await;
+    assert!(counts.reuse_violations == 0 && api.most_presentations() <= 1, "{step}, key: {has_key}: {counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g22_a_kill_at_any_step_leaves_the_next_process_working() {
+    let table = STEPS.iter().flat_map(|(step, presented)| {
+        [true, false].map(|has_key| tokio::spawn(killed_at(step, *presented, has_key)))
+    });
+    for row in join_all(table).await {
+        row.unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g23_a_process_stopped_beyond_its_lease_overwrites_nothing() {
+    let (api, redis) = (FakeApi::start().await.unwrap(), RedisServer::start());
+    let store = || RedisStore::builder(redis.url()).build().unwrap();
+    let (_, first) = process(&api.url(), |builder| builder.api_key(api.api_key()).store(store()));
+    works(&first).await;
+    let token = api.live_refresh_token().unwrap();
+
+    let gate = api.gate(GatePoint::BeforeCommit);
+    let stopped = child(&api, "none").env("KILLED_REDIS", redis.url()).spawn().unwrap();
+    gate.reached(1).await;
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args([name, &stopped.id().to_string()]).status().unwrap().success());
+    };
+    signal("-STOP");
+    gate.open();
+
+    // Its lease ends, its mark does not: the holder of the key logs in, and presents nothing.
+    let (layer, other) = process(&api.url(), |builder| builder.api_key(api.api_key()).store(store()));
+    works(&other).await;
+    other.renew().await.unwrap();
+    let state = std::fs::read_to_string(format!("/proc/{}/status", stopped.id())).unwrap();
+    println!("{:?} {} {:?} {:?}", api.counts(), api.presentations(&token), state.lines().nth(2), api.journal().iter().map(|e| (e.uri.path().to_owned(), e.status)).collect::<Vec<_>>());
+    assert_eq!(layer.subscribe().latest().map(|renewed| renewed.way), Some(Way::ApiKey));
+    let newest = other.pair().await.unwrap().refresh_token().unwrap().expose().to_owned();
+
+    signal("-CONT");
+    let output = tokio::task::spawn_blocking(move || stopped.wait_with_output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("renewed: Ok(()) Some(Adopted)"), "{said}");
+    assert_eq!((api.presentations(&token), api.counts().reuse_violations), (1, 0));
+
+    let (layer, last) = process(&api.url(), |builder| builder.store(store()));
+    works(&last).await;
+    assert_eq!(layer.subscribe().latest().map(|renewed| renewed.way), Some(Way::Adopted));
+    assert_eq!(last.pair().await.unwrap().refresh_token().unwrap().expose(), newest);
+}
