@@ -189,7 +189,10 @@ async fn killed_at(step: &str, presented: bool, has_key: bool) {
     }
     renewed.unwrap_or_else(|error| panic!("{step}: {error:?}"));
     works(&next).await;
-    assert!(counts.reuse_violations == 0 && api.most_presentations() <= 1, "{step}, key: {has_key}: {counts:?}");
+    assert!(
+        counts.reuse_violations == 0 && api.most_presentations() <= 1,
+        "{step}, key: {has_key}: {counts:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -218,14 +221,23 @@ async fn g23_a_process_stopped_beyond_its_lease_overwrites_nothing() {
         assert!(Command::new("kill").args([name, &stopped.id().to_string()]).status().unwrap().success());
     };
     signal("-STOP");
+    // Each of its threads stops on its own.
+    let states = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", stopped.id())).unwrap();
+        let stat = |task: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(task.unwrap().path().join("stat"))
+        };
+        tasks.map(stat).collect::<Result<Vec<_>, _>>().unwrap()
+    };
+    while !states().iter().all(|stat| stat.contains(") T ")) {
+        tokio::task::yield_now().await;
+    }
     gate.open();
 
     // Its lease ends, its mark does not: the holder of the key logs in, and presents nothing.
     let (layer, other) = process(&api.url(), |builder| builder.api_key(api.api_key()).store(store()));
     works(&other).await;
     other.renew().await.unwrap();
-    let state = std::fs::read_to_string(format!("/proc/{}/status", stopped.id())).unwrap();
-    println!("{:?} {} {:?} {:?}", api.counts(), api.presentations(&token), state.lines().nth(2), api.journal().iter().map(|e| (e.uri.path().to_owned(), e.status)).collect::<Vec<_>>());
     assert_eq!(layer.subscribe().latest().map(|renewed| renewed.way), Some(Way::ApiKey));
     let newest = other.pair().await.unwrap().refresh_token().unwrap().expose().to_owned();
 
