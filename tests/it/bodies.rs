@@ -1,5 +1,4 @@
 //! G16: what is sent again, byte for byte, and what goes out once.
-#![cfg(test)]
 
 use std::{
     future::ready,

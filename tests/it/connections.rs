@@ -1,5 +1,4 @@
 //! G14 and G16 where connections matter: what becomes of the first 401, and of answers that come too early.
-#![cfg(test)]
 
 use std::{
     io,

@@ -1,5 +1,4 @@
 //! What every adaptor keeps: one suite, run over hyper's HTTP/1 and HTTP/2 and over reqwest-middleware.
-#![cfg(test)]
 
 use std::{io, time::Duration};
 

@@ -1,5 +1,4 @@
 //! G10: `MinLifetime` asks for a longer-lived token, within reason.
-#![cfg(test)]
 
 use std::time::Duration;
 

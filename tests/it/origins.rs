@@ -1,5 +1,4 @@
 //! G17 and G18: which requests get a token, and which are left alone.
-#![cfg(test)]
 
 use std::{
     io,

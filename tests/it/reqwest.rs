@@ -1,5 +1,4 @@
 //! The reqwest-middleware side, beyond what the contract suite asks of every adaptor.
-#![cfg(test)]
 
 use std::{
     sync::{Arc, Mutex},

@@ -1,5 +1,4 @@
 //! G19: what we format shows no secret.
-#![cfg(test)]
 
 use std::{
     error::Error as StdError,

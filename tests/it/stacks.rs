@@ -1,5 +1,4 @@
 //! What must compile, and odd but real stacks that must work.
-#![cfg(test)]
 
 use std::{
     convert::Infallible,

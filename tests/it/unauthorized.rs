@@ -1,5 +1,4 @@
 //! G14 and G15: a 401 means one renewal and one more try, and never a storm of either.
-#![cfg(test)]
 
 use std::{
     sync::{
