@@ -10,7 +10,7 @@ use crate::{
     manager::{ApiVideoAuthLayerBuilder, Handle, Subscription},
 };
 
-/// Keeps a service authenticated against api.video. See the [module docs](self).
+/// Keeps a service authenticated against api.video. See the [module docs](crate::middleware).
 ///
 /// Clones of a layer, and all services they make, share one token. `T` says where token calls go, `P` whether
 /// requests are kept for a replay; the builder chooses both.

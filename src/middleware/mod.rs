@@ -29,15 +29,12 @@
 //!   side. Only without a usable token does a request wait for a renewal, and then it holds no slot of the wrapped
 //!   service.
 //! - A 401 is answered with one renewal and one more try, if the request could be kept: its body is empty or of known
-//!   size within the [limit](ApiVideoAuthLayerBuilder::replay_limit), and it has no `Trailer` header. (A body of known size
+//!   size within the [limit](crate::ApiVideoAuthLayerBuilder::replay_limit), and it has no `Trailer` header. (A body of known size
 //!   that has trailers without announcing them is an error: the copy would lose them.) If the renewal
 //!   fails, or the second try gets a 401 too, the caller gets the 401. Requests that can't be kept get their 401 at
 //!   once, and the next request gets a new token.
 //!
 //! Clones of the layer and of its services share one token.
-//!
-//! [`ApiVideoAuthLayerBuilder::replay_limit`]: crate::ApiVideoAuthLayerBuilder::replay_limit
-//! [limit]: crate::ApiVideoAuthLayerBuilder::replay_limit
 
 mod future;
 mod layer;

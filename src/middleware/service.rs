@@ -21,7 +21,7 @@ use crate::{
     token::{Life, own_copy},
 };
 
-/// A service whose requests to api.video carry a token that is fresh. See the [module docs](self).
+/// A service whose requests to api.video carry a token that is fresh. See the [module docs](crate::middleware).
 ///
 /// Its error is [`tower::BoxError`]: an [`Error`](crate::Error) of this crate, or the wrapped service's own.
 pub struct ApiVideoAuth<S, T = SameService, P = super::Replay> {
