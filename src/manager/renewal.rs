@@ -158,6 +158,11 @@ impl Renewal {
                 Answer::Ambiguous { ref error, .. } => {
                     let error = error.clone();
                     self.doubt(&purchase, answer).await;
+                    if self.store_has_changed().await
+                        && let Some(pair) = self.enter_store().await?
+                    {
+                        return Ok(pair);
+                    }
                     if self.is_probe {
                         return Err(Failure::outage(error));
                     }
@@ -176,6 +181,13 @@ impl Renewal {
                 Answer::Misunderstood(error) => {
                     self.clear_mark(&purchase).await;
                     return Err(Failure::outage(error));
+                }
+                Answer::HeldBack(error) if error.kind() == ErrorKind::StoreConflict => {
+                    if let Some(pair) = self.enter_store_again().await? {
+                        return Ok(pair);
+                    }
+                    self.insisted = false;
+                    error
                 }
                 Answer::HeldBack(error) => {
                     self.clear_mark(&purchase).await;
@@ -206,7 +218,11 @@ impl Renewal {
             }
             (None, None) => {
                 let asked_again = is_ahead(held.key_refused_until).map(|until| until.left(now));
-                return Err(out_of_credentials(last, asked_again, self.manager.settings.store.is_some()));
+                // The store had a pair, and has none now: somebody's refusal is as good as ours.
+                let was_cleared = held.credentials.refresh_token.is_none()
+                    && held.version.is_some_and(|version| version.generation > 0);
+                let has_store = self.manager.settings.store.is_some();
+                return Err(out_of_credentials(last, was_cleared, asked_again, has_store));
             }
         };
         if self.calls > 0 && (self.calls >= MAX_CALLS || !self.has_room_after(Duration::ZERO)) {
@@ -276,6 +292,9 @@ impl Renewal {
             // Forgotten after a refusal is not replaced: the refusal was of a second presentation.
             let was_forgotten = late && held.credentials.refresh_token.is_none() && held.edition == edition;
             let is_current = held.has(purchase) || was_forgotten;
+            if let Purchase::Refresh(token) = purchase {
+                held.seed.take_if(|seed| seed == token);
+            }
             match (refresh_token, way) {
                 _ if !is_current => {}
                 // The one sent counts as spent. With an API key held it is not presented again.
@@ -391,7 +410,12 @@ fn is_refusal(error: &Error) -> bool {
     error.kind() == ErrorKind::Refused
 }
 
-fn out_of_credentials(last: Option<&Error>, key_asked_again: Option<Duration>, has_store: bool) -> Failure {
+fn out_of_credentials(
+    last: Option<&Error>,
+    was_cleared: bool,
+    key_asked_again: Option<Duration>,
+    has_store: bool,
+) -> Failure {
     let refused = last.cloned().filter(is_refusal);
     // A store may show another pair one day.
     let forever = if has_store { Pause::For(LOOK_AGAIN) } else { Pause::UntilCredentialsChange };
@@ -400,14 +424,14 @@ fn out_of_credentials(last: Option<&Error>, key_asked_again: Option<Duration>, h
             let error = refused.unwrap_or_else(|| Error::new(ErrorKind::Refused, "the API key was refused"));
             (error, if has_store { Pause::For(wait.min(LOOK_AGAIN)) } else { Pause::For(wait) })
         }
-        (Some(_), None) => (
+        (refused, None) if refused.is_some() || was_cleared => (
             Error::new(
                 ErrorKind::Refused,
                 "the refresh token was refused and no API key is held; log in again and call `set_credentials`",
             ),
             forever,
         ),
-        (None, None) => (
+        (_, None) => (
             Error::new(
                 ErrorKind::NoCredentials,
                 "there is nothing to get a token with; give the builder an API key or a refresh token (renewal by API \

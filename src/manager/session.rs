@@ -1,8 +1,8 @@
 //! The store of a source, and a flight's session with it under its lock.
 
-use std::{fmt, ops::Range, sync::Arc, time::Duration};
+use std::{fmt, ops::Range, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use tokio::time::{self, Instant};
 
 use crate::{
@@ -97,7 +97,7 @@ impl Seen {
 impl StoreSettings {
     /// Reads the store. `None`: nothing is there.
     pub(super) async fn look(&self, key: Option<&ApiKey>) -> Result<Option<Seen>, Error> {
-        let Some(Stored { mut header, record }) = bounded(self.store.load(&self.key)).await? else {
+        let Some(Stored { mut header, record }) = bounded(|| self.store.load(&self.key)).await? else {
             return Ok(None);
         };
         // A clock that was set back must not turn a pause of seconds into one of hours.
@@ -139,7 +139,7 @@ impl StoreSettings {
             if let Some(done) = seen.as_ref().and_then(&mut enough) {
                 return Ok(Opened::Enough(done));
             }
-            let holder = match bounded(self.store.try_lock(&self.key)).await? {
+            let holder = match bounded(|| self.store.try_lock(&self.key)).await? {
                 TryLock::Locked(lock) => return self.locked(lock, key, enough).await,
                 TryLock::Busy(holder) => holder,
             };
@@ -163,7 +163,7 @@ impl StoreSettings {
         let result = match self.look(key).await {
             Err(error) if error.kind() == ErrorKind::StoreCorrupt && key.is_some() => {
                 tracing::warn!(%error, "the stored record is set aside, and the API key used");
-                bounded(lock.set_aside()).await.map(|()| None)
+                bounded(|| lock.set_aside()).await.map(|()| None)
             }
             seen => seen,
         };
@@ -227,8 +227,8 @@ impl Session {
 
     /// Replaces what is stored, if nothing else was stored since this session saw it.
     pub(super) async fn save(&mut self, seen: Seen) -> Result<(), Error> {
-        let expected = self.version();
-        bounded(self.lock.save(expected, seen.close())).await?;
+        let (expected, stored) = (self.version(), seen.close());
+        bounded(|| self.lock.save(expected, stored)).await?;
         self.seen = Some(seen);
         Ok(())
     }
@@ -238,17 +238,22 @@ impl Session {
     }
 }
 
-/// Stores bound their own waits; one that forgets to must not hold up the source.
-async fn bounded<T>(work: BoxFuture<'_, Result<T, Error>>) -> Result<T, Error> {
-    time::timeout(STORE_TIMEOUT, work).await.unwrap_or_else(|_| {
-        let message = format!("the token store did not answer within {STORE_TIMEOUT:?}");
-        Err(Error::new(ErrorKind::StoreUnavailable, message))
-    })
+/// Stores bound their own waits and don't panic; one that does otherwise must not cost a pair that was granted.
+async fn bounded<'a, T>(work: impl FnOnce() -> BoxFuture<'a, Result<T, Error>>) -> Result<T, Error> {
+    let work = AssertUnwindSafe(async { work().await }).catch_unwind();
+    match time::timeout(STORE_TIMEOUT, work).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_payload)) => Err(Error::new(ErrorKind::Panicked, "the token store panicked")),
+        Err(_) => {
+            let message = format!("the token store did not answer within {STORE_TIMEOUT:?}");
+            Err(Error::new(ErrorKind::StoreUnavailable, message))
+        }
+    }
 }
 
 async fn unlock(lock: Box<dyn StoreLock>) {
-    // A lock that can't be freed in time ends with its process or lease.
-    let _ = time::timeout(STORE_TIMEOUT, lock.unlock()).await;
+    // A lock that can't be freed ends with its process or lease.
+    let _ = bounded(|| lock.unlock().map(Ok).boxed()).await;
 }
 
 /// A new line of pairs.

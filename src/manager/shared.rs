@@ -27,6 +27,9 @@ const SHORT: Duration = Duration::from_millis(100);
 /// Between two tries to save a pair: from the first to the longest.
 const SAVE_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// Between two looks at a mark that is not settled.
+const LOOK_AT_MARK: Duration = Duration::from_millis(250);
+
 /// How long a late answer waits for the store's lock.
 const LATE_LOCK: Duration = Duration::from_secs(20);
 
@@ -74,10 +77,15 @@ impl Renewal {
                     return Err(Failure::outage(Error::new(ErrorKind::StoreLocked, message)));
                 }
                 Opened::Locked(mut session) => {
-                    self.agree(&mut session, ours).await.map_err(Failure::outage)?;
                     let wait = self.someone_elses_mark(&session, ours);
-                    *self.session.lock().await = Some(session);
-                    return self.wait_for_mark(wait).await.map(|()| None);
+                    if wait.is_zero() {
+                        self.agree(&mut session, ours).await.map_err(Failure::outage)?;
+                        *self.session.lock().await = Some(session);
+                        return Ok(None);
+                    }
+                    // Whoever made the mark needs the lock to save what comes of it.
+                    session.close().await;
+                    self.wait_for_mark(wait).await?;
                 }
             }
         }
@@ -108,7 +116,9 @@ impl Renewal {
     async fn agree(&mut self, session: &mut Session, ours: Option<Version>) -> Result<(), Error> {
         let stored = session.version();
         let contents = session.seen.as_ref().map(|seen| seen.contents.clone()).unwrap_or_default();
-        if let Some(ours) = ours.filter(|ours| session.seen.as_ref().is_none_or(|seen| seen.is_behind(*ours)))
+        let ours_if_later =
+            ours.filter(|ours| session.seen.as_ref().is_none_or(|seen| seen.is_behind(*ours)));
+        if let Some(ours) = ours_if_later
             && let Some(seen) = self.in_hand(ours, contents).await
         {
             // The store was emptied, or restored from an older copy.
@@ -120,12 +130,17 @@ impl Renewal {
         };
         let mut held = self.manager.held();
         if stored != ours {
-            held.put_refresh_token(seen.contents.refresh_token.clone(), false);
+            // What is older than a pair of ours that was refused is spent.
+            let token = seen.contents.refresh_token.clone().filter(|_| ours_if_later.is_none());
+            held.put_refresh_token(token, false);
             held.version = stored;
             held.marks = 0;
         }
         if session.marks() != held.marks {
             held.presented = true;
+        } else if session.marks() == 0 {
+            // A mark that stood when the pair was adopted has been cleared.
+            held.presented = false;
         }
         drop(held);
         self.plant_seed(&seen.contents);
@@ -135,24 +150,26 @@ impl Renewal {
     /// Takes up the given refresh token if nothing else is there, and it was not taken up before.
     fn plant_seed(&self, contents: &Contents) {
         let mut held = self.manager.held();
-        let seed = held.seed.clone().filter(|seed| !contents.has_spent(seed));
-        if held.credentials.refresh_token.is_none() && seed.is_some() {
+        held.seed.take_if(|seed| contents.has_spent(seed));
+        if held.credentials.refresh_token.is_none() && held.seed.is_some() {
+            let seed = held.seed.clone();
             held.put_refresh_token(seed, false);
         }
     }
 
     /// Our own pair, in the form to store.
     async fn in_hand(&mut self, ours: Version, stored: Contents) -> Option<Seen> {
-        let pair = self.manager.newest().await?;
+        let pair = self.manager.newest().await;
+        let life = pair.as_ref().map(|pair| *pair.bearer().life());
         let now = self.manager.now();
         let held = self.manager.held();
         let mut contents = stored;
-        contents.access_token = Some(pair.access_token().clone());
+        contents.access_token = pair.map(|pair| pair.access_token().clone());
         contents.refresh_token = Some(held.credentials.refresh_token.clone()?);
-        contents.lifetime = pair.bearer().life().lifetime;
+        contents.lifetime = life.map(|life| life.lifetime).unwrap_or_default();
         contents.api_key = fingerprint(held.credentials.api_key.as_ref()).or(contents.api_key);
         let mut header = Header::new(ours);
-        header.expires_in = Some(pair.bearer().life().expires.left(now));
+        header.expires_in = life.map(|life| life.expires.left(now));
         if held.presented {
             header.mark = Some(SpentMark { count: held.marks.max(1), settles_in: Duration::ZERO });
         }
@@ -162,6 +179,9 @@ impl Renewal {
     /// How long another process may still be about to present, or to save, what its mark names.
     fn someone_elses_mark(&self, session: &Session, ours: Option<Version>) -> Duration {
         let Some(seen) = &session.seen else { return Duration::ZERO };
+        if ours.is_some_and(|ours| seen.is_behind(ours)) {
+            return Duration::ZERO;
+        }
         let is_own = ours == session.version() && self.manager.held().marks == session.marks();
         let key = self.usable_key(self.manager.now());
         match seen.header.mark.filter(|_| !is_own && key.is_none()) {
@@ -171,9 +191,6 @@ impl Renewal {
     }
 
     async fn wait_for_mark(&mut self, wait: Duration) -> Result<(), Failure> {
-        if wait.is_zero() {
-            return Ok(());
-        }
         if !self.has_room_after(wait) {
             let message = "another process presented the refresh token and has not said what came of it";
             return Err(Failure {
@@ -181,7 +198,7 @@ impl Renewal {
                 pause: Pause::For(wait),
             });
         }
-        time::sleep(wait).await;
+        time::sleep(wait.min(LOOK_AT_MARK)).await;
         Ok(())
     }
 
@@ -263,6 +280,14 @@ impl Renewal {
             Some(Found::Pair(seen)) => self.adopt(seen).await,
             _ => None,
         }
+    }
+
+    /// The lock was lost: whoever has it now may have saved another pair.
+    pub(super) async fn enter_store_again(&mut self) -> Result<Option<TokenPair>, Failure> {
+        if let Some(session) = self.session.lock().await.take() {
+            session.close().await;
+        }
+        self.enter_store().await
     }
 
     /// Whether the store has another pair than the one this flight was presenting.

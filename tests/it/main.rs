@@ -7,6 +7,7 @@ mod bodies;
 mod connections;
 mod contract;
 mod delegated;
+mod fleet;
 mod flight;
 mod freshness;
 mod keepers;

@@ -1,0 +1,301 @@
+//! What a process leaves behind that stops, is held up, or loses its lock; and stores that lose what was saved.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+
+use apivideo_auth::testing::{Fault, GatePoint};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
+
+use super::*;
+
+/// Stops once, at a given place, until it is told to go on.
+#[derive(Clone, Default)]
+struct Stop {
+    reached: Arc<Notify>,
+    go_on: Arc<Notify>,
+    done: Arc<AtomicBool>,
+}
+
+impl Stop {
+    fn at(&self, place: (Op, When)) -> Hook {
+        let stop = self.clone();
+        hook(move |op, when| {
+            let stop = stop.clone();
+            async move {
+                if (op, when) == place && !stop.done.swap(true, Ordering::SeqCst) {
+                    stop.reached.notify_one();
+                    stop.go_on.notified().await;
+                }
+                Ok(())
+            }
+        })
+    }
+}
+
+/// The marked token of a process that died is presented again only when its mark is settled, or never.
+#[tokio::test(start_paused = true)]
+async fn g22_a_marked_token_is_presented_again_after_its_deadline_and_never_with_a_key() {
+    for (with_key, spent) in [(true, true), (true, false), (false, true), (false, false)] {
+        let fleet = Fleet::logged_in().await;
+        sleep(HOUR).await;
+        let token = fleet.stored();
+        let dead = fleet.start(fleet.keyless());
+        // Its answer never comes, and others find its lock free: so it is with a dead process.
+        let gate = fleet.api.gate(GatePoint::AfterCommit);
+        if !spent {
+            fleet.api.fault(Fault::Latency(HOUR));
+        }
+        let _request = dead.spawn();
+        while fleet.api.presentations(&token) == 0 {
+            settle().await;
+        }
+        if spent {
+            gate.reached(1).await;
+        }
+        fleet.shelf.lose_lock();
+        let begun = Instant::now();
+        let next = fleet.start(fleet.builder(with_key));
+        let other = next.spawn();
+        while fleet.api.counts().token_calls == 2 {
+            sleep(seconds(0.01)).await;
+        }
+        let waited = begun.elapsed();
+        gate.open();
+        let outcome = other.await.unwrap();
+        if with_key {
+            assert_eq!((outcome, fleet.api.counts().logins), (Ok(200), 2));
+            assert!(waited < seconds(1.0), "it need not wait: {waited:?}");
+            assert_eq!(fleet.api.presentations(&token), 1);
+        } else {
+            assert_eq!(outcome, if spent { Err(ErrorKind::Refused) } else { Ok(200) });
+            assert!(waited >= SETTLED && waited < SETTLED + seconds(1.0), "{waited:?}");
+            assert_eq!(fleet.api.presentations(&token), 2);
+        }
+    }
+}
+
+/// A leader that others gave up may still get its answer: then it can save, since nobody holds the lock while waiting.
+#[tokio::test(start_paused = true)]
+async fn g21_who_waits_for_a_mark_leaves_the_lock_to_the_one_who_made_it() {
+    let fleet = Fleet::logged_in().await;
+    sleep(HOUR).await;
+    let token = fleet.stored();
+    fleet.api.fault(Fault::Latency(seconds(12.0)));
+    let slow = fleet.start(fleet.keyless());
+    let first = slow.spawn();
+    sleep(seconds(0.5)).await;
+    fleet.shelf.lose_lock();
+    let waiting = fleet.start(fleet.keyless());
+    let second = waiting.spawn();
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (Ok(200), Ok(200)));
+    assert_eq!(waiting.way(), Some(Way::Adopted));
+    assert_eq!((fleet.api.presentations(&token), fleet.api.counts().reuse_violations), (1, 0));
+}
+
+/// A leader that is stopped after its mark and loses its lock: what it does when it goes on.
+#[tokio::test(start_paused = true)]
+async fn g23_a_leader_that_was_stopped_after_its_mark_presents_nothing_and_adopts() {
+    for with_key in [true, false] {
+        let fleet = Fleet::logged_in().await;
+        sleep(HOUR).await;
+        let token = fleet.stored();
+        let stop = Stop::default();
+        let leader =
+            fleet.start(fleet.builder(with_key).store(fleet.hooked(stop.at((Op::Mark, When::After)))));
+        let request = leader.spawn();
+        stop.reached.notified().await;
+        fleet.shelf.lose_lock();
+        let other = fleet.start(fleet.builder(with_key));
+        let begun = Instant::now();
+        assert_eq!(other.list().await, Ok(200));
+        assert_eq!(begun.elapsed() < seconds(1.0), with_key);
+        sleep(seconds(6.0)).await;
+        let (version, stored) = (fleet.shelf.version(), fleet.stored());
+        stop.go_on.notify_one();
+        let outcome = request.await.unwrap();
+        // Without a key the mark has to be settled first, which is longer than a store may take.
+        assert!(
+            outcome == Ok(200) || !with_key && outcome == Err(ErrorKind::StoreUnavailable),
+            "{outcome:?}"
+        );
+        sleep(seconds(2.0)).await;
+        assert_eq!(leader.list().await, Ok(200));
+        assert_eq!(leader.way(), Some(Way::Adopted));
+        assert_eq!((fleet.shelf.version(), fleet.stored()), (version, stored), "nothing older comes over it");
+        assert_eq!(fleet.api.presentations(&token), usize::from(!with_key));
+        assert_eq!(fleet.api.counts().reuse_violations, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g23_the_late_refusal_of_a_leader_erases_nothing() {
+    for with_key in [true, false] {
+        let fleet = Fleet::logged_in().await;
+        sleep(HOUR).await;
+        let leader = fleet.start(fleet.builder(with_key));
+        let gate = fleet.api.gate(GatePoint::BeforeCommit);
+        let request = leader.spawn();
+        gate.reached(1).await;
+        // While it is stopped, the operator logs in anew, which kills the old token.
+        fleet.shelf.lose_lock();
+        fleet.api.revoke_refresh_tokens();
+        let (access, refresh) = fleet.api.mint_pair();
+        let mut stored = fleet.shelf.read().unwrap();
+        let record = stored.record.as_ref().unwrap().expose().to_vec();
+        let mut record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        record["access_token"] = access.into();
+        record["refresh_token"] = refresh.clone().into();
+        stored.header.version.lineage ^= 1;
+        stored.header.mark = None;
+        stored.header.expires_in = Some(HOUR);
+        stored.record = Some(apivideo_auth::store::Record::new(record.to_string().into_bytes()));
+        fleet.shelf.put(Some(stored));
+        gate.open();
+        assert_eq!(request.await.unwrap(), Ok(200));
+        assert_eq!(leader.way(), Some(Way::Adopted));
+        assert_eq!((fleet.stored(), fleet.api.counts().logins), (refresh, 1));
+    }
+}
+
+/// An ambiguous outcome whose lock was lost: another process has a pair by then.
+#[tokio::test(start_paused = true)]
+async fn g11_the_store_is_read_again_before_a_token_is_presented_a_second_time() {
+    let fleet = Fleet::logged_in().await;
+    sleep(HOUR).await;
+    let token = fleet.stored();
+    let leader = fleet.start(fleet.keyless());
+    fleet.api.fault(Fault::DropBefore);
+    let gate = fleet.api.gate(GatePoint::BeforeCommit);
+    let request = leader.spawn();
+    gate.reached(1).await;
+    fleet.shelf.lose_lock();
+    let operator = fleet.start(fleet.keyed());
+    let login = operator.spawn();
+    gate.reached(2).await;
+    gate.open();
+    let (first, second) = (request.await.unwrap(), login.await.unwrap());
+    assert_eq!(second, Ok(200));
+    assert_eq!(first, Ok(200));
+    assert_eq!((fleet.api.presentations(&token), fleet.api.counts().logins), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g23_an_older_or_empty_store_gets_the_newer_pair_back_and_nothing_is_presented_twice() {
+    for with_key in [true, false] {
+        for empty in [true, false] {
+            let fleet = Fleet::logged_in().await;
+            let processes: Vec<_> = (0..3).map(|_| fleet.start(fleet.builder(with_key))).collect();
+            let dump = fleet.shelf.read();
+            sleep(HOUR).await;
+            for process in &processes {
+                assert_eq!(process.list().await, Ok(200));
+            }
+            fleet.shelf.put(if empty { None } else { dump });
+            // Their tokens are usable: the store is of no interest.
+            for process in &processes {
+                assert_eq!(process.list().await, Ok(200));
+            }
+            sleep(HOUR).await;
+            for process in &processes {
+                assert_eq!(process.list().await, Ok(200));
+            }
+            assert_eq!((fleet.api.most_presentations(), fleet.api.counts().reuse_violations), (1, 0));
+            assert_eq!(fleet.api.counts().token_calls, 3);
+            assert_eq!(fleet.api.live_refresh_token(), fleet.shelf.refresh_token());
+        }
+    }
+}
+
+/// The pair was refused and forgotten; the dump brings back an older one of the same line.
+#[tokio::test(start_paused = true)]
+async fn g23_an_older_pair_of_the_same_line_is_not_presented_when_the_newer_one_was_refused() {
+    let fleet = Fleet::logged_in().await;
+    let process = fleet.start(fleet.keyless());
+    assert_eq!(process.list().await, Ok(200));
+    let (dump, spent) = (fleet.shelf.read(), fleet.stored());
+    sleep(HOUR).await;
+    assert_eq!(process.list().await, Ok(200));
+    fleet.api.revoke_refresh_tokens();
+    sleep(HOUR).await;
+    assert_eq!(process.list().await, Err(ErrorKind::Refused));
+    fleet.shelf.put(dump);
+    sleep(seconds(6.0)).await;
+    process.list().await.expect_err("there is nothing left");
+    assert_eq!((fleet.api.presentations(&spent), fleet.api.counts().reuse_violations), (1, 0));
+}
+
+/// A record read while its mark stood is as good as any once the mark is cleared.
+#[tokio::test(start_paused = true)]
+async fn g21_a_mark_that_was_cleared_leaves_no_doubt_with_those_who_saw_it() {
+    let fleet = Fleet::logged_in().await;
+    sleep(HOUR - seconds(100.0)).await;
+    // An early renewal is out, and will fail.
+    let early = fleet.start(fleet.keyless().early_window(seconds(300.0)));
+    fleet.api.fault(Fault::retry_after(503, 60));
+    let gate = fleet.api.gate(GatePoint::BeforeCommit);
+    assert_eq!(early.list().await, Ok(200));
+    let _ = early.list().await;
+    gate.reached(1).await;
+    let other = fleet.start(fleet.keyed());
+    assert_eq!(other.list().await, Ok(200));
+    assert!(fleet.shelf.mark().is_some());
+    gate.open();
+    settle().await;
+    assert_eq!(fleet.shelf.mark(), None);
+    sleep(seconds(100.0)).await;
+    assert_eq!(other.list().await, Ok(200));
+    assert_eq!((other.way(), fleet.api.counts().logins), (Some(Way::Refresh), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g12_a_refresh_token_without_an_access_token_is_stored_at_once() {
+    let fleet = Fleet::logged_in().await;
+    sleep(HOUR).await;
+    let token = fleet.stored();
+    let process = fleet.start(fleet.keyless());
+    fleet.api.fault(Fault::json(|pair| {
+        pair.as_object_mut().unwrap().remove("access_token");
+    }));
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let gate = fleet.api.gate(GatePoint::AfterCommit);
+    let request = process.spawn();
+    gate.reached(1).await;
+    let second = fleet.api.gate(GatePoint::BeforeCommit);
+    let new = fleet.api.live_refresh_token();
+    gate.open();
+    second.reached(1).await;
+    calls.lock().unwrap().push(fleet.shelf.refresh_token());
+    assert_eq!(calls.lock().unwrap()[0], new, "who is killed now has lost nothing");
+    second.open();
+    assert_eq!(request.await.unwrap(), Ok(200));
+    assert_eq!((fleet.api.presentations(&token), fleet.api.counts().reuse_violations), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g21_a_late_answer_is_stored_even_if_the_store_is_away_for_a_while() {
+    let fleet = Fleet::logged_in().await;
+    sleep(HOUR).await;
+    let is_away = Arc::new(AtomicBool::new(false));
+    let asked = is_away.clone();
+    let store = fleet.hooked(hook(move |op, when| {
+        let fails = asked.load(Ordering::SeqCst) && op != Op::Unlock && when == When::Before;
+        async move { if fails { Err(away()) } else { Ok(()) } }
+    }));
+    let process =
+        fleet.start(fleet.keyless().store(store).call_timeout(seconds(1.0)).flight_timeout(seconds(2.0)));
+    fleet.api.fault(Fault::Latency(seconds(20.0)));
+    fleet.api.fault(Fault::DropBefore);
+    let request = process.spawn();
+    request.await.unwrap().expect_err("no answer yet");
+    is_away.store(true, Ordering::SeqCst);
+    sleep(seconds(20.0)).await;
+    assert_eq!(process.list().await, Ok(200));
+    is_away.store(false, Ordering::SeqCst);
+    sleep(seconds(10.0)).await;
+    assert_eq!(fleet.shelf.refresh_token(), fleet.api.live_refresh_token());
+}

@@ -1,0 +1,120 @@
+//! G21 to G26: layers that share a store, each played as a process of its own.
+
+mod flight;
+mod losses;
+mod processes;
+mod saves;
+mod seeds;
+mod shelf;
+mod trouble;
+
+use std::time::Duration;
+
+use apivideo_auth::{
+    ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, ErrorKind, Way,
+    middleware::{Replay, SameService},
+    testing::{FakeApi, ManualClock},
+};
+use tower::BoxError;
+
+use self::shelf::{Hook, Hooked, Op, Shelf, When, away, hook};
+use crate::support::{Body, Client, client, list, ours, paused, settle};
+
+type Builder = ApiVideoAuthLayerBuilder<SameService, Replay>;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Until a mark is settled: the time-out of a call and 5 s.
+const SETTLED: Duration = Duration::from_secs(15);
+
+/// A fake in this process, a store, and paused time for both.
+struct Fleet {
+    api: FakeApi,
+    clock: ManualClock,
+    shelf: Shelf,
+}
+
+impl Fleet {
+    fn new() -> Self {
+        let (api, clock) = paused();
+        Self { api, clock, shelf: Shelf::default() }
+    }
+
+    /// One with a stored pair; the program that logged in is gone.
+    async fn logged_in() -> Self {
+        let fleet = Self::new();
+        fleet.log_in().await;
+        fleet
+    }
+
+    /// Logs in as an operator does, whatever is stored.
+    async fn log_in(&self) {
+        let layer = self.keyed().build().expect("good settings");
+        client(&layer, &self.api).renew::<Body>().await.expect("a login");
+        assert!(layer.shutdown(HOUR).await);
+    }
+
+    /// Builds a layer without any credential.
+    fn keyless(&self) -> Builder {
+        ApiVideoAuthLayer::builder()
+            .base_url(self.api.url())
+            .clock(self.clock.clone())
+            .early_window(Duration::ZERO)
+            .store(self.shelf.clone())
+    }
+
+    fn keyed(&self) -> Builder {
+        self.keyless().api_key(self.api.api_key())
+    }
+
+    fn builder(&self, with_key: bool) -> Builder {
+        if with_key { self.keyed() } else { self.keyless() }
+    }
+
+    fn hooked(&self, hook: Hook) -> Hooked<Shelf> {
+        Hooked { store: self.shelf.clone(), hook }
+    }
+
+    fn start(&self, builder: Builder) -> Process {
+        let layer = builder.build().expect("good settings");
+        let client = client(&layer, &self.api);
+        Process { layer, client }
+    }
+
+    /// As many processes without an API key.
+    fn start_keyless(&self, count: usize) -> Vec<Process> {
+        (0..count).map(|_| self.start(self.keyless())).collect()
+    }
+
+    fn stored(&self) -> String {
+        self.shelf.refresh_token().expect("a stored refresh token")
+    }
+}
+
+struct Process {
+    layer: ApiVideoAuthLayer,
+    client: Client,
+}
+
+impl Process {
+    async fn list(&self) -> Result<u16, ErrorKind> {
+        outcome(list(&self.client).await)
+    }
+
+    fn spawn(&self) -> tokio::task::JoinHandle<Result<u16, ErrorKind>> {
+        let client = self.client.clone();
+        tokio::spawn(async move { outcome(list(&client).await) })
+    }
+
+    fn way(&self) -> Option<Way> {
+        self.layer.subscribe().latest().map(|renewed| renewed.way)
+    }
+}
+
+fn outcome(result: Result<http::StatusCode, BoxError>) -> Result<u16, ErrorKind> {
+    result.map(|status| status.as_u16()).map_err(|error| ours(&error).kind())
+}
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}

@@ -1,0 +1,419 @@
+//! The same with real processes: this test binary once more, killed or stopped by its parent or by itself.
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader, Read as _},
+    path::Path,
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use apivideo_auth::{
+    ApiVideoAuth,
+    store::{FileStore, RedisStore, TokenStore},
+    testing::{Fault, GatePoint},
+};
+use hyper_util::{
+    client::legacy::{Client as Legacy, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use tower::{Layer as _, ServiceExt as _};
+
+use super::{shelf::Lockless, *};
+use crate::{redis_server::RedisServer, support::get};
+
+type Http = ApiVideoAuth<Legacy<HttpConnector, Body>>;
+
+const CALL_TIMEOUT: Duration = Duration::from_millis(500);
+
+fn connect(builder: Builder) -> (ApiVideoAuthLayer, Http) {
+    let layer = builder.build().expect("good settings");
+    let client = layer.layer(Legacy::builder(TokioExecutor::new()).build_http());
+    (layer, client)
+}
+
+async fn request(client: &Http) -> Result<u16, ErrorKind> {
+    outcome(client.clone().oneshot(get("/videos")).await.map(|response| response.status()))
+}
+
+fn signal(name: &str, process: u32) {
+    let sent = Command::new("kill").args([name, &process.to_string()]).status().expect("kill");
+    assert!(sent.success());
+}
+
+/// Where a child is killed, stopped, or fails; and it says so when it waits for a lock.
+fn obeying(step: String) -> Hook {
+    let loads = Arc::new(AtomicUsize::new(0));
+    hook(move |op, when| {
+        match (step.as_str(), op, when) {
+            ("kill before clearing", Op::Touch, When::Before) => signal("-KILL", std::process::id()),
+            ("stop after marking", Op::Mark, When::After) => {
+                signal("-STOP", std::process::id());
+                // The signal may reach this thread a moment later.
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            // Who got the lock has looked twice.
+            (_, Op::Load, When::Before) if loads.fetch_add(1, Ordering::SeqCst) == 2 => println!("waits"),
+            _ => {}
+        }
+        let fails = step == "fail to save" && (op, when) == (Op::Pair, When::Before);
+        async move { if fails { Err(away()) } else { Ok(()) } }
+    })
+}
+
+/// The child: makes one request, and says how that went.
+#[tokio::test]
+async fn a_child_process() {
+    let Ok(step) = env::var("FLEET_STEP") else { return };
+    let var = |name: &str| env::var(name).expect("set by the parent");
+    let builder = ApiVideoAuthLayer::builder()
+        .base_url(var("FLEET_API"))
+        .call_timeout(Duration::from_millis(var("FLEET_TIMEOUT").parse().expect("a number")));
+    let builder = match env::var("FLEET_KEY") {
+        Ok(key) => builder.api_key(key),
+        Err(_) => builder,
+    };
+    let (store, locks) = (var("FLEET_STORE"), step != "no lock");
+    let (layer, client) = if store.starts_with("redis:") {
+        connect(meddle(builder, RedisStore::builder(store).build().expect("a good URL"), locks, step))
+    } else {
+        connect(meddle(builder, FileStore::in_folder(store), locks, step))
+    };
+    let outcome = request(&client).await;
+    println!("answered {outcome:?}");
+    layer.shutdown(Duration::from_secs(20)).await;
+    println!("ended {:?}", layer.subscribe().latest().map(|renewed| renewed.way));
+}
+
+fn meddle(builder: Builder, store: impl TokenStore + Clone, locks: bool, step: String) -> Builder {
+    let hook = obeying(step);
+    if locks {
+        builder.store(Hooked { store, hook })
+    } else {
+        builder.store(Hooked { store: Lockless(store), hook })
+    }
+}
+
+/// Runs what it is told and ends with the value.
+struct Running {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Running {
+    fn start(api: &FakeApi, store: &str, step: &str, with_key: bool) -> Self {
+        Self::start_with(api, store, step, with_key, CALL_TIMEOUT)
+    }
+
+    fn start_with(api: &FakeApi, store: &str, step: &str, with_key: bool, timeout: Duration) -> Self {
+        let mut command = Command::new(env::current_exe().expect("this test"));
+        command
+            .args(["--exact", "fleet::processes::a_child_process", "--nocapture"])
+            .env("FLEET_API", api.url())
+            .env("FLEET_STORE", store)
+            .env("FLEET_STEP", step)
+            .env("FLEET_TIMEOUT", timeout.as_millis().to_string())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        if with_key {
+            command.env("FLEET_KEY", api.api_key());
+        }
+        let mut child = command.spawn().expect("a child process");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        Self { child, output }
+    }
+
+    /// Reads what it prints up to a line with one of these texts. Call it on a thread that may block.
+    fn until(&mut self, texts: &[&str]) -> String {
+        let mut line = String::new();
+        while !texts.iter().any(|text| line.contains(text)) {
+            line.clear();
+            assert_ne!(self.output.read_line(&mut line).expect("reading"), 0, "it ended without {texts:?}");
+        }
+        line
+    }
+
+    fn signal(&self, name: &str) {
+        signal(name, self.child.id());
+    }
+
+    /// Waits for its end and returns what it printed.
+    fn end(mut self) -> String {
+        let mut said = String::new();
+        self.output.read_to_string(&mut said).expect("reading");
+        self.child.wait().expect("its end");
+        said
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("no panic")
+}
+
+async fn of_eight_one_calls(store: &str) {
+    let api = FakeApi::start().await.expect("a server");
+    let gate = api.gate(GatePoint::BeforeCommit);
+    let seconds_10 = Duration::from_secs(10);
+    let start = || Running::start_with(&api, store, "none", true, seconds_10);
+    let children: Vec<_> = (0..8).map(|_| start()).collect();
+    gate.reached(1).await;
+    // Seven say that they wait.
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let ends: Vec<_> = children
+        .into_iter()
+        .map(|mut child| {
+            let tell = tell.clone();
+            tokio::task::spawn_blocking(move || {
+                let line = child.until(&["waits\n", "answered"]);
+                if line.contains("waits") {
+                    tell.send(()).expect("somebody listens");
+                }
+                line + &child.end()
+            })
+        })
+        .collect();
+    for _ in 0..7 {
+        told.recv().await.expect("a child that waits");
+    }
+    assert_eq!(api.counts().token_calls, 1);
+    gate.open();
+    let said: Vec<_> =
+        futures::future::join_all(ends).await.into_iter().map(|end| end.expect("no panic")).collect();
+    assert!(said.iter().all(|said| said.contains("answered Ok(200)")), "{said:?}");
+    let adopted = said.iter().filter(|said| said.contains("waits") && said.contains("Some(Adopted)"));
+    assert_eq!((adopted.count(), api.counts().token_calls), (7, 1), "{said:?}");
+}
+
+async fn of_eight_all_call_without_a_lock(store: &str) {
+    let api = FakeApi::start().await.expect("a server");
+    let gate = api.gate(GatePoint::BeforeCommit);
+    let children: Vec<_> = (0..8).map(|_| Running::start(&api, store, "no lock", true)).collect();
+    gate.reached(8).await;
+    drop(children);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g23_of_eight_processes_on_one_folder_one_calls_and_without_the_lock_all_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = |name: &str| folder.path().join(name).to_str().expect("a plain path").to_owned();
+    of_eight_one_calls(&store("locked")).await;
+    of_eight_all_call_without_a_lock(&store("lockless")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g23_of_eight_processes_on_one_redis_one_calls_and_without_the_lock_all_do() {
+    let server = RedisServer::start();
+    of_eight_one_calls(&server.url()).await;
+    server.command(&["FLUSHALL"]);
+    of_eight_all_call_without_a_lock(&server.url()).await;
+}
+
+/// What the next process may do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Next {
+    /// The token is still good.
+    Goes,
+    /// The answer was lost: the token is refused.
+    Refused,
+}
+
+/// The steps at which a call is out, or its outcome is not in the store.
+const STEPS: [(&str, Next); 4] = [
+    ("sent", Next::Goes),
+    ("committed", Next::Refused),
+    ("kill before clearing", Next::Goes),
+    ("fail to save", Next::Refused),
+];
+
+async fn killed_at(step: &'static str, next: Next, with_key: bool) {
+    let api = FakeApi::start().await.expect("a server");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("tokens");
+    let store = FileStore::in_folder(&path);
+    let builder = |with_key: bool| {
+        let builder = ApiVideoAuthLayer::builder()
+            .base_url(api.url())
+            .call_timeout(CALL_TIMEOUT)
+            .flight_timeout(2 * CALL_TIMEOUT)
+            .store(store.clone());
+        if with_key { builder.api_key(api.api_key()) } else { builder }
+    };
+    let (layer, client) = connect(builder(true));
+    client.renew::<Body>().await.expect("a login");
+    assert!(layer.shutdown(HOUR).await);
+    pass(&path, "expires");
+    let token = api.live_refresh_token().expect("a refresh token");
+
+    let gate = match step {
+        "sent" => Some(api.gate(GatePoint::BeforeCommit)),
+        "committed" => Some(api.gate(GatePoint::AfterCommit)),
+        _ => None,
+    };
+    if step == "kill before clearing" {
+        api.fault(Fault::status(503));
+    }
+    let mut child =
+        Running::start_with(&api, path.to_str().expect("a plain path"), step, false, Duration::from_secs(10));
+    if let Some(gate) = &gate {
+        gate.reached(1).await;
+        child.signal("-KILL");
+    }
+    blocking(move || {
+        if step == "fail to save" {
+            child.until(&["answered Ok(200)"]);
+            child.signal("-KILL");
+        }
+        child.end()
+    })
+    .await;
+    drop(gate);
+    // The server sees the closed connection a moment later.
+    while api.counts().in_flight > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    let (_, client) = connect(builder(with_key));
+    if with_key {
+        assert_eq!(request(&client).await, Ok(200), "{step}");
+        assert_eq!((api.presentations(&token), api.counts().logins), (1, 2), "{step}");
+        return;
+    }
+    assert_eq!(request(&client).await, Err(ErrorKind::Ambiguous), "{step}: not before the deadline");
+    assert_eq!(api.presentations(&token), 1, "{step}");
+    pass(&path, "mark_settles");
+    let (_, client) = connect(builder(false));
+    let expected = if next == Next::Goes { Ok(200) } else { Err(ErrorKind::Refused) };
+    assert_eq!((request(&client).await, api.presentations(&token)), (expected, 2), "{step}");
+    // Whatever came of it, the store is readable, and the operator can log in.
+    let (_, operator) = connect(builder(true));
+    assert_eq!(request(&operator).await, Ok(200), "{step}");
+}
+
+/// Makes a time in the stored form one that is past.
+fn pass(folder: &Path, name: &str) {
+    let record = std::fs::read_dir(folder)
+        .expect("the folder")
+        .map(|entry| entry.expect("an entry").path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .expect("a record");
+    let mut form: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&record).expect("readable")).expect("JSON");
+    assert!(form[name].as_u64().is_some_and(|time| time > 0), "{form}");
+    form[name] = 1.into();
+    std::fs::write(record, form.to_string()).expect("writing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g22_killed_while_the_outcome_of_a_call_is_open() {
+    let table = STEPS.iter().flat_map(|(step, next)| {
+        [true, false].map(|with_key| tokio::spawn(killed_at(step, *next, with_key)))
+    });
+    for row in futures::future::join_all(table).await {
+        row.expect("a row of the table");
+    }
+}
+
+/// SIGSTOP between the mark and the call, beyond the lease, then SIGCONT.
+async fn stopped_after_its_mark(with_key: bool) {
+    let api = FakeApi::start().await.expect("a server");
+    let server = RedisServer::start();
+    let builder = || {
+        let store = RedisStore::builder(server.url()).build().expect("a good URL");
+        ApiVideoAuthLayer::builder().base_url(api.url()).call_timeout(CALL_TIMEOUT).store(store)
+    };
+    api.set_token_lifetime(Duration::from_millis(1));
+    let (layer, client) = connect(builder().api_key(api.api_key()));
+    client.renew::<Body>().await.expect("a login");
+    assert!(layer.shutdown(HOUR).await);
+    api.set_token_lifetime(HOUR);
+    let token = api.live_refresh_token().expect("a refresh token");
+
+    let leader = Running::start(&api, &server.url(), "stop after marking", with_key);
+    let state = format!("/proc/{}/stat", leader.child.id());
+    while !std::fs::read_to_string(&state).is_ok_and(|state| state.contains(") T ")) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let begun = Instant::now();
+    let other = if with_key { builder().api_key(api.api_key()) } else { builder() };
+    let (layer, client) = connect(other);
+    assert_eq!(request(&client).await, Ok(200));
+    let waited = begun.elapsed();
+    // The lease of 5 s; without a key also the mark, of half a second and 5 s.
+    let least = if with_key { seconds(3.0) } else { seconds(5.3) };
+    assert!(waited > least && waited < seconds(7.0), "{waited:?}");
+    let newest = api.live_refresh_token();
+    leader.signal("-CONT");
+    let said = blocking(|| leader.end()).await;
+    assert!(said.contains("answered Ok(200)") && said.contains("Adopted"), "{said}");
+    assert_eq!(api.presentations(&token), usize::from(!with_key));
+    assert_eq!((api.counts().reuse_violations, api.live_refresh_token()), (0, newest.clone()));
+    // What is stored is what the other one got.
+    assert!(layer.shutdown(HOUR).await);
+    let (_, last) = connect(builder());
+    let pair = last.pair::<Body>().await.expect("the stored pair");
+    assert_eq!(pair.refresh_token().map(|token| token.expose().to_owned()), newest);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g23_a_process_stopped_after_its_mark_presents_nothing_when_it_goes_on() {
+    let rows = [true, false].map(|with_key| tokio::spawn(stopped_after_its_mark(with_key)));
+    for row in futures::future::join_all(rows).await {
+        row.expect("a row of the table");
+    }
+}
+
+/// Redis comes back empty, or from an older dump, or is paused, under processes that hold a pair.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g23_a_redis_that_forgets_gets_the_newest_pair_back() {
+    let api = FakeApi::start().await.expect("a server");
+    let mut server = RedisServer::start();
+    let url = server.url();
+    let builder = || {
+        let store = RedisStore::builder(&url).build().expect("a good URL");
+        ApiVideoAuthLayer::builder().base_url(api.url()).early_window(Duration::ZERO).store(store)
+    };
+    let (_, operator) = connect(builder().api_key(api.api_key()));
+    assert_eq!(request(&operator).await, Ok(200));
+    let members: Vec<_> = (0..3).map(|_| connect(builder())).collect();
+    let all_work = async || {
+        for (_, client) in &members {
+            assert_eq!(request(client).await, Ok(200));
+        }
+    };
+    all_work().await;
+    let key = "{apivideo-auth:default@".to_owned()
+        + &api.url().replace(':', "_3a").replace('/', "_2f")
+        + "}:record";
+    // An older copy in the same Redis.
+    assert_eq!(server.command(&["COPY", &key, "dump"]), ":1");
+    api.revoke_access_tokens();
+    all_work().await;
+    assert_eq!(server.command(&["COPY", "dump", &key, "REPLACE"]), ":1");
+    api.revoke_access_tokens();
+    all_work().await;
+    server.restart();
+    all_work().await;
+    api.revoke_access_tokens();
+    all_work().await;
+    server.command(&["CLIENT", "PAUSE", "1000", "ALL"]);
+    all_work().await;
+    api.revoke_access_tokens();
+    all_work().await;
+    let counts = api.counts();
+    assert_eq!((counts.logins, counts.refreshes, counts.reuse_violations), (1, 4, 0));
+    assert_eq!(api.most_presentations(), 1);
+}

@@ -1,0 +1,277 @@
+//! Stores for tests: one in memory that follows paused time, and one that meddles with any other.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use apivideo_auth::{
+    Error, ErrorKind,
+    store::{Header, Record, SpentMark, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version},
+};
+use futures::future::BoxFuture;
+use serde_json::Value;
+use tokio::time::Instant;
+
+/// One record in memory, whose spans follow Tokio's time. Its lock can be lost, as a lease can.
+#[derive(Clone, Default)]
+pub(crate) struct Shelf(Arc<Mutex<Slot>>);
+
+#[derive(Default)]
+struct Slot {
+    stored: Option<(Stored, Instant)>,
+    owner: Option<u64>,
+    locks: u64,
+}
+
+impl Shelf {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn read(&self) -> Option<Stored> {
+        let slot = self.slot();
+        let (Stored { header, record, .. }, saved) = slot.stored.as_ref()?;
+        let left = |span: Duration| span.saturating_sub(saved.elapsed());
+        let mut now = Header::new(header.version);
+        now.mark = header.mark.map(|mark| SpentMark { settles_in: left(mark.settles_in), ..mark });
+        now.not_before = header.not_before.map(left);
+        now.expires_in = header.expires_in.map(left);
+        Some(Stored::new(now, record.clone()))
+    }
+
+    /// Puts something else in its place, as a person does who restores or removes a file.
+    pub(crate) fn put(&self, stored: Option<Stored>) {
+        self.slot().stored = stored.map(|stored| (stored, Instant::now()));
+    }
+
+    /// The lease of whoever holds the lock ends.
+    pub(crate) fn lose_lock(&self) {
+        self.slot().owner = None;
+    }
+
+    pub(crate) fn version(&self) -> Option<Version> {
+        self.read().map(|stored| stored.header.version)
+    }
+
+    pub(crate) fn mark(&self) -> Option<SpentMark> {
+        self.read()?.header.mark
+    }
+
+    /// The stored refresh token.
+    pub(crate) fn refresh_token(&self) -> Option<String> {
+        field(&self.read()?, "refresh_token")
+    }
+}
+
+/// A field of a stored pair.
+pub(crate) fn field(stored: &Stored, name: &str) -> Option<String> {
+    let record: Value = serde_json::from_slice(stored.record.as_ref()?.expose()).expect("JSON");
+    record[name].as_str().map(str::to_owned)
+}
+
+/// The same record with other bytes.
+pub(crate) fn damaged(stored: &Stored) -> Stored {
+    Stored::new(stored.header, Some(Record::new(b"{\"form\":1,\"access_".to_vec())))
+}
+
+impl TokenStore for Shelf {
+    fn load<'a>(&'a self, _: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        Box::pin(async { Ok(self.read()) })
+    }
+
+    fn try_lock<'a>(&'a self, _: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
+        Box::pin(async {
+            let mut slot = self.slot();
+            if slot.owner.is_some() {
+                return Ok(TryLock::Busy(Some("the neighbour".to_owned())));
+            }
+            slot.locks += 1;
+            let owner = slot.locks;
+            slot.owner = Some(owner);
+            Ok(TryLock::Locked(Box::new(Lock { shelf: self.clone(), owner, saved: None })))
+        })
+    }
+}
+
+struct Lock {
+    shelf: Shelf,
+    owner: u64,
+    saved: Option<Version>,
+}
+
+impl StoreLock for Lock {
+    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let mut slot = self.shelf.slot();
+            let found = slot.stored.as_ref().map(|(stored, _)| stored.header.version);
+            let version = Some(stored.header.version);
+            let again = found == version && self.saved == version;
+            if slot.owner != Some(self.owner) || found != expected && !again {
+                return Err(Error::store(ErrorKind::StoreConflict, "lost, or another pair", None));
+            }
+            slot.stored = Some((stored, Instant::now()));
+            self.saved = version;
+            Ok(())
+        })
+    }
+
+    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        self.shelf.put(None);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn unlock(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async { drop(self) })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let mut slot = self.shelf.slot();
+        if slot.owner == Some(self.owner) {
+            slot.owner = None;
+        }
+    }
+}
+
+/// What a store is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    Load,
+    Lock,
+    /// A save that marks the refresh token.
+    Mark,
+    /// A save of the same pair without a mark.
+    Touch,
+    /// A save of a new pair.
+    Pair,
+    SetAside,
+    Unlock,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    Before,
+    After,
+}
+
+/// Called before and after each operation; an error becomes the operation's.
+pub(crate) type Hook = Arc<dyn Fn(Op, When) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
+
+pub(crate) fn hook<F>(f: impl Fn(Op, When) -> F + Send + Sync + 'static) -> Hook
+where
+    F: Future<Output = Result<(), Error>> + Send + 'static,
+{
+    Arc::new(move |op, when| Box::pin(f(op, when)))
+}
+
+pub(crate) fn away() -> Error {
+    Error::store(ErrorKind::StoreUnavailable, "the store is away", None)
+}
+
+/// Another store with a hook at each operation.
+#[derive(Clone)]
+pub(crate) struct Hooked<S> {
+    pub(crate) store: S,
+    pub(crate) hook: Hook,
+}
+
+async fn around<T>(hook: &Hook, op: Op, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    hook(op, When::Before).await?;
+    let result = work.await?;
+    hook(op, When::After).await?;
+    Ok(result)
+}
+
+impl<S: TokenStore> TokenStore for Hooked<S> {
+    fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        Box::pin(around(&self.hook, Op::Load, self.store.load(key)))
+    }
+
+    fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
+        Box::pin(around(&self.hook, Op::Lock, async {
+            Ok(match self.store.try_lock(key).await? {
+                TryLock::Locked(lock) => {
+                    TryLock::Locked(Box::new(HookedLock { lock, hook: self.hook.clone() }))
+                }
+                busy => busy,
+            })
+        }))
+    }
+}
+
+struct HookedLock {
+    lock: Box<dyn StoreLock>,
+    hook: Hook,
+}
+
+impl StoreLock for HookedLock {
+    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
+        let op = match stored.header.mark {
+            Some(mark) if !mark.settles_in.is_zero() => Op::Mark,
+            _ if expected == Some(stored.header.version) => Op::Touch,
+            _ => Op::Pair,
+        };
+        Box::pin(around(&self.hook, op, self.lock.save(expected, stored)))
+    }
+
+    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(around(&self.hook, Op::SetAside, self.lock.set_aside()))
+    }
+
+    fn unlock(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            // An unlock that hangs or is killed is all that the hook can do.
+            let Self { lock, hook } = *self;
+            let _ = around(&hook, Op::Unlock, async {
+                lock.unlock().await;
+                Ok(())
+            })
+            .await;
+        })
+    }
+}
+
+/// Hands out locks that lock nothing: what a store must not be.
+#[derive(Clone)]
+pub(crate) struct Lockless<S>(pub(crate) S);
+
+impl<S: TokenStore + Clone> TokenStore for Lockless<S> {
+    fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        self.0.load(key)
+    }
+
+    fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
+        Box::pin(async { Ok(TryLock::Locked(Box::new(NoLock { store: self.0.clone(), key: key.clone() }))) })
+    }
+}
+
+/// Locks for each save alone.
+struct NoLock<S> {
+    store: S,
+    key: StoreKey,
+}
+
+impl<S: TokenStore> StoreLock for NoLock<S> {
+    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            loop {
+                if let TryLock::Locked(mut lock) = self.store.try_lock(&self.key).await? {
+                    let result = lock.save(expected, stored).await;
+                    lock.unlock().await;
+                    return result;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+    }
+
+    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn unlock(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
+}

@@ -1,0 +1,226 @@
+//! Stores that are damaged, foreign, locked, away, slow or broken.
+
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use apivideo_auth::{
+    store::{MemoryStore, StoreKey, TokenStore},
+    testing::GatePoint,
+};
+use tokio::time::{Instant, sleep};
+
+use super::{shelf::damaged, *};
+
+#[tokio::test(start_paused = true)]
+async fn g22_a_corrupt_record_is_set_aside_with_a_key_and_else_a_clear_error() {
+    for with_key in [false, true] {
+        let fleet = Fleet::logged_in().await;
+        let broken = damaged(&fleet.shelf.read().unwrap());
+        fleet.shelf.put(Some(broken.clone()));
+        let process = fleet.start(fleet.builder(with_key));
+        if with_key {
+            assert_eq!(process.list().await, Ok(200));
+            assert_eq!(fleet.api.counts().logins, 2);
+            assert_eq!(fleet.start(fleet.keyless()).list().await, Ok(200));
+        } else {
+            assert_eq!(process.list().await, Err(ErrorKind::StoreCorrupt));
+            assert_eq!(fleet.shelf.read(), Some(broken), "a person may still mend it");
+            assert_eq!(fleet.api.counts().token_calls, 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g25_the_pair_of_another_key_is_neither_adopted_nor_overwritten() {
+    let fleet = Fleet::logged_in().await;
+    let before = fleet.shelf.read();
+    let other = fleet.start(fleet.keyless().api_key("test-only-other-key"));
+    let error = list(&other.client).await.unwrap_err();
+    assert_eq!(ours(&error).kind(), ErrorKind::StoreForeign);
+    assert!(error.to_string().contains("replace_foreign_pair") && !ours(&error).is_transient(), "{error}");
+    assert_eq!((fleet.shelf.read(), fleet.api.counts().token_calls), (before, 1));
+    // A change of keys: the old line is left for a login, and its refresh token is not spent.
+    fleet.api.revoke_refresh_tokens();
+    let (old, spent) = (fleet.shelf.version(), fleet.stored());
+    let stored = fleet.shelf.read().unwrap();
+    let record = String::from_utf8(stored.record.unwrap().expose().to_vec()).unwrap();
+    let key = record.split("\"api_key\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let record = record.replace(&key, &"0".repeat(64));
+    fleet.shelf.put(Some(apivideo_auth::store::Stored::new(
+        stored.header,
+        Some(apivideo_auth::store::Record::new(record.into_bytes())),
+    )));
+    assert_eq!(fleet.start(fleet.keyed()).list().await, Err(ErrorKind::StoreForeign));
+    let changed = fleet.start(fleet.keyed().replace_foreign_pair(true));
+    assert_eq!(changed.list().await, Ok(200));
+    assert_eq!((fleet.api.presentations(&spent), fleet.api.counts().logins), (0, 2));
+    assert_ne!(fleet.shelf.version(), old);
+    assert_eq!(fleet.start(fleet.keyed()).list().await, Ok(200));
+    assert_eq!(fleet.start(fleet.keyless()).list().await, Ok(200), "who holds no key adopts");
+    assert_eq!(fleet.api.counts().token_calls, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g21_a_lock_that_is_held_for_ever_is_an_error_that_names_its_holder() {
+    let fleet = Fleet::logged_in().await;
+    sleep(HOUR).await;
+    let key = StoreKey::new("any", "any").unwrap();
+    let _held = fleet.shelf.try_lock(&key).await.unwrap();
+    for with_key in [true, false] {
+        let process = fleet.start(fleet.builder(with_key));
+        let begun = Instant::now();
+        let error = list(&process.client).await.unwrap_err();
+        assert_eq!(ours(&error).kind(), ErrorKind::StoreLocked);
+        assert!(ours(&error).is_transient() && error.to_string().contains("the neighbour"), "{error}");
+        assert!(begun.elapsed() <= seconds(30.1) && begun.elapsed() > seconds(29.0));
+        assert_eq!(fleet.api.counts().token_calls, 1, "it is no leave to go on");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g23_a_usable_token_works_while_the_store_is_away_and_then_the_error_is_transient() {
+    let fleet = Fleet::logged_in().await;
+    let is_away = Arc::new(AtomicBool::new(false));
+    let asked = is_away.clone();
+    let store = fleet.hooked(hook(move |_, when| {
+        let fails = asked.load(Ordering::SeqCst) && when == When::Before;
+        async move { if fails { Err(away()) } else { Ok(()) } }
+    }));
+    let process = fleet.start(fleet.keyed().early_window(seconds(300.0)).store(store));
+    assert_eq!(process.list().await, Ok(200));
+    is_away.store(true, Ordering::SeqCst);
+    for _ in 0..350 {
+        assert_eq!(process.list().await, Ok(200));
+        sleep(seconds(10.0)).await;
+    }
+    sleep(seconds(100.0)).await;
+    let error = list(&process.client).await.unwrap_err();
+    assert_eq!(ours(&error).kind(), ErrorKind::StoreUnavailable);
+    assert!(ours(&error).is_transient() && ours(&error).retry_after().is_some());
+    assert_eq!(fleet.api.counts().token_calls, 1, "fail closed");
+    is_away.store(false, Ordering::SeqCst);
+    sleep(seconds(30.0)).await;
+    assert_eq!(process.list().await, Ok(200));
+    assert_eq!((fleet.api.counts().refreshes, fleet.api.counts().logins), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g5_a_panicking_store_is_an_error_and_poisons_nothing() {
+    for place in [Op::Load, Op::Lock, Op::Mark, Op::Pair, Op::Unlock] {
+        let fleet = Fleet::logged_in().await;
+        sleep(HOUR).await;
+        let once = Arc::new(AtomicBool::new(true));
+        let store = fleet.hooked(hook(move |op, when| {
+            let panics = op == place && when == When::Before && once.swap(false, Ordering::SeqCst);
+            async move {
+                assert!(!panics, "test-only panic");
+                Ok(())
+            }
+        }));
+        let process = fleet.start(fleet.keyless().store(store));
+        let requests: Vec<_> = (0..20).map(|_| process.spawn()).collect();
+        let works = matches!(place, Op::Pair | Op::Unlock);
+        for request in requests {
+            let expected = if works { Ok(200) } else { Err(ErrorKind::Panicked) };
+            assert_eq!(request.await.expect("no caller panics"), expected, "{place:?}");
+        }
+        sleep(seconds(1.0)).await;
+        assert_eq!(process.list().await, Ok(200), "{place:?}");
+        assert_eq!(fleet.start(fleet.keyless()).list().await, Ok(200), "{place:?}");
+        assert_eq!((fleet.api.counts().refreshes, fleet.api.counts().logins), (1, 1), "{place:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g24_a_store_that_hangs_is_an_error_in_time_and_does_not_last() {
+    for place in [Op::Load, Op::Lock, Op::Mark, Op::Pair, Op::Unlock] {
+        let fleet = Fleet::logged_in().await;
+        sleep(HOUR).await;
+        let hangs = Arc::new(AtomicBool::new(true));
+        let asked = hangs.clone();
+        let store = fleet.hooked(hook(move |op, when| {
+            let hangs = op == place && when == When::Before && asked.load(Ordering::SeqCst);
+            async move {
+                if hangs {
+                    pending::<()>().await;
+                }
+                Ok(())
+            }
+        }));
+        let process = fleet.start(fleet.keyless().store(store));
+        let works = matches!(place, Op::Pair | Op::Unlock);
+        let begun = Instant::now();
+        let outcome = process.list().await;
+        assert_eq!(outcome.is_ok(), works, "{place:?}: {outcome:?}");
+        assert!(begun.elapsed() < seconds(31.0));
+        hangs.store(false, Ordering::SeqCst);
+        sleep(seconds(30.0)).await;
+        assert_eq!(process.list().await, Ok(200), "{place:?}");
+        assert!(process.layer.shutdown(seconds(10.0)).await, "{place:?}");
+        assert_eq!(fleet.start(fleet.keyless()).list().await, Ok(200), "{place:?}");
+        assert_eq!(fleet.api.counts().reuse_violations, 0, "{place:?}");
+    }
+}
+
+/// In real time: whatever hangs in a store, its runtime can be dropped.
+#[test]
+fn g24_a_runtime_drops_at_once_while_the_lock_is_held_or_the_store_hangs() {
+    for hangs in [false, true] {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let begun = std::time::Instant::now();
+        runtime.block_on(async {
+            let api = FakeApi::in_process();
+            let folder = tempfile::tempdir().expect("a folder");
+            let store = apivideo_auth::store::FileStore::in_folder(folder.path().join("tokens"));
+            let held = store.try_lock(&StoreKey::new(api.url(), "default").unwrap()).await.expect("locking");
+            let meddling = Hooked {
+                store,
+                hook: hook(move |_, _| async move {
+                    if hangs {
+                        pending::<()>().await;
+                    }
+                    Ok(())
+                }),
+            };
+            let builder = ApiVideoAuthLayer::builder().base_url(api.url()).api_key(api.api_key());
+            let layer = builder.store(meddling).build().unwrap();
+            let client = client(&layer, &api);
+            let request = tokio::spawn(async move { list(&client).await.is_ok() });
+            sleep(seconds(0.1)).await;
+            assert!(!request.is_finished());
+            assert!(!layer.shutdown(seconds(0.1)).await);
+            drop(held);
+        });
+        drop(runtime);
+        assert!(begun.elapsed() < seconds(1.0), "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn g23_layers_of_one_program_share_a_memory_store() {
+    let api = FakeApi::in_process();
+    let store = MemoryStore::new();
+    let build = |with_key: bool| {
+        let builder = ApiVideoAuthLayer::builder().base_url(api.url()).store(store.clone());
+        let builder = if with_key { builder.api_key(api.api_key()) } else { builder };
+        builder.build().unwrap()
+    };
+    let clients: Vec<_> = (0..20).map(|at| client(&build(at == 0), &api)).collect();
+    let gate = api.gate(GatePoint::BeforeCommit);
+    let first = clients[0].clone();
+    let first = tokio::spawn(async move { list(&first).await.is_ok() });
+    gate.reached(1).await;
+    let others = crate::support::many(19, &clients[1..]);
+    gate.open();
+    assert!(others.await.iter().all(Result::is_ok) && first.await.unwrap());
+    assert_eq!(api.counts().token_calls, 1);
+}
