@@ -1,0 +1,113 @@
+//! Files and folders that belong to one user alone.
+
+use std::{
+    fmt,
+    fs::{DirBuilder, File, OpenOptions},
+    io,
+    path::Path,
+};
+
+pub(super) use self::platform::{check_folder, make_folder, open, sync_folder};
+
+/// Why a file or folder is not trusted.
+#[derive(Debug)]
+pub(super) struct NotPrivate(&'static str);
+
+impl fmt::Display for NotPrivate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for NotPrivate {}
+
+#[cfg(unix)]
+mod platform {
+    use std::{
+        fs,
+        os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    };
+
+    use rustix::{fs::OFlags, io::Errno};
+
+    use super::*;
+
+    /// Opens a file that belongs to this user alone. It is judged by the open file, not by its name, which may
+    /// lead elsewhere a moment later.
+    pub(in crate::store::file) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+        // A pipe in its place must not make us wait for its other end.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file =
+            options.mode(0o600).custom_flags(flags.bits().cast_signed()).open(path).map_err(|error| {
+                match error.raw_os_error() {
+                    Some(code) if code == Errno::LOOP.raw_os_error() => refuse("it is a symbolic link"),
+                    _ => error,
+                }
+            })?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(refuse("it is no regular file"));
+        }
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(refuse("it belongs to another user"));
+        }
+        // Without any name it was replaced a moment ago: what is in it was a whole save.
+        if metadata.nlink() > 1 {
+            return Err(refuse("it has another name (a hard link)"));
+        }
+        if metadata.mode() & 0o077 != 0 {
+            return Err(refuse("others may use it"));
+        }
+        Ok(file)
+    }
+
+    pub(in crate::store::file) fn make_folder(folder: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    }
+
+    pub(in crate::store::file) fn check_folder(folder: &Path) -> io::Result<()> {
+        let metadata = fs::metadata(folder)?;
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(refuse("it belongs to another user"));
+        }
+        if metadata.mode() & 0o022 != 0 {
+            return Err(refuse("others may write to it"));
+        }
+        Ok(())
+    }
+
+    pub(in crate::store::file) fn sync_folder(folder: &Path) -> io::Result<()> {
+        File::open(folder)?.sync_all()
+    }
+
+    fn refuse(why: &'static str) -> io::Error {
+        io::Error::other(NotPrivate(why))
+    }
+}
+
+/// Elsewhere the access list that a file inherits from the user's profile is all there is.
+#[cfg(not(unix))]
+mod platform {
+    use super::*;
+
+    pub(in crate::store::file) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+        let file = options.open(path)?;
+        if file.metadata()?.is_file() {
+            Ok(file)
+        } else {
+            Err(io::Error::other(NotPrivate("it is no regular file")))
+        }
+    }
+
+    pub(in crate::store::file) fn make_folder(folder: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).create(folder)
+    }
+
+    pub(in crate::store::file) fn check_folder(_: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(in crate::store::file) fn sync_folder(_: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
