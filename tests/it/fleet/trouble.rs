@@ -176,7 +176,7 @@ fn g24_a_runtime_drops_at_once_while_the_lock_is_held_or_the_store_hangs() {
             .enable_all()
             .build()
             .expect("a runtime");
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         runtime.block_on(async {
             let api = FakeApi::in_process();
             let folder = tempfile::tempdir().expect("a folder");
