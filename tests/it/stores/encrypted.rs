@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use futures::future::BoxFuture;
+use tokio::sync::oneshot;
 
 use super::*;
 
@@ -86,20 +87,16 @@ async fn g25_a_running_process_refuses_an_older_generation_and_can_write_the_new
     assert_eq!(record(&running).await, b"test-only-login", "a new login begins a new count");
 }
 
-/// Saves a newer pair in the middle of each look.
-struct Overtaken(MemoryStore, Mutex<u64>);
+/// Holds its first answer back until it is told to give it.
+struct Slow(MemoryStore, Mutex<Option<oneshot::Receiver<()>>>);
 
-impl TokenStore for Overtaken {
+impl TokenStore for Slow {
     fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
         Box::pin(async move {
             let seen = self.0.load(key).await;
-            let next = {
-                let mut next = self.1.lock().expect("no panic");
-                *next += 1;
-                *next
-            };
-            if next == 2 {
-                save(&with(1, &self.0), stored(version(1, next), b"test-only-newer")).await;
+            let held_back = self.1.lock().expect("no panic").take();
+            if let Some(held_back) = held_back {
+                held_back.await.expect("a word to go on");
             }
             seen
         })
@@ -113,10 +110,17 @@ impl TokenStore for Overtaken {
 #[tokio::test]
 async fn g25_a_look_that_was_overtaken_is_not_taken_for_a_roll_back() {
     let inner = MemoryStore::new();
-    let store =
-        EncryptedStore::new(Overtaken(inner.clone(), Mutex::new(0)), EncryptionKey::from_bytes([1; 32]));
     save(&with(1, &inner), stored(version(1, 1), b"test-only-older")).await;
-    let looks = async { tokio::join!(record(&store), record(&store)) };
-    assert_eq!(looks.await, (b"test-only-older".to_vec(), b"test-only-older".to_vec()));
-    assert_eq!(record(&store).await, b"test-only-newer");
+    let (go_on, held_back) = oneshot::channel();
+    let store = EncryptedStore::new(
+        Slow(inner.clone(), Mutex::new(Some(held_back))),
+        EncryptionKey::from_bytes([1; 32]),
+    );
+    let overtake = async {
+        save(&with(1, &inner), stored(version(1, 2), b"test-only-newer")).await;
+        assert_eq!(record(&store).await, b"test-only-newer");
+        go_on.send(()).expect("the first look still waits");
+    };
+    let (first, ()) = tokio::join!(record(&store), overtake);
+    assert_eq!(first, b"test-only-older");
 }
