@@ -110,3 +110,28 @@ impl Guard {
         self.closed_until = Some(Deadline::after(now, settings.unauthorized_guard));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::ApiVideoAuthLayer;
+
+    #[test]
+    fn g15_who_meets_a_renewal_that_is_paid_for_rides_along() {
+        let layer = ApiVideoAuthLayer::builder()
+            .unauthorized_budget(1, Duration::from_secs(15))
+            .build()
+            .expect("good settings");
+        let (settings, now) =
+            (layer.handle.manager.settings(), Now::new(SystemTime::UNIX_EPOCH, Duration::ZERO));
+        let (refusals, live) = (Refusals::new(1), AtomicU64::new(7));
+        // Both saw generation 7 in use before either took the guard.
+        for _ in 0..2 {
+            assert!(matches!(refusals.judge(7, &live, settings, now), Verdict::Renew));
+        }
+        live.store(8, Ordering::Release);
+        assert!(matches!(refusals.judge(8, &live, settings, now), Verdict::Stands), "the budget is out");
+    }
+}

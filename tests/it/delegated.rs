@@ -16,6 +16,7 @@ use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 
 use crate::{
     support::{Body, ours, with_key},
+    traces::Traces,
     upload_tokens::{known, layer, mint, post, tokens},
 };
 
@@ -132,14 +133,8 @@ async fn g19_an_error_that_quotes_the_token_is_left_out_and_others_pass() {
 
 #[tokio::test]
 async fn g19_upload_tokens_are_never_printed() {
-    let log = Arc::new(Mutex::new(Vec::new()));
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || Log(writer.clone()))
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
-
+    let traces = Traces::default();
+    let _subscribed = traces.subscribe();
     let api = FakeApi::in_process();
     let tokens = tokens(&api);
     let token = tokens.create(Some(Duration::from_secs(60))).await.unwrap();
@@ -164,21 +159,9 @@ async fn g19_upload_tokens_are_never_printed() {
             next = error.source();
         }
     }
-    shown += &String::from_utf8_lossy(&log.lock().unwrap());
-    assert!(shown.contains("renew") || !log.lock().unwrap().is_empty(), "the log was empty");
+    shown += &traces.text();
+    assert!(shown.contains("access token renewed"), "nothing was traced");
     assert!(!shown.contains(known(&token)), "{shown}");
-}
-
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[tokio::test]

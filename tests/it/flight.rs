@@ -351,3 +351,28 @@ async fn g3_a_late_answer_beats_the_call_that_followed_it() {
         assert_eq!((api.counts().grants, api.counts().reuse_violations), (1, 0));
     }
 }
+
+/// The first call is carried out and stuck; the token is presented again, and that is refused.
+#[tokio::test(start_paused = true)]
+async fn g3_a_late_pair_is_kept_although_the_second_presentation_was_refused() {
+    let (api, clock) = paused();
+    let layer = with_refresh_token(&api).clock(clock).build().unwrap();
+    let client = client(&layer, &api);
+    let hold = hold_time();
+    let gate = api.gate(GatePoint::AfterCommit);
+    let caller = tokio::spawn({
+        let client = client.clone();
+        async move { list(&client).await }
+    });
+    gate.reached(1).await;
+    api.fault(Fault::problem(401, "authentication-invalid-refresh-token"));
+    advance(seconds(20) + Duration::from_millis(1)).await;
+    let error = caller.await.unwrap().unwrap_err();
+    assert_eq!(ours(&error).kind(), ErrorKind::Refused);
+    gate.open();
+    settle().await;
+    drop(hold);
+    assert_eq!(list(&client).await.unwrap(), 200);
+    client.renew::<Body>().await.unwrap();
+    assert_eq!(api.counts().reuse_violations, 0);
+}

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use apivideo_auth::{
-    Cause, Credentials, ErrorKind, Way,
+    ApiVideoAuthLayer, Cause, Credentials, ErrorKind, Way,
     testing::{FakeApi, Fault, GatePoint, hold_time},
 };
 use futures::FutureExt;
 use tokio::time::{self, Instant, advance};
+use tower::{ServiceExt, limit::ConcurrencyLimit};
 
-use crate::support::{Body, client, list, ours, paused, settle, with_key, with_refresh_token};
+use crate::support::{Body, Client, client, list, ours, paused, settle, with_key, with_refresh_token};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SOON: Duration = Duration::from_secs(5);
@@ -289,4 +290,70 @@ async fn g2_a_subscription_tells_the_latest_renewal() {
     assert_eq!(latest.expires_at, client.token::<Body>().await.unwrap().expires_at());
     drop((client, layer));
     assert_eq!(news.next().await, None);
+}
+
+/// A source whose pair is in its early window.
+async fn in_the_early_window(with_key: bool) -> (FakeApi, ApiVideoAuthLayer, Client) {
+    let (api, clock) = paused();
+    let builder = with_refresh_token(&api).clock(clock);
+    let builder = if with_key { builder.api_key(api.api_key()) } else { builder };
+    let layer = builder.build().unwrap();
+    let client = client(&layer, &api);
+    assert_eq!(list(&client).await.unwrap(), 200);
+    time::sleep(HOUR - seconds(100)).await;
+    (api, layer, client)
+}
+
+#[tokio::test(start_paused = true)]
+async fn g2_a_hand_over_gives_no_refresh_token_that_was_refused() {
+    let (api, _layer, client) = in_the_early_window(true).await;
+    // The early renewal forgets the refresh token and does not get another; the access token is good.
+    api.fault(Fault::problem(401, "authentication-invalid-refresh-token"));
+    api.faults(10, Fault::status(503));
+    assert_eq!(list(&client).await.unwrap(), 200);
+    time::sleep(seconds(2)).await;
+    assert!(api.counts().token_calls >= 3);
+    let error = client.hand_over::<Body>().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Ambiguous, "{error}");
+    assert_eq!(list(&client).await.unwrap(), 200, "the source goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn g3_a_hand_over_does_not_wait_for_late_answers_for_ever() {
+    let (api, _layer, client) = in_the_early_window(false).await;
+    let gate = api.gate(GatePoint::BeforeCommit);
+    assert_eq!(list(&client).await.unwrap(), 200);
+    gate.reached(1).await;
+    // The second call of the flight is under way, and would be read until 80 s.
+    time::sleep(seconds(21)).await;
+    let begun = Instant::now();
+    let error = client.hand_over::<Body>().await.unwrap_err();
+    assert_eq!((error.kind(), begun.elapsed().as_secs()), (ErrorKind::TimedOut, 31));
+    assert_eq!(list(&client).await.unwrap(), 200, "the source goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn g11_a_token_that_replaced_the_one_on_its_way_is_not_taken_for_spent() {
+    let (api, clock) = paused();
+    let queue = ConcurrencyLimit::new(api.service(), 1);
+    let mut slot = queue.clone();
+    let (first, second) = (api.mint_pair().1, api.mint_pair().1);
+    let layer = ApiVideoAuthLayer::builder()
+        .base_url(api.url())
+        .api_key(api.api_key())
+        .refresh_token(first.as_str())
+        .clock(clock)
+        .token_service::<_, Body, _>(queue)
+        .build()
+        .unwrap();
+    let client = tower::Layer::layer(&layer, api.service());
+    // The call has its token and waits for the slot.
+    ServiceExt::<http::Request<Body>>::ready(&mut slot).await.unwrap();
+    let waiting = tokio::spawn(client.token());
+    settle().await;
+    layer.set_credentials(Credentials::new().api_key(api.api_key()).refresh_token(second.as_str())).unwrap();
+    api.fault(Fault::DropBefore);
+    drop(slot);
+    waiting.await.unwrap().unwrap();
+    assert_eq!((api.presentations(&first), api.presentations(&second), api.counts().logins), (1, 1, 0));
 }

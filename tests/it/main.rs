@@ -29,6 +29,7 @@ mod sharing;
 mod stacks;
 mod stores;
 mod support;
+mod traces;
 mod transports;
 mod unauthorized;
 mod upload_memory;

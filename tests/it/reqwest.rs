@@ -266,7 +266,7 @@ async fn g19_order_below_tracing_which_sees_neither_the_token_nor_the_first_401(
         .with(TracingMiddleware::default())
         .with(auth(&layer))
         .build();
-    let traces = crate::secrets::Traces::default();
+    let traces = crate::traces::Traces::default();
     let guard = traces.subscribe();
     let url = api.url() + "/videos";
     client.get(&url).send().await.unwrap();

@@ -23,44 +23,14 @@ use tokio::time::advance;
 use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_http::trace::{DefaultMakeSpan, DefaultOnRequest, DefaultOnResponse, TraceLayer};
 use tracing::Level;
-use tracing_subscriber::fmt::format::FmtSpan;
 
-use crate::support::{get, with_key};
+use crate::{
+    support::{get, with_key},
+    traces::Traces,
+};
 
 /// Every secret of the tests says this.
 const SECRET: &str = "test-only";
-
-/// Everything that is traced on this thread.
-#[derive(Clone, Default)]
-pub(crate) struct Traces(Arc<Mutex<Vec<u8>>>);
-
-impl Traces {
-    pub(crate) fn subscribe(&self) -> tracing::subscriber::DefaultGuard {
-        let traces = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(Level::TRACE)
-            .with_span_events(FmtSpan::FULL)
-            .with_ansi(false)
-            .with_writer(move || traces.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl io::Write for Traces {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 fn check(shown: &str) {
     assert!(!shown.contains(SECRET), "{shown}");
@@ -273,6 +243,7 @@ async fn g19_a_panic_of_the_token_service_is_told_without_its_words() {
     let error = layer.layer(()).token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Panicked);
     check_error(&error);
+    assert!(traces.text().contains("access token not renewed"));
     check(&traces.text());
 }
 

@@ -1,21 +1,17 @@
 //! G21 to G26: sources that share a store. Each layer stands for a process.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use apivideo_auth::{
     ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, Error, ErrorKind, Way,
     middleware::{Replay, SameService},
-    store::{FileStore, MemoryStore, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version},
-    testing::{FakeApi, Fault, GatePoint, ManualClock},
+    store::{FileStore, MemoryStore, StoreKey, StoreLock, Stored, TokenStore, TryLock},
+    testing::{FakeApi, Fault},
 };
 use futures::future::BoxFuture;
-use tokio::time;
 
 use crate::support::{Body, client, list, ours, with_key};
 
@@ -61,41 +57,6 @@ async fn g21_a_restarted_process_goes_on_without_a_key_and_without_a_call() {
     assert_eq!((api.counts().logins, api.counts().refreshes, way(&restarted)), (1, 1, Some(Way::Refresh)));
 }
 
-async fn of_eight_one_calls(store: impl TokenStore + Clone) {
-    let api = FakeApi::in_process();
-    let gate = api.gate(GatePoint::BeforeCommit);
-    let layers: Vec<_> = (0..8).map(|_| on(with_key(&api), &store)).collect();
-    let tasks: Vec<_> = layers
-        .iter()
-        .map(|layer| {
-            let client = client(layer, &api);
-            tokio::spawn(async move { list(&client).await })
-        })
-        .collect();
-    gate.reached(1).await;
-    // Each of the others has looked for the lock several times by then.
-    time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(gate.arrived(), 1);
-    gate.open();
-    for task in tasks {
-        assert_eq!(task.await.unwrap().unwrap(), 200);
-    }
-    assert_eq!(api.counts().token_calls, 1);
-    let adopted = layers.iter().filter(|layer| way(layer) == Some(Way::Adopted)).count();
-    assert_eq!(adopted, 7);
-}
-
-#[tokio::test]
-async fn g23_of_eight_on_one_store_one_calls_and_seven_adopt() {
-    of_eight_one_calls(MemoryStore::new()).await;
-}
-
-#[tokio::test]
-async fn g23_of_eight_on_one_folder_one_calls_and_seven_adopt() {
-    let folder = tempfile::tempdir().unwrap();
-    of_eight_one_calls(FileStore::in_folder(folder.path().join("tokens"))).await;
-}
-
 #[tokio::test]
 async fn g23_renewals_of_a_fleet_take_turns_and_present_nothing_twice() {
     let (api, store) = (FakeApi::in_process(), MemoryStore::new());
@@ -116,32 +77,6 @@ async fn g23_renewals_of_a_fleet_take_turns_and_present_nothing_twice() {
 }
 
 #[tokio::test]
-async fn g26_a_seed_is_presented_once_however_often_the_process_restarts() {
-    let (api, store) = (FakeApi::in_process(), MemoryStore::new());
-    let (_, seed) = api.mint_pair();
-    for _ in 0..3 {
-        let layer = on(without_key(&api).refresh_token(seed.as_str()), &store);
-        works(&layer, &api).await;
-        renew(&layer, &api).await.unwrap();
-    }
-    assert_eq!((api.presentations(&seed), api.counts().refreshes, api.counts().reuse_violations), (1, 4, 0));
-
-    // Even where nothing else is left, a seed that is known as spent stays unused.
-    api.revoke_refresh_tokens();
-    let layer = on(without_key(&api).refresh_token(seed.as_str()), &store);
-    works(&layer, &api).await;
-    assert_eq!(renew(&layer, &api).await.unwrap_err().kind(), ErrorKind::Refused);
-    assert_eq!(api.presentations(&seed), 1);
-
-    // A new one is taken up when the stored pair was refused.
-    let (_, seed) = api.mint_pair();
-    let layer = on(without_key(&api).refresh_token(seed.as_str()), &store);
-    api.revoke_access_tokens();
-    works(&layer, &api).await;
-    assert_eq!(api.presentations(&seed), 1);
-}
-
-#[tokio::test]
 async fn g26_the_store_goes_before_the_seed() {
     let (api, store) = (FakeApi::in_process(), MemoryStore::new());
     works(&on(with_key(&api), &store), &api).await;
@@ -150,26 +85,6 @@ async fn g26_the_store_goes_before_the_seed() {
     works(&layer, &api).await;
     renew(&layer, &api).await.unwrap();
     assert_eq!(api.presentations(&seed), 0);
-}
-
-#[tokio::test]
-async fn g25_a_pair_of_another_key_is_neither_adopted_nor_overwritten() {
-    let (api, store) = (FakeApi::in_process(), MemoryStore::new());
-    works(&on(with_key(&api), &store), &api).await;
-    let calls = api.counts().token_calls;
-    let foreign = || without_key(&api).api_key("test-only-other-key");
-    assert_eq!(fails(&on(foreign(), &store), &api).await.kind(), ErrorKind::StoreForeign);
-    assert_eq!(api.counts().token_calls, calls);
-
-    // A change of keys is meant: it logs in, which fails here, and what is stored stays.
-    assert_eq!(
-        fails(&on(foreign().replace_foreign_pair(true), &store), &api).await.kind(),
-        ErrorKind::Refused
-    );
-    works(&on(without_key(&api), &store), &api).await;
-
-    let elsewhere = on(foreign().account("other"), &store);
-    assert_eq!(fails(&elsewhere, &api).await.kind(), ErrorKind::Refused);
 }
 
 #[tokio::test]
@@ -199,83 +114,6 @@ async fn locked(store: &impl TokenStore, api: &FakeApi) -> Box<dyn StoreLock> {
         TryLock::Locked(lock) => lock,
         other => panic!("{other:?}"),
     }
-}
-
-/// A process that dies after its refresh was carried out and before it was answered.
-async fn killed_in_mid_refresh(api: &FakeApi, store: &MemoryStore) -> String {
-    works(&on(with_key(api), store), api).await;
-    let token = api.live_refresh_token().unwrap();
-    let gate = api.gate(GatePoint::AfterCommit);
-    let victim = on(without_key(api), store);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let task = {
-        let (victim, api) = (victim.clone(), api.clone());
-        runtime.spawn(async move {
-            works(&victim, &api).await;
-            renew(&victim, &api).await
-        })
-    };
-    gate.reached(1).await;
-    runtime.shutdown_background();
-    task.await.unwrap_err();
-    gate.open();
-    assert_eq!(api.presentations(&token), 1);
-    token
-}
-
-#[tokio::test]
-async fn g22_after_a_kill_a_holder_of_the_key_logs_in_and_presents_nothing_twice() {
-    let (api, store) = (FakeApi::in_process(), MemoryStore::new());
-    let token = killed_in_mid_refresh(&api, &store).await;
-    let next = on(with_key(&api), &store);
-    works(&next, &api).await;
-    renew(&next, &api).await.unwrap();
-    assert_eq!((way(&next), api.presentations(&token)), (Some(Way::ApiKey), 1));
-    assert_eq!(api.counts().reuse_violations, 0);
-}
-
-#[tokio::test]
-async fn g22_after_a_kill_the_marked_token_waits_for_its_deadline() {
-    let (api, store) = (FakeApi::in_process(), MemoryStore::new());
-    let token = killed_in_mid_refresh(&api, &store).await;
-    let short = without_key(&api).flight_timeout(Duration::from_millis(500));
-    let next = on(short.call_timeout(Duration::from_millis(200)), &store);
-    works(&next, &api).await;
-    let error = renew(&next, &api).await.unwrap_err();
-    assert_eq!((error.kind(), api.presentations(&token)), (ErrorKind::Ambiguous, 1));
-    assert!(error.retry_after().is_some_and(|wait| wait > Duration::from_secs(5)), "{error:?}");
-}
-
-#[tokio::test]
-async fn g23_a_cool_down_is_shared() {
-    let (api, store) = (FakeApi::in_process(), MemoryStore::new());
-    api.always(Some(Fault::retry_after(503, 100)));
-    let error = fails(&on(with_key(&api), &store), &api).await;
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
-    for _ in 0..20 {
-        let error = fails(&on(with_key(&api), &store), &api).await;
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert!(error.retry_after().is_some_and(|wait| wait > Duration::from_secs(90)), "{error:?}");
-    }
-    assert_eq!(api.counts().token_calls, 1);
-}
-
-#[tokio::test]
-async fn g11_a_permanent_error_ends_when_the_store_shows_another_pair() {
-    let (api, store, clock) = (FakeApi::in_process(), MemoryStore::new(), ManualClock::new());
-    let (_, seed) = api.mint_pair();
-    api.revoke_refresh_tokens();
-    let layer = on(without_key(&api).refresh_token(seed.as_str()).clock(clock.clone()), &store);
-    assert_eq!(fails(&layer, &api).await.kind(), ErrorKind::Refused);
-    let calls = api.counts().token_calls;
-    fails(&layer, &api).await;
-    assert_eq!(api.counts().token_calls, calls);
-
-    works(&on(with_key(&api), &store), &api).await;
-    fails(&layer, &api).await;
-    clock.advance(Duration::from_secs(6));
-    works(&layer, &api).await;
-    assert_eq!(way(&layer), Some(Way::Adopted));
 }
 
 #[tokio::test]
@@ -317,147 +155,6 @@ impl TokenStore for Intruder {
     fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
         self.inner.try_lock(key)
     }
-}
-
-/// A store whose saves, from a given one on, fail or panic, and which can be out of reach.
-#[derive(Clone, Default)]
-struct Faulty {
-    inner: MemoryStore,
-    saves_left: Arc<AtomicUsize>,
-    limited: Arc<AtomicBool>,
-    panics: Arc<AtomicBool>,
-    away: Arc<AtomicBool>,
-}
-
-impl Faulty {
-    fn fail_after(&self, saves: usize) {
-        self.saves_left.store(saves, Ordering::SeqCst);
-        self.limited.store(true, Ordering::SeqCst);
-    }
-
-    fn mend(&self) {
-        for flag in [&self.limited, &self.panics, &self.away] {
-            flag.store(false, Ordering::SeqCst);
-        }
-    }
-}
-
-fn away() -> Error {
-    Error::store(ErrorKind::StoreUnavailable, "away", None)
-}
-
-impl TokenStore for Faulty {
-    fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
-        assert!(!self.panics.load(Ordering::SeqCst), "test-only-panic");
-        if self.away.load(Ordering::SeqCst) {
-            return Box::pin(async { Err(away()) });
-        }
-        self.inner.load(key)
-    }
-
-    fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
-        Box::pin(async move {
-            Ok(match self.inner.try_lock(key).await? {
-                TryLock::Locked(lock) => TryLock::Locked(Box::new(FaultyLock { lock, store: self.clone() })),
-                busy => busy,
-            })
-        })
-    }
-}
-
-struct FaultyLock {
-    lock: Box<dyn StoreLock>,
-    store: Faulty,
-}
-
-impl StoreLock for FaultyLock {
-    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
-        let left = &self.store.saves_left;
-        let spend = |left: usize| left.checked_sub(1);
-        if self.store.limited.load(Ordering::SeqCst)
-            && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, spend).is_err()
-        {
-            return Box::pin(async { Err(away()) });
-        }
-        self.lock.save(expected, stored)
-    }
-
-    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
-        self.lock.set_aside()
-    }
-
-    fn unlock(self: Box<Self>) -> BoxFuture<'static, ()> {
-        self.lock.unlock()
-    }
-}
-
-#[tokio::test]
-async fn g21_a_pair_that_cannot_be_saved_is_used_and_its_sibling_presents_nothing() {
-    let (api, store) = (FakeApi::in_process(), Faulty::default());
-    let short = |builder: Builder| {
-        builder.flight_timeout(Duration::from_secs(1)).call_timeout(Duration::from_millis(700))
-    };
-    let one = on(short(with_key(&api)), &store);
-    works(&one, &api).await;
-    let two = on(short(without_key(&api)), &store);
-    works(&two, &api).await;
-    let spent = api.live_refresh_token().unwrap();
-
-    // The mark is saved, the pair is not.
-    store.fail_after(1);
-    renew(&one, &api).await.unwrap();
-    works(&one, &api).await;
-    let error = renew(&two, &api).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::StoreLocked, "{error:?}");
-    assert!(error.to_string().contains("another layer of this process"), "{error}");
-
-    store.mend();
-    assert!(one.shutdown(Duration::from_secs(10)).await, "it is saved as soon as that can be done");
-    let again = on(short(without_key(&api)), &store);
-    works(&again, &api).await;
-    renew(&again, &api).await.unwrap();
-    assert_eq!((api.presentations(&spent), api.counts().reuse_violations), (1, 0));
-}
-
-#[tokio::test]
-async fn g21_without_a_mark_nothing_is_presented() {
-    let (api, store) = (FakeApi::in_process(), Faulty::default());
-    let layer = on(with_key(&api), &store);
-    works(&layer, &api).await;
-    store.fail_after(0);
-    assert_eq!(renew(&layer, &api).await.unwrap_err().kind(), ErrorKind::StoreUnavailable);
-    assert_eq!(api.counts().refreshes, 0);
-    works(&layer, &api).await;
-}
-
-#[tokio::test]
-async fn g24_a_store_that_is_away_leaves_the_usable_token_and_fails_closed() {
-    let (api, store) = (FakeApi::in_process(), Faulty::default());
-    let layer = on(with_key(&api), &store);
-    works(&layer, &api).await;
-    store.away.store(true, Ordering::SeqCst);
-    works(&layer, &api).await;
-    let error = renew(&layer, &api).await.unwrap_err();
-    assert!(error.is_transient() && error.kind() == ErrorKind::StoreUnavailable, "{error:?}");
-    works(&layer, &api).await;
-    assert_eq!(api.counts().token_calls, 1);
-    store.mend();
-    layer.invalidate(1);
-    time::sleep(Duration::from_secs(1)).await;
-    works(&layer, &api).await;
-}
-
-#[tokio::test]
-async fn g5_a_store_that_panics_is_an_error_and_poisons_nothing() {
-    let (api, store) = (FakeApi::in_process(), Faulty::default());
-    let layer = on(with_key(&api), &store);
-    store.panics.store(true, Ordering::SeqCst);
-    let error = fails(&layer, &api).await;
-    assert_eq!(error.kind(), ErrorKind::Panicked);
-    assert!(!format!("{error:?}").contains("test-only-panic"));
-    store.mend();
-    time::sleep(Duration::from_secs(1)).await;
-    works(&layer, &api).await;
 }
 
 #[tokio::test]

@@ -390,3 +390,14 @@ async fn g14_an_error_of_the_replay_is_the_wrapped_services_own() {
     assert_eq!(error.to_string(), "cable cut");
     assert_eq!(api.counts().unauthorized, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn g15_a_guard_without_end_stays_closed() {
+    let (api, _layer, client) = aging(FakeApi::builder(), |layer| layer.unauthorized_guard(Duration::MAX));
+    api.refuse_all_bearers(true);
+    for _ in 0..5 {
+        assert_eq!(list(&client).await.unwrap(), 401);
+        advance(Duration::from_secs(60)).await;
+    }
+    assert_eq!(api.counts().token_calls, 2, "the first token, and one renewal");
+}

@@ -9,7 +9,8 @@ use std::{
 };
 
 use apivideo_auth::{
-    store::{MemoryStore, StoreKey, TokenStore},
+    Credentials,
+    store::{MemoryStore, SpentMark, StoreKey, TokenStore},
     testing::GatePoint,
 };
 use tokio::time::{Instant, sleep};
@@ -223,4 +224,75 @@ async fn g23_layers_of_one_program_share_a_memory_store() {
     gate.open();
     assert!(others.await.iter().all(Result::is_ok) && first.await.unwrap());
     assert_eq!(api.counts().token_calls, 1);
+}
+
+/// The wall clock was set back a day after something was stored.
+#[tokio::test(start_paused = true)]
+async fn g23_no_stored_pause_is_believed_for_longer_than_five_minutes() {
+    for with_mark in [false, true] {
+        let fleet = Fleet::logged_in().await;
+        sleep(HOUR).await;
+        let mut stored = fleet.shelf.read().unwrap();
+        if with_mark {
+            stored.header.mark = Some(SpentMark { count: 1, settles_in: 24 * HOUR });
+        } else {
+            stored.header.not_before = Some(24 * HOUR);
+        }
+        fleet.shelf.put(Some(stored));
+        let process = fleet.start(fleet.keyless());
+        let error = list(&process.client).await.unwrap_err();
+        let wait = ours(&error).retry_after().unwrap();
+        assert!(wait <= seconds(300.0), "mark {with_mark}: {wait:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g11_new_credentials_end_a_pause_that_others_share() {
+    let fleet = Fleet::logged_in().await;
+    sleep(HOUR).await;
+    let process = fleet.start(fleet.keyed());
+    fleet.api.suspend(true);
+    assert_eq!(process.list().await, Err(ErrorKind::Suspended));
+    settle().await;
+    fleet.api.suspend(false);
+    assert_eq!(fleet.start(fleet.keyed()).list().await, Err(ErrorKind::Unavailable), "it is shared");
+    process.layer.set_credentials(Credentials::new().api_key(fleet.api.api_key())).unwrap();
+    assert_eq!(process.list().await, Ok(200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g22_a_call_that_was_held_back_leaves_no_mark() {
+    let fleet = Fleet::logged_in().await;
+    sleep(HOUR).await;
+    let is_slow = Arc::new(AtomicBool::new(true));
+    let asked = is_slow.clone();
+    let store = fleet.hooked(hook(move |op, when| {
+        let waits = op == Op::Mark && when == When::Before && asked.load(Ordering::SeqCst);
+        async move {
+            if waits {
+                sleep(seconds(1.2)).await;
+            }
+            Ok(())
+        }
+    }));
+    let process = fleet.start(fleet.keyed().store(store));
+    assert_eq!(process.list().await, Err(ErrorKind::StoreUnavailable));
+    assert_eq!((fleet.api.counts().refreshes, fleet.shelf.mark()), (0, None));
+    is_slow.store(false, Ordering::SeqCst);
+    sleep(seconds(1.0)).await;
+    assert_eq!(process.list().await, Ok(200));
+    assert_eq!((fleet.api.counts().refreshes, fleet.api.counts().logins), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g21_without_a_mark_nothing_is_presented() {
+    let fleet = Fleet::logged_in().await;
+    sleep(HOUR).await;
+    let store = fleet.hooked(hook(|op, when| {
+        let fails = (op, when) == (Op::Mark, When::Before);
+        async move { if fails { Err(away()) } else { Ok(()) } }
+    }));
+    let process = fleet.start(fleet.keyed().store(store));
+    assert_eq!(process.list().await, Err(ErrorKind::StoreUnavailable));
+    assert_eq!((fleet.api.counts().refreshes, fleet.api.counts().logins), (0, 1));
 }
