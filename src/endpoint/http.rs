@@ -4,7 +4,7 @@ use std::{error::Error as StdError, fmt, future::poll_fn, marker::PhantomData, s
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, header};
 use http_body::Body;
 use tower::{BoxError, Service};
 
@@ -162,9 +162,4 @@ where
     fn boxed_clone(&self) -> Box<dyn TokenEndpoint> {
         Box::new(Self::new(self.service.clone()))
     }
-}
-
-/// Says what a status means without a body, for messages.
-pub(super) fn status_text(status: StatusCode) -> String {
-    format!("the token endpoint answered {}", status.as_u16())
 }

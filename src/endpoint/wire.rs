@@ -79,7 +79,7 @@ pub(super) fn answer(
         (400 | 401 | 403, Ok(body)) => problem(body),
         _ => Problem::Unknown,
     };
-    let text = super::http::status_text(status);
+    let text = format!("the token endpoint answered {}", status.as_u16());
     match (status.as_u16(), problem) {
         (400 | 401, Problem::Refusal) => Answer::Refused(Error::new(
             ErrorKind::Refused,
