@@ -62,6 +62,7 @@ impl Origin {
         &self.authority
     }
 
+    #[inline]
     pub(crate) fn is_origin_of(&self, scheme: &Scheme, authority: &Authority) -> bool {
         *scheme == self.scheme && self.is_authority(authority)
     }
@@ -69,10 +70,16 @@ impl Origin {
     /// Whether a `Host` header, if there is one, names this origin.
     pub(crate) fn is_named_by(&self, headers: &HeaderMap) -> bool {
         headers.get_all(header::HOST).iter().all(|host| {
-            host.to_str().ok().and_then(|host| host.parse().ok()).is_some_and(|host| self.is_authority(&host))
+            host == self.authority.as_str()
+                || host
+                    .to_str()
+                    .ok()
+                    .and_then(|host| host.parse().ok())
+                    .is_some_and(|host| self.is_authority(&host))
         })
     }
 
+    #[inline]
     fn is_authority(&self, authority: &Authority) -> bool {
         authority.as_str() == self.authority.as_str()
             || parts(&self.scheme, authority)

@@ -51,7 +51,7 @@ use tower::Service;
 use crate::{
     admission::{MinLifetime, has_own, is_for},
     answer::drain,
-    endpoint::HttpEndpoint,
+    endpoint::{HttpEndpoint, TokenEndpoint},
     error::{Error, ErrorKind},
     manager::{Access, Cause, Handle, Verdict, Want, abilities},
     middleware::ApiVideoAuthLayer,
@@ -75,14 +75,15 @@ impl ApiVideoAuthMiddleware {
         let calls = calls.build().map_err(|error| {
             Error::with_source(ErrorKind::Configuration, "reqwest can't make a client for token calls", error)
         })?;
-        Ok(Self { handle: layer.handle.clone(), calls })
+        Ok(Self { handle: layer.source.handle.clone(), calls })
     }
 
     fn access(&self) -> Access {
-        Access {
-            handle: self.handle.clone(),
-            endpoint: Box::new(HttpEndpoint::new(Calls(self.calls.clone()))),
-        }
+        Access { handle: self.handle.clone(), endpoint: self.endpoint() }
+    }
+
+    fn endpoint(&self) -> Box<dyn TokenEndpoint> {
+        Box::new(HttpEndpoint::new(Calls(self.calls.clone())))
     }
 
     /// Whether the request gets a token.
@@ -118,9 +119,9 @@ impl Middleware for ApiVideoAuthMiddleware {
         }
         let wanted = extensions.get().map(|MinLifetime(wanted)| *wanted);
         let manager = &self.handle.manager;
-        let mut access = self.access();
+        let endpoint = || self.endpoint();
         let kept = self.keep(&request);
-        let bearer = access.token_for(wanted).await.map_err(ours)?.bearer().clone();
+        let bearer = manager.token_for(wanted, endpoint).await.map_err(ours)?.bearer().clone();
         authorize(&mut request, bearer.header());
         let first = next.clone().run(request, extensions).await?;
         if first.status() != StatusCode::UNAUTHORIZED {
@@ -130,7 +131,7 @@ impl Middleware for ApiVideoAuthMiddleware {
         let (Verdict::Renew, Some(mut request)) = (manager.unauthorized(bearer.generation()), kept) else {
             return Ok(first);
         };
-        let Ok(pair) = access.acquire(Want::Usable, Some(Cause::Unauthorized)).await else {
+        let Ok(pair) = manager.acquire(Want::Usable, Some(Cause::Unauthorized), endpoint).await else {
             return Ok(first);
         };
         drain(reqwest::Body::from(first)).await;

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -19,8 +19,7 @@ pub struct SameService {}
 
 /// Token calls go through a service given with
 /// [`token_service`](crate::ApiVideoAuthLayerBuilder::token_service).
-#[derive(Clone)]
-pub struct SeparateService(Arc<Mutex<Box<dyn TokenEndpoint>>>);
+pub struct SeparateService(Mutex<Box<dyn TokenEndpoint>>);
 
 impl SameService {
     pub(crate) fn new() -> Self {
@@ -39,7 +38,7 @@ impl SeparateService {
         R::Data: Send,
         R::Error: Into<BoxError>,
     {
-        Self(Arc::new(Mutex::new(Box::new(HttpEndpoint::new(service)))))
+        Self(Mutex::new(Box::new(HttpEndpoint::new(service))))
     }
 
     pub(crate) fn endpoint(&self) -> Box<dyn TokenEndpoint> {
@@ -54,15 +53,15 @@ impl fmt::Debug for SeparateService {
 }
 
 /// How a client over the service `S` with request bodies `B` makes token calls. Sealed.
-pub trait Transport<S, B>: sealed::Transport<S, B> + Clone {}
+pub trait Transport<S, B>: sealed::Transport<S, B> {}
 
-impl<S, B, T: sealed::Transport<S, B> + Clone> Transport<S, B> for T {}
+impl<S, B, T: sealed::Transport<S, B>> Transport<S, B> for T {}
 
 pub(crate) mod sealed {
     use super::*;
 
     #[expect(unnameable_types, reason = "this is what seals the trait")]
-    pub trait Transport<S, B> {
+    pub trait Transport<S, B>: Send + Sync + 'static {
         #[doc(hidden)]
         #[expect(private_interfaces, reason = "the trait is sealed")]
         fn endpoint(&self, inner: &S) -> Box<dyn TokenEndpoint>;

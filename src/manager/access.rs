@@ -5,13 +5,42 @@ use std::{sync::Arc, time::Duration};
 use super::{
     keeper::KeepFresh,
     renewed::Cause,
-    token_manager::{Handle, Want},
+    token_manager::{Handle, TokenManager, Want},
 };
 use crate::{
-    endpoint::{TokenEndpoint, calls},
+    endpoint::{TokenEndpoint, Transport, calls},
     error::Error,
     token::{Bearer, TokenPair},
 };
+
+/// A source, and where its token calls go. What clients share.
+pub(crate) struct Source<T> {
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) transport: T,
+}
+
+impl<T> Source<T> {
+    #[inline]
+    pub(crate) fn manager(&self) -> &Arc<TokenManager> {
+        &self.handle.manager
+    }
+
+    /// Endpoints for flights, made over the service `inner`. It is borrowed mutably, since it need not be `Sync`.
+    pub(crate) fn endpoints<S, B>(&self, inner: &mut S) -> impl FnMut() -> Box<dyn TokenEndpoint>
+    where
+        T: Transport<S, B>,
+    {
+        move || self.transport.endpoint(inner)
+    }
+
+    /// Access for a client over the service `inner` with request bodies `B`.
+    pub(crate) fn access<S, B>(&self, inner: &S) -> Access
+    where
+        T: Transport<S, B>,
+    {
+        Access { handle: self.handle.clone(), endpoint: self.transport.endpoint(inner) }
+    }
+}
 
 /// A source and a way to make its token calls.
 pub(crate) struct Access {
@@ -41,29 +70,34 @@ impl Access {
         self.handle.keep_fresh(self.endpoint)
     }
 
+    pub(crate) async fn acquire(&mut self, want: Want, cause: Option<Cause>) -> Result<TokenPair, Error> {
+        self.handle.manager.acquire(want, cause, calls(&mut self.endpoint)).await
+    }
+}
+
+impl TokenManager {
     /// The token for a request that may ask for a lifetime. Renews it at the side if that is due.
-    pub(crate) async fn token_for(&mut self, wanted: Option<Duration>) -> Result<TokenPair, Error> {
-        let manager = self.handle.manager.clone();
-        let now = manager.now();
-        if let (Some(wanted), Some(pair)) = (wanted, manager.usable(now))
-            && manager.is_too_short(&pair, wanted, now)
+    pub(crate) async fn token_for(
+        self: &Arc<Self>,
+        wanted: Option<Duration>,
+        mut endpoint: impl FnMut() -> Box<dyn TokenEndpoint>,
+    ) -> Result<TokenPair, Error> {
+        let now = self.now();
+        if let (Some(wanted), Some(pair)) = (wanted, self.usable(now))
+            && self.is_too_short(&pair, wanted, now)
         {
             let newer = Want::NewerThan(pair.bearer().generation());
             // A usable token beats the error, and without one the last line tells.
-            if let Ok(pair) = self.acquire(newer, Some(Cause::MinLifetime)).await {
+            if let Ok(pair) = self.acquire(newer, Some(Cause::MinLifetime), &mut endpoint).await {
                 return Ok(pair);
             }
         }
-        let pair = self.acquire(Want::Usable, None).await?;
-        if pair.bearer().is_stale(manager.now()) {
+        let pair = self.acquire(Want::Usable, None, &mut endpoint).await?;
+        if pair.bearer().is_stale(self.now()) {
             let newer = Want::NewerThan(pair.bearer().generation());
-            manager.renew_at_the_side(newer, Cause::Early, || self.endpoint.boxed_clone());
+            self.renew_at_the_side(newer, Cause::Early, endpoint);
         }
         Ok(pair)
-    }
-
-    pub(crate) async fn acquire(&mut self, want: Want, cause: Option<Cause>) -> Result<TokenPair, Error> {
-        self.handle.manager.acquire(want, cause, calls(&mut self.endpoint)).await
     }
 }
 
@@ -106,8 +140,9 @@ macro_rules! abilities {
             where
                 $($bound)*
             {
-                let generation = self.handle.manager.generation();
-                $access(self).renew(generation)
+                let access = $access(self);
+                let generation = access.handle.manager.generation();
+                access.renew(generation)
             }
 
             /// A copy of the current pair, renewed first if there is no usable one. The next renewal kills it: to

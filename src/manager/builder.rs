@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tower::{BoxError, Service};
 
 use super::{
+    access::Source,
     session::StoreSettings,
     token_manager::{Handle, TokenManager},
 };
@@ -303,7 +304,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         self
     }
 
-    pub(crate) fn build_handle(self) -> Result<(Handle, T), Error> {
+    pub(crate) fn build_source(self) -> Result<Source<T>, Error> {
         let origin = Origin::parse(&self.base_url, self.allow_http)?;
         let mut origins = vec![origin.clone()];
         for allowed in &self.allowed_origins {
@@ -344,7 +345,8 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
             store,
         };
         let manager = Arc::new(TokenManager::new(settings, self.credentials));
-        Ok((Handle { manager, alive: watch::Sender::new(()) }, self.transport))
+        let handle = Arc::new(Handle { manager, alive: watch::Sender::new(()) });
+        Ok(Source { handle, transport: self.transport })
     }
 
     /// The same settings with other types.

@@ -14,7 +14,7 @@ mod token_manager;
 mod unauthorized;
 
 pub(crate) use self::{
-    access::{Access, abilities},
+    access::{Access, Source, abilities},
     token_manager::{Handle, Want},
     unauthorized::Verdict,
 };

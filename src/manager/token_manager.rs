@@ -169,10 +169,12 @@ impl TokenManager {
         }
     }
 
+    #[inline]
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
+    #[inline]
     pub(crate) fn now(&self) -> Now {
         self.settings.context.clock.now()
     }
@@ -185,9 +187,15 @@ impl TokenManager {
     /// The pair in use, if requests may use it. `None` also while a new one is being swapped in, which takes
     /// no longer than the swap.
     pub(crate) fn usable(&self, now: Now) -> Option<TokenPair> {
+        self.look_at_usable(now, TokenPair::clone)
+    }
+
+    /// What [`usable`](Self::usable) is made of, for who needs less than a pair of their own. `look` runs under the lock.
+    #[inline]
+    pub(crate) fn look_at_usable<T>(&self, now: Now, look: impl FnOnce(&TokenPair) -> T) -> Option<T> {
         let pair = self.pair.try_read().ok()?;
         let pair = pair.as_ref()?;
-        (pair.bearer().generation() == self.live() && pair.bearer().is_usable(now)).then(|| pair.clone())
+        (pair.bearer().generation() == self.live() && pair.bearer().is_usable(now)).then(|| look(pair))
     }
 
     /// The generation of the newest pair, usable or not; 0 before the first.
@@ -354,6 +362,7 @@ impl TokenManager {
     }
 
     /// The API answered something other than 401 to a request with this generation.
+    #[inline]
     pub(crate) fn accept(&self, generation: u64) {
         self.refusals.accept(generation);
     }

@@ -48,6 +48,7 @@ impl Refusals {
         }
     }
 
+    #[inline]
     pub(super) fn accept(&self, generation: u64) {
         if self.accepted.load(Ordering::Relaxed) < generation {
             self.accepted.fetch_max(generation, Ordering::AcqRel);
@@ -125,7 +126,7 @@ mod tests {
             .build()
             .expect("good settings");
         let (settings, now) =
-            (layer.handle.manager.settings(), Now::new(SystemTime::UNIX_EPOCH, Duration::ZERO));
+            (layer.source.manager().settings(), Now::new(SystemTime::UNIX_EPOCH, Duration::ZERO));
         let (refusals, live) = (Refusals::new(1), AtomicU64::new(7));
         // Both saw generation 7 in use before either took the guard.
         for _ in 0..2 {

@@ -7,7 +7,7 @@ use crate::{
     credentials::Credentials,
     endpoint::SameService,
     error::Error,
-    manager::{ApiVideoAuthLayerBuilder, Handle, Subscription},
+    manager::{ApiVideoAuthLayerBuilder, Source, Subscription},
 };
 
 /// Keeps a service authenticated against api.video. See the [module docs](crate::middleware).
@@ -15,8 +15,7 @@ use crate::{
 /// Clones of a layer, and all services they make, share one token. `T` says where token calls go, `P` whether
 /// requests are kept for a replay; the builder chooses both.
 pub struct ApiVideoAuthLayer<T = SameService, P = Replay> {
-    pub(crate) handle: Arc<Handle>,
-    pub(super) transport: T,
+    pub(crate) source: Arc<Source<T>>,
     pub(super) replay: PhantomData<fn() -> P>,
 }
 
@@ -36,8 +35,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
     ///
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), with what to do, if a setting can't work.
     pub fn build(self) -> Result<ApiVideoAuthLayer<T, P>, Error> {
-        let (handle, transport) = self.build_handle()?;
-        Ok(ApiVideoAuthLayer { handle: Arc::new(handle), transport, replay: PhantomData })
+        Ok(ApiVideoAuthLayer { source: Arc::new(self.build_source()?), replay: PhantomData })
     }
 
     /// No request is kept or read ahead: a 401 passes through, and its token is replaced for the next request. With a
@@ -52,7 +50,7 @@ impl<T, P> ApiVideoAuthLayer<T, P> {
     /// Takes a token out of use by its [generation](crate::Bearer::generation), so that the next request waits for a
     /// new one. Does nothing unless it is the current one. It neither starts nor stops a renewal.
     pub fn invalidate(&self, generation: u64) {
-        self.handle.manager.invalidate(generation);
+        self.source.manager().invalidate(generation);
     }
 
     /// Replaces both credentials: what `credentials` leaves out is no longer held. Ends a pause after failures and
@@ -64,13 +62,13 @@ impl<T, P> ApiVideoAuthLayer<T, P> {
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if a credential is empty or has white space in
     /// it; then nothing is replaced.
     pub fn set_credentials(&self, credentials: Credentials) -> Result<(), Error> {
-        self.handle.manager.set_credentials(credentials)
+        self.source.manager().set_credentials(credentials)
     }
 
     /// Tells of renewals from now on: which generation, why and how.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
-        self.handle.manager.subscribe()
+        self.source.manager().subscribe()
     }
 
     /// Ends the source in good order: its keepers end, no renewal starts any more, and the one under way is waited
@@ -83,11 +81,11 @@ impl<T, P> ApiVideoAuthLayer<T, P> {
     ///
     /// The source is closed by the first poll; dropping the future only ends the waiting.
     pub fn shutdown(&self, deadline: Duration) -> impl Future<Output = bool> + Send + use<T, P> {
-        self.handle.manager.shutdown(deadline)
+        self.source.manager().shutdown(deadline)
     }
 }
 
-impl<S, T: Clone, P> Layer<S> for ApiVideoAuthLayer<T, P> {
+impl<S, T, P> Layer<S> for ApiVideoAuthLayer<T, P> {
     type Service = ApiVideoAuth<S, T, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
@@ -95,14 +93,14 @@ impl<S, T: Clone, P> Layer<S> for ApiVideoAuthLayer<T, P> {
     }
 }
 
-impl<T: Clone, P> Clone for ApiVideoAuthLayer<T, P> {
+impl<T, P> Clone for ApiVideoAuthLayer<T, P> {
     fn clone(&self) -> Self {
-        Self { handle: self.handle.clone(), transport: self.transport.clone(), replay: PhantomData }
+        Self { source: self.source.clone(), replay: PhantomData }
     }
 }
 
 impl<T, P> fmt::Debug for ApiVideoAuthLayer<T, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiVideoAuthLayer").field("source", &self.handle.manager).finish_non_exhaustive()
+        f.debug_struct("ApiVideoAuthLayer").field("source", self.source.manager()).finish_non_exhaustive()
     }
 }

@@ -2,14 +2,14 @@
 
 use std::{
     convert::Infallible,
-    fmt,
+    fmt, mem,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{future::BoxFuture, task::noop_waker_ref};
-use http::{Request, Response, header, request};
+use http::{Request, Response, header};
 use http_body::{Body, Frame};
 use tower::BoxError;
 
@@ -33,30 +33,35 @@ pub trait ReplayPolicy<B, R>: sealed::ReplayPolicy<B, R> {}
 
 impl<B, R, P: sealed::ReplayPolicy<B, R>> ReplayPolicy<B, R> for P {}
 
-/// A request on its way, with what is needed to send it again.
-pub(super) type Keeping<B, K> = (Request<B>, Option<K>);
-
-/// A request's head and body. The head is as it was before it got a token.
+/// A copy of a request, as it was before it got a token.
 #[expect(unnameable_types, reason = "belongs to the sealed trait")]
-pub struct Kept {
-    head: request::Parts,
-    body: Bytes,
+pub struct Kept(Request<Bytes>);
+
+impl Kept {
+    fn new<B>(request: &Request<B>, body: Bytes) -> Self {
+        let mut copy = Request::new(body);
+        copy.method_mut().clone_from(request.method());
+        copy.uri_mut().clone_from(request.uri());
+        *copy.version_mut() = request.version();
+        copy.headers_mut().clone_from(request.headers());
+        copy.extensions_mut().clone_from(request.extensions());
+        Self(copy)
+    }
 }
 
 impl fmt::Debug for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kept").field("method", &self.head.method).finish_non_exhaustive()
+        f.debug_struct("Kept").field("method", self.0.method()).finish_non_exhaustive()
     }
 }
 
-/// What a kept request was read from.
+/// What came of keeping a request.
 #[expect(unnameable_types, missing_debug_implementations, reason = "belongs to the sealed trait")]
-#[expect(clippy::large_enum_variant, reason = "the large variant is the one that must not be boxed")]
-pub enum Taken<B, K> {
-    /// It can be sent at once.
-    Now(Request<B>, Option<K>),
-    /// Its body is still coming in.
-    Later(BoxFuture<'static, Result<Keeping<B, K>, BoxError>>),
+pub enum Keep<B, K> {
+    /// It can be sent at once, and again if there is a copy.
+    Done(Option<K>),
+    /// Its body is still coming in. An empty request was left in its place.
+    Reading(BoxFuture<'static, Result<Request<B>, BoxError>>),
 }
 
 pub(crate) mod sealed {
@@ -67,7 +72,7 @@ pub(crate) mod sealed {
     pub trait ReplayPolicy<B, R>: 'static {
         type Kept: Send + 'static;
 
-        fn take(request: Request<B>, limit: usize) -> Taken<B, Self::Kept>;
+        fn keep(request: &mut Request<B>, limit: usize) -> Keep<B, Self::Kept>;
 
         fn rebuild(kept: Self::Kept) -> Request<B>;
 
@@ -78,8 +83,9 @@ pub(crate) mod sealed {
 impl<B, R> sealed::ReplayPolicy<B, R> for NoReplay {
     type Kept = Infallible;
 
-    fn take(request: Request<B>, _: usize) -> Taken<B, Infallible> {
-        Taken::Now(request, None)
+    #[inline]
+    fn keep(_: &mut Request<B>, _: usize) -> Keep<B, Infallible> {
+        Keep::Done(None)
     }
 
     fn rebuild(kept: Infallible) -> Request<B> {
@@ -101,46 +107,44 @@ where
 {
     type Kept = Kept;
 
-    fn take(request: Request<B>, limit: usize) -> Taken<B, Kept> {
+    fn keep(request: &mut Request<B>, limit: usize) -> Keep<B, Kept> {
         let size = request.body().size_hint().exact().and_then(|size| usize::try_from(size).ok());
         let Some(size) =
             size.filter(|size| *size <= limit && !request.headers().contains_key(header::TRAILER))
         else {
-            return Taken::Now(request, None);
+            return Keep::Done(None);
         };
-        let (head, body) = request.into_parts();
-        if size == 0 && body.is_end_stream() {
-            let kept = Kept { head: head.clone(), body: Bytes::new() };
-            return Taken::Now(Request::from_parts(head, body), Some(kept));
+        if size == 0 && request.body().is_end_stream() {
+            return Keep::Done(Some(Kept::new(request, Bytes::new())));
         }
+        let body = mem::replace(request.body_mut(), B::from(Bytes::new()));
         let mut reading = Reading { body, size, read: Bytes::new(), more: BytesMut::new() };
         // A body in memory is there at once. One that is not is polled again, with a real waker.
         let mut context = Context::from_waker(noop_waker_ref());
         match reading.poll(&mut context) {
             Poll::Ready(Ok(body)) => {
-                let (request, kept) = keep(head, body);
-                Taken::Now(request, kept)
+                *request.body_mut() = B::from(body.clone());
+                Keep::Done(Some(Kept::new(request, body)))
             }
-            Poll::Ready(Err(error)) => Taken::Later(Box::pin(async { Err(error) })),
-            Poll::Pending => Taken::Later(Box::pin(async move {
-                let body = std::future::poll_fn(|cx| reading.poll(cx)).await?;
-                Ok(keep(head, body))
-            })),
+            Poll::Ready(Err(error)) => Keep::Reading(Box::pin(async { Err(error) })),
+            Poll::Pending => {
+                let mut request = mem::replace(request, Request::new(B::from(Bytes::new())));
+                Keep::Reading(Box::pin(async move {
+                    let body = std::future::poll_fn(|cx| reading.poll(cx)).await?;
+                    *request.body_mut() = B::from(body);
+                    Ok(request)
+                }))
+            }
         }
     }
 
     fn rebuild(kept: Kept) -> Request<B> {
-        Request::from_parts(kept.head, B::from(kept.body))
+        kept.0.map(B::from)
     }
 
     fn drain(response: Response<R>) -> BoxFuture<'static, ()> {
         Box::pin(drain(response.into_body()))
     }
-}
-
-fn keep<B: From<Bytes>>(head: request::Parts, body: Bytes) -> Keeping<B, Kept> {
-    let kept = Kept { head: head.clone(), body: body.clone() };
-    (Request::from_parts(head, B::from(body)), Some(kept))
 }
 
 /// A body of announced size being read. A single chunk is taken over without copying.

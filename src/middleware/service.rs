@@ -1,23 +1,24 @@
 use std::{
     fmt,
     marker::PhantomData,
-    mem,
+    ops::Deref,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use tower::{BoxError, Service};
 
 use super::{
     ApiVideoAuthLayer, ReplayPolicy, ResponseFuture,
     future::{Retry, Sent, send_later},
-    replay::Taken,
+    replay::Keep,
 };
 use crate::{
     admission::{MinLifetime, admit},
+    clock::Now,
     endpoint::{SameService, SeparateService, Transport},
-    manager::{Access, Cause, Handle, Want, abilities},
+    manager::{Access, Cause, Source, Want, abilities},
     token::{Life, own_copy},
 };
 
@@ -26,42 +27,63 @@ use crate::{
 /// Its error is [`tower::BoxError`]: an [`Error`](crate::Error) of this crate, or the wrapped service's own.
 pub struct ApiVideoAuth<S, T = SameService, P = super::Replay> {
     inner: S,
-    handle: Arc<Handle>,
-    transport: T,
+    source: Arc<Source<T>>,
     /// What this clone knows of the current token.
-    seen: Seen,
+    seen: Seen<T>,
     replay: PhantomData<fn() -> P>,
 }
 
-#[derive(Default)]
-enum Seen {
-    #[default]
+enum Seen<T> {
     Nothing,
     /// This generation was used once. A clone made for one request never pays for a copy of the header.
     Once(u64),
-    /// A copy of the header that no other thread touches.
-    Own { header: HeaderValue, generation: u64, life: Life },
+    Own(Arc<Own<T>>),
 }
 
-impl<S, T: Clone, P> ApiVideoAuth<S, T, P> {
-    pub(super) fn new(inner: S, layer: &ApiVideoAuthLayer<T, P>) -> Self {
-        Self {
-            inner,
-            handle: layer.handle.clone(),
-            transport: layer.transport.clone(),
-            seen: Seen::Nothing,
-            replay: PhantomData,
+/// What one clone keeps to itself: no other thread touches its counts, and its requests need no lock.
+pub(super) struct Own<T> {
+    source: Arc<Source<T>>,
+    header: HeaderValue,
+    generation: u64,
+    life: Life,
+}
+
+/// How a request on its way holds its source.
+pub(super) enum Link<T> {
+    Shared(Arc<Source<T>>),
+    Own(Arc<Own<T>>),
+}
+
+impl<T> Link<T> {
+    pub(super) fn into_source(self) -> Arc<Source<T>> {
+        match self {
+            Self::Shared(source) => source,
+            Self::Own(own) => own.source.clone(),
         }
+    }
+}
+
+impl<T> Deref for Link<T> {
+    type Target = Source<T>;
+
+    #[inline]
+    fn deref(&self) -> &Source<T> {
+        match self {
+            Self::Shared(source) => source,
+            Self::Own(own) => &own.source,
+        }
+    }
+}
+
+impl<S, T, P> ApiVideoAuth<S, T, P> {
+    pub(super) fn new(inner: S, layer: &ApiVideoAuthLayer<T, P>) -> Self {
+        Self { inner, source: layer.source.clone(), seen: Seen::Nothing, replay: PhantomData }
     }
 
     /// The layer that this service was made with, or one that shares its token.
     #[must_use]
     pub fn to_layer(&self) -> ApiVideoAuthLayer<T, P> {
-        ApiVideoAuthLayer {
-            handle: self.handle.clone(),
-            transport: self.transport.clone(),
-            replay: PhantomData,
-        }
+        ApiVideoAuthLayer { source: self.source.clone(), replay: PhantomData }
     }
 }
 
@@ -83,104 +105,131 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let settings = self.handle.manager.settings();
+        let settings = self.source.manager().settings();
         if !admit(&settings.origins, &mut request) {
             return ResponseFuture::plain(self.inner.call(request));
         }
         let wanted = request.extensions().get().map(|MinLifetime(wanted)| *wanted);
-        let taken = P::take(request, settings.replay_limit);
+        let kept = match P::keep(&mut request, settings.replay_limit) {
+            Keep::Done(kept) => kept,
+            Keep::Reading(reading) => {
+                let (source, inner) = self.for_later();
+                return ResponseFuture::waiting(async move {
+                    send_later::<S, B, R, T, P>(source, inner, reading.await?, wanted).await
+                });
+            }
+        };
         // A wish for a lifetime is left to the slow path: it may have to wait.
-        let token = if wanted.is_none() { self.token_at_hand() } else { None };
-        match (token, taken) {
-            (Some((header, generation)), Taken::Now(mut request, kept)) => {
-                let (inner, transport) = (&self.inner, &self.transport);
-                let retry =
-                    kept.map(|kept| Retry { kept, inner: inner.clone(), transport: transport.clone() });
-                request.headers_mut().insert(header::AUTHORIZATION, header);
-                let future = self.inner.call(request);
-                ResponseFuture::calling(future, Sent { handle: self.handle.clone(), generation, retry })
-            }
-            (_, taken) => {
-                // Whoever waits holds no slot of the wrapped service: what was polled ready is dropped.
-                let fresh = self.inner.clone();
-                drop(mem::replace(&mut self.inner, fresh));
-                let later = send_later::<S, B, R, P>(self.access(), self.inner.clone(), taken, wanted);
-                ResponseFuture::waiting(Box::pin(later))
-            }
+        if wanted.is_none()
+            && let Some((link, generation)) = self.authorize::<B>(request.headers_mut())
+        {
+            let retry = kept.map(|kept| Retry { kept, inner: self.inner.clone() });
+            return ResponseFuture::calling(self.inner.call(request), Sent { link, generation, retry });
         }
+        // The copy is made again when there is a token: until then one of the two would lie idle.
+        drop(kept);
+        let (source, inner) = self.for_later();
+        ResponseFuture::waiting(send_later::<S, B, R, T, P>(source, inner, request, wanted))
     }
 }
 
 impl<S, T, P> ApiVideoAuth<S, T, P> {
-    /// The header to send now, without waiting and, for the long-lived, without a lock.
-    fn token_at_hand<B>(&mut self) -> Option<(HeaderValue, u64)>
+    /// Adds the token if that needs no waiting; for a client that has used it before, it needs no lock either.
+    #[inline]
+    fn authorize<B>(&mut self, headers: &mut HeaderMap) -> Option<(Link<T>, u64)>
     where
         T: Transport<S, B>,
     {
-        let manager = &self.handle.manager;
+        let manager = self.source.manager();
         let now = manager.now();
-        if let Seen::Own { header, generation, life } = &self.seen
-            && *generation == manager.live()
-            && !life.usable_until.has_passed(now)
+        if let Seen::Own(own) = &self.seen
+            && own.generation == manager.live()
+            && !own.life.usable_until.has_passed(now)
         {
-            if life.fresh_until.has_passed(now) {
-                self.renew_early::<B>(*generation);
+            headers.insert(header::AUTHORIZATION, own.header.clone());
+            let (link, generation) = (Link::Own(own.clone()), own.generation);
+            if own.life.fresh_until.has_passed(now) {
+                self.renew_early::<B>(generation);
             }
-            return Some((header.clone(), *generation));
+            return Some((link, generation));
         }
-        let pair = manager.usable(now)?;
-        let bearer = pair.bearer();
-        let generation = bearer.generation();
-        let header = match self.seen {
-            Seen::Once(seen) if seen == generation => {
-                let header = own_copy(bearer.header());
-                self.seen = Seen::Own { header: header.clone(), generation, life: *bearer.life() };
-                header
-            }
-            _ => {
-                self.seen = Seen::Once(generation);
-                bearer.header().clone()
-            }
-        };
-        if bearer.is_stale(now) {
-            self.renew_early::<B>(generation);
-        }
-        Some((header, generation))
+        self.authorize_anew::<B>(headers, now)
     }
 
+    /// The same for a client that has not used this token, or used it once.
+    fn authorize_anew<B>(&mut self, headers: &mut HeaderMap, now: Now) -> Option<(Link<T>, u64)>
+    where
+        T: Transport<S, B>,
+    {
+        let (generation, is_stale, used_before) = self.source.manager().look_at_usable(now, |pair| {
+            let bearer = pair.bearer();
+            let generation = bearer.generation();
+            headers.insert(header::AUTHORIZATION, bearer.header().clone());
+            let used_before = match self.seen {
+                Seen::Once(seen) if seen == generation => Some((own_copy(bearer.header()), *bearer.life())),
+                _ => None,
+            };
+            (generation, bearer.is_stale(now), used_before)
+        })?;
+        let link = match used_before {
+            Some((header, life)) => {
+                let own = Arc::new(Own { source: self.source.clone(), header, generation, life });
+                self.seen = Seen::Own(own.clone());
+                Link::Own(own)
+            }
+            None => {
+                self.seen = Seen::Once(generation);
+                Link::Shared(self.source.clone())
+            }
+        };
+        if is_stale {
+            self.renew_early::<B>(generation);
+        }
+        Some((link, generation))
+    }
+
+    #[cold]
     fn renew_early<B>(&self, generation: u64)
     where
         T: Transport<S, B>,
     {
         let want = Want::NewerThan(generation);
-        self.handle.manager.renew_at_the_side(want, Cause::Early, || self.transport.endpoint(&self.inner));
+        let endpoint = || self.source.transport.endpoint(&self.inner);
+        self.source.manager().renew_at_the_side(want, Cause::Early, endpoint);
     }
 
-    fn access<B>(&self) -> Access
+    /// What a request takes along that has to wait.
+    fn for_later(&mut self) -> (Arc<Source<T>>, S)
     where
-        T: Transport<S, B>,
+        S: Clone,
     {
-        Access { handle: self.handle.clone(), endpoint: self.transport.endpoint(&self.inner) }
+        // Whoever waits holds no slot of the wrapped service: what was polled ready is dropped.
+        self.inner = self.inner.clone();
+        (self.source.clone(), self.inner.clone())
     }
 }
 
 abilities! {
     [impl<S, P> ApiVideoAuth<S, SameService, P>], [S, P], [B], [SameService: Transport<S, B>],
-    |client: &Self| client.access::<B>()
+    |client: &Self| client.source.access::<S, B>(&client.inner)
 }
 
 abilities! {
     [impl<S, P> ApiVideoAuth<S, SeparateService, P>], [S, P], [], [],
-    |client: &Self| Access { handle: client.handle.clone(), endpoint: client.transport.endpoint() }
+    |client: &Self| Access {
+        handle: client.source.handle.clone(),
+        endpoint: client.source.transport.endpoint(),
+    }
 }
 
-impl<S: Clone, T: Clone, P> Clone for ApiVideoAuth<S, T, P> {
+impl<S: Clone, T, P> Clone for ApiVideoAuth<S, T, P> {
+    /// A clone starts without a header of its own: copying one would be in vain if it sends a single request.
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
-            handle: self.handle.clone(),
-            transport: self.transport.clone(),
+            source: self.source.clone(),
             seen: Seen::Nothing,
             replay: PhantomData,
         }
@@ -191,7 +240,7 @@ impl<S: fmt::Debug, T, P> fmt::Debug for ApiVideoAuth<S, T, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiVideoAuth")
             .field("inner", &self.inner)
-            .field("source", &self.handle.manager)
+            .field("source", self.source.manager())
             .finish_non_exhaustive()
     }
 }

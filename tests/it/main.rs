@@ -4,6 +4,7 @@
 
 mod answers;
 mod bodies;
+mod clones;
 mod connections;
 mod contract;
 mod delegated;
