@@ -102,34 +102,45 @@ impl fmt::Debug for Bearer {
 /// An access token and the refresh token that came with it.
 ///
 /// The next renewal of the source kills this copy; to take the pair elsewhere, end the source with
-/// [`hand_over`](crate::ApiVideoAuth::hand_over).
-#[derive(Clone, Debug)]
-pub struct TokenPair {
+/// [`hand_over`](crate::ApiVideoAuth::hand_over). Cheap to clone.
+#[derive(Clone)]
+pub struct TokenPair(Arc<Pair>);
+
+struct Pair {
     bearer: Bearer,
     refresh_token: Option<RefreshToken>,
 }
 
 impl TokenPair {
     pub(crate) fn new(bearer: Bearer, refresh_token: Option<RefreshToken>) -> Self {
-        Self { bearer, refresh_token }
+        Self(Arc::new(Pair { bearer, refresh_token }))
     }
 
     /// The access token.
     #[must_use]
     pub fn access_token(&self) -> &AccessToken {
-        self.bearer.access()
+        self.0.bearer.access()
     }
 
     /// The refresh token; `None` if the API sent none.
     #[must_use]
     pub fn refresh_token(&self) -> Option<&RefreshToken> {
-        self.refresh_token.as_ref()
+        self.0.refresh_token.as_ref()
     }
 
     /// The access token with its number and end of life.
     #[must_use]
     pub fn bearer(&self) -> &Bearer {
-        &self.bearer
+        &self.0.bearer
+    }
+}
+
+impl fmt::Debug for TokenPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenPair")
+            .field("bearer", self.bearer())
+            .field("refresh_token", &self.refresh_token())
+            .finish()
     }
 }
 

@@ -24,10 +24,10 @@ use crate::{
 const LATE_ANSWER: Duration = Duration::from_secs(60);
 
 /// A timer that fires this late says that we were asleep, not that the server was slow.
-const OVERSLEPT: Duration = Duration::from_millis(100);
+pub(super) const OVERSLEPT: Duration = Duration::from_millis(100);
 
 /// What an answer gets on top in that case: it may lie in a socket that nobody has polled.
-const OVERSLEPT_GRACE: Duration = Duration::from_secs(1);
+pub(super) const OVERSLEPT_GRACE: Duration = Duration::from_secs(1);
 
 /// How long a call waits for readiness before the calls given up earlier are dropped: theirs may be the only slot.
 const SLOT_WAIT: Duration = Duration::from_secs(1);

@@ -13,9 +13,11 @@ mod single_flight;
 mod token_manager;
 mod unauthorized;
 
+#[cfg(feature = "reqwest-middleware")]
+pub(crate) use self::token_manager::Handle;
 pub(crate) use self::{
     access::{Access, Source, abilities},
-    token_manager::{Handle, Want},
+    token_manager::Want,
     unauthorized::Verdict,
 };
 pub use self::{

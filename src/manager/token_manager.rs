@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{
     builder::Settings,
+    call::{OVERSLEPT, OVERSLEPT_GRACE},
     policy,
     renewal::Renewal,
     renewed::{Cause, Renewed, Subscription, Way},
@@ -198,6 +199,13 @@ impl TokenManager {
         (pair.bearer().generation() == self.live() && pair.bearer().is_usable(now)).then(|| look(pair))
     }
 
+    /// The pair that a request is to use now, for who got `pair` a while ago. That it still is costs no lock to see.
+    pub(crate) fn newest_usable(&self, pair: &TokenPair) -> Option<TokenPair> {
+        let (now, bearer) = (self.now(), pair.bearer());
+        let is_newest = bearer.generation() == self.live() && bearer.is_usable(now);
+        if is_newest { Some(pair.clone()) } else { self.usable(now) }
+    }
+
     /// The generation of the newest pair, usable or not; 0 before the first.
     pub(crate) fn generation(&self) -> u64 {
         self.held().generation
@@ -237,21 +245,30 @@ impl TokenManager {
     }
 
     async fn wait_for(&self, flight: &mut Flight, limit: time::Instant) -> Option<Result<TokenPair, Error>> {
-        let until = match flight.probe_after {
+        let mut until = match flight.probe_after {
             Some(_) => limit.min(time::Instant::now() + self.settings.patience),
             None => limit,
         };
-        match time::timeout_at(until, flight.landing.wait_for(Option::is_some)).await {
-            Ok(Ok(outcome)) => outcome.clone(),
-            Ok(Err(_)) => None,
-            Err(_) => Some(Err(flight.probe_after.take().unwrap_or_else(|| {
-                let waited = self.settings.flight_timeout + WAITER_GRACE;
-                Error::new(
-                    ErrorKind::TimedOut,
-                    format!("no token within {waited:?}: the renewal is still under way"),
-                )
-            }))),
+        let mut overslept = false;
+        loop {
+            match time::timeout_at(until, flight.landing.wait_for(Option::is_some)).await {
+                Ok(Ok(outcome)) => return outcome.clone(),
+                Ok(Err(_)) => return None,
+                // So has the flight, whose answer may lie in a socket.
+                Err(_) if !overslept && time::Instant::now() > until + OVERSLEPT => {
+                    overslept = true;
+                    until = time::Instant::now() + OVERSLEPT_GRACE;
+                }
+                Err(_) => break,
+            }
         }
+        Some(Err(flight.probe_after.take().unwrap_or_else(|| {
+            let waited = self.settings.flight_timeout + WAITER_GRACE;
+            Error::new(
+                ErrorKind::TimedOut,
+                format!("no token within {waited:?}: the renewal is still under way"),
+            )
+        })))
     }
 
     /// Starts a flight that nobody waits for, unless one is under way or a pause is on.

@@ -171,18 +171,18 @@ where
     async move {
         let manager = source.manager();
         let mut queued = 0;
-        let bearer = loop {
+        let pair = loop {
             let endpoints = source.endpoints(&mut inner);
-            let bearer = manager.token_for(wanted.take(), endpoints).await?.bearer().clone();
-            let came_usable = bearer.is_usable(manager.now());
+            let pair = manager.token_for(wanted.take(), endpoints).await?;
+            let came_usable = pair.bearer().is_usable(manager.now());
             poll_fn(|cx| inner.poll_ready(cx)).await.map_err(Into::into)?;
             queued += 1;
-            if let Some(newest) = manager.usable(manager.now()) {
-                break newest.bearer().clone();
+            if let Some(newest) = manager.newest_usable(&pair) {
+                break newest;
             }
             // There is no better one if it was expired on arrival already.
             if !came_usable || queued == MAX_QUEUES {
-                break bearer;
+                break pair;
             }
             // Nobody waits for a token with a slot in hand.
             inner = inner.clone();
@@ -195,8 +195,8 @@ where
                 None
             }
         };
-        request.headers_mut().insert(header::AUTHORIZATION, bearer.header().clone());
-        let (future, generation) = (inner.call(request), bearer.generation());
+        request.headers_mut().insert(header::AUTHORIZATION, pair.bearer().header().clone());
+        let (future, generation) = (inner.call(request), pair.bearer().generation());
         let retry = kept.map(|kept| Retry { kept, inner });
         Ok((future, Sent { link: Link::Shared(source), generation, retry }))
     }
@@ -247,7 +247,8 @@ where
     poll_fn(|cx| inner.poll_ready(cx)).await.map_err(Into::into)?;
     // Should this token be out of use by now, it is sent all the same: the first answer is gone, and could not tell of
     // another renewal that fails.
-    let bearer = manager.usable(manager.now()).unwrap_or(pair).bearer().clone();
+    let pair = manager.newest_usable(&pair).unwrap_or(pair);
+    let bearer = pair.bearer();
     let mut request = P::rebuild(kept);
     request.headers_mut().insert(header::AUTHORIZATION, bearer.header().clone());
     let response = inner.call(request).await.map_err(Into::into)?;

@@ -316,6 +316,25 @@ fn g3_an_answer_that_came_while_the_runtime_stood_still_is_kept() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn g3_who_waited_while_the_machine_slept_gets_the_answer_that_came_meanwhile() {
+    let (api, clock) = paused();
+    let layer = with_refresh_token(&api).clock(clock).build().unwrap();
+    let client = client(&layer, &api);
+    let hold = hold_time();
+    let gate = api.gate(GatePoint::AfterCommit);
+    let caller = tokio::spawn(async move { list(&client).await });
+    gate.reached(1).await;
+    // Past the bounds of the call, the flight and the caller, in one go.
+    advance(seconds(40)).await;
+    settle().await;
+    gate.open();
+    settle().await;
+    drop(hold);
+    assert_eq!(caller.await.unwrap().unwrap(), 200);
+    assert_eq!(api.counts().token_calls, 1);
+}
+
 /// While the call that followed a hang is under way, the answer to the first may still come.
 #[tokio::test(start_paused = true)]
 async fn g3_a_late_answer_beats_the_call_that_followed_it() {
