@@ -120,8 +120,8 @@ impl Middleware for ApiVideoAuthMiddleware {
         let wanted = extensions.get().map(|MinLifetime(wanted)| *wanted);
         let manager = &self.handle.manager;
         let endpoint = || self.endpoint();
-        let kept = self.keep(&request);
         let bearer = manager.token_for(wanted, endpoint).await.map_err(ours)?.bearer().clone();
+        let kept = self.keep(&request);
         authorize(&mut request, bearer.header());
         let first = next.clone().run(request, extensions).await?;
         if first.status() != StatusCode::UNAUTHORIZED {

@@ -181,6 +181,7 @@ impl TokenManager {
     }
 
     /// The generation that requests may use, or 0.
+    #[inline]
     pub(crate) fn live(&self) -> u64 {
         self.live.load(Ordering::Acquire)
     }

@@ -12,11 +12,7 @@ use http::{Request, Response, StatusCode, header};
 use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
-use super::{
-    ReplayPolicy,
-    replay::{Keep, sealed},
-    service::Link,
-};
+use super::{ReplayPolicy, replay::sealed, service::Link};
 use crate::{
     endpoint::Transport,
     manager::{Cause, Source, Verdict, Want},
@@ -27,55 +23,51 @@ pin_project! {
     pub struct ResponseFuture<S, B, R, T, P>
     where
         S: Service<Request<B>>,
+        S: Send,
+        S: 'static,
         P: ReplayPolicy<B, R>,
     {
         #[pin]
-        state: State<S::Future, R, T, Retry<S, <P as sealed::ReplayPolicy<B, R>>::Kept>>,
+        state: State<S, S::Future, R, T, <P as sealed::ReplayPolicy<B, R>>::Retry<S>>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<F, R, T, Y> {
+    enum State<S, F, R, T, Y> {
         /// Polls the answer to a request without a token of ours.
         Plain { #[pin] future: F },
         /// Polls for all that has to be there before a request can be sent.
-        Waiting { future: BoxFuture<'static, Result<(F, Sent<T, Y>), BoxError>> },
+        Waiting { future: BoxFuture<'static, Result<(F, Sent<S, T, Y>), BoxError>> },
         /// Polls the answer to a request that carries a token.
-        Calling { #[pin] future: F, sent: Option<Sent<T, Y>> },
+        Calling { #[pin] future: F, sent: Option<Sent<S, T, Y>> },
         /// Polls for a newer token, and then for the answer to the request that is sent again.
         Replaying { future: BoxFuture<'static, Result<Response<R>, BoxError>> },
     }
 }
 
 /// What is known of a request that went out with a token.
-pub(super) struct Sent<T, Y> {
-    pub(super) link: Link<T>,
+pub(super) struct Sent<S, T, Y> {
+    pub(super) link: Link<S, T>,
     pub(super) generation: u64,
     /// `None` if the request could not be kept.
     pub(super) retry: Option<Y>,
 }
 
-/// What a replay takes. `inner` is not ready.
-pub(super) struct Retry<S, K> {
-    pub(super) kept: K,
-    pub(super) inner: S,
-}
-
 /// What a request that had to wait becomes.
 pub(super) type Sending<S, B, R, T, P> =
-    (<S as Service<Request<B>>>::Future, Sent<T, Retry<S, <P as sealed::ReplayPolicy<B, R>>::Kept>>);
+    (<S as Service<Request<B>>>::Future, Sent<S, T, <P as sealed::ReplayPolicy<B, R>>::Retry<S>>);
 
 impl<S, B, R, T, P> ResponseFuture<S, B, R, T, P>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<B>> + Send + 'static,
     P: ReplayPolicy<B, R>,
 {
     pub(super) fn plain(future: S::Future) -> Self {
         Self { state: State::Plain { future } }
     }
 
-    pub(super) fn calling(future: S::Future, sent: Sent<T, Retry<S, P::Kept>>) -> Self {
+    pub(super) fn calling(future: S::Future, sent: Sent<S, T, P::Retry<S>>) -> Self {
         Self { state: State::Calling { future, sent: Some(sent) } }
     }
 
@@ -114,6 +106,8 @@ where
                         if let Some(sent) = sent {
                             sent.link.manager().accept(sent.generation);
                         }
+                        // Whoever holds on to the future while reading the answer holds no copy of the request.
+                        *sent = None;
                         return Poll::Ready(Ok(response));
                     }
                     Ok(response) => {
@@ -132,7 +126,7 @@ where
 
 impl<S, B, R, T, P> fmt::Debug for ResponseFuture<S, B, R, T, P>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<B>> + Send + 'static,
     P: ReplayPolicy<B, R>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -157,6 +151,7 @@ pub(super) fn send_later<S, B, R, T, P>(
     source: Arc<Source<T>>,
     mut inner: S,
     mut request: Request<B>,
+    copy: Option<P::Copy>,
     mut wanted: Option<Duration>,
 ) -> impl Future<Output = Result<Sending<S, B, R, T, P>, BoxError>> + Send + 'static
 where
@@ -187,17 +182,9 @@ where
             // Nobody waits for a token with a slot in hand.
             inner = inner.clone();
         };
-        let kept = match P::keep(&mut request, manager.settings().replay_limit) {
-            Keep::Done(kept) => kept,
-            // Read before; a body of bytes that still isn't there at once goes out without a copy.
-            Keep::Reading(reading) => {
-                request = reading.await?;
-                None
-            }
-        };
+        let retry = copy.map(|copy| P::keep(&request, copy, Some(inner.clone())));
         request.headers_mut().insert(header::AUTHORIZATION, pair.bearer().header().clone());
         let (future, generation) = (inner.call(request), pair.bearer().generation());
-        let retry = kept.map(|kept| Retry { kept, inner });
         Ok((future, Sent { link: Link::Shared(source), generation, retry }))
     }
 }
@@ -205,7 +192,7 @@ where
 /// A first 401: the answer, or the replay that may replace it.
 #[cold]
 fn unauthorized<S, B, R, T, P>(
-    sent: Sent<T, Retry<S, P::Kept>>,
+    sent: Sent<S, T, P::Retry<S>>,
     first: Response<R>,
 ) -> Result<Response<R>, BoxFuture<'static, Result<Response<R>, BoxError>>>
 where
@@ -217,19 +204,21 @@ where
     T: Transport<S, B>,
     P: ReplayPolicy<B, R>,
 {
-    match (sent.link.manager().unauthorized(sent.generation), sent.retry) {
-        (Verdict::Renew, Some(retry)) => {
-            Err(Box::pin(replay::<S, B, R, T, P>(sent.link.into_source(), retry, first)))
-        }
-        // Without a replay the token is at least out of use: the next request gets a new one.
-        _ => Ok(first),
-    }
+    let Sent { link, generation, retry } = sent;
+    // Without a replay the token is at least out of use: the next request gets a new one.
+    let (Verdict::Renew, Some(retry)) = (link.manager().unauthorized(generation), retry) else {
+        return Ok(first);
+    };
+    let (request, inner) = P::rebuild(retry);
+    let Some(inner) = inner.or_else(|| link.kept()) else { return Ok(first) };
+    Err(Box::pin(replay::<S, B, R, T, P>(link.into_source(), inner, request, first)))
 }
 
 /// Sends a request again with a newer token. If none is to be had, the first answer stands.
 async fn replay<S, B, R, T, P>(
     source: Arc<Source<T>>,
-    Retry { kept, mut inner }: Retry<S, P::Kept>,
+    mut inner: S,
+    mut request: Request<B>,
     first: Response<R>,
 ) -> Result<Response<R>, BoxError>
 where
@@ -249,7 +238,6 @@ where
     // another renewal that fails.
     let pair = manager.newest_usable(&pair).unwrap_or(pair);
     let bearer = pair.bearer();
-    let mut request = P::rebuild(kept);
     request.headers_mut().insert(header::AUTHORIZATION, bearer.header().clone());
     let response = inner.call(request).await.map_err(Into::into)?;
     if response.status() == StatusCode::UNAUTHORIZED {

@@ -33,35 +33,26 @@ pub trait ReplayPolicy<B, R>: sealed::ReplayPolicy<B, R> {}
 
 impl<B, R, P: sealed::ReplayPolicy<B, R>> ReplayPolicy<B, R> for P {}
 
-/// A copy of a request, as it was before it got a token.
+/// A request as it was before it got a token, and what to send it through if that does not lie elsewhere.
 #[expect(unnameable_types, reason = "belongs to the sealed trait")]
-pub struct Kept(Request<Bytes>);
-
-impl Kept {
-    fn new<B>(request: &Request<B>, body: Bytes) -> Self {
-        let mut copy = Request::new(body);
-        copy.method_mut().clone_from(request.method());
-        copy.uri_mut().clone_from(request.uri());
-        *copy.version_mut() = request.version();
-        copy.headers_mut().clone_from(request.headers());
-        copy.extensions_mut().clone_from(request.extensions());
-        Self(copy)
-    }
+pub struct Retry<S> {
+    request: Request<Bytes>,
+    inner: Option<S>,
 }
 
-impl fmt::Debug for Kept {
+impl<S> fmt::Debug for Retry<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kept").field("method", self.0.method()).finish_non_exhaustive()
+        f.debug_struct("Retry").field("method", self.request.method()).finish_non_exhaustive()
     }
 }
 
-/// What came of keeping a request.
+/// What came of reading a request's body ahead.
 #[expect(unnameable_types, missing_debug_implementations, reason = "belongs to the sealed trait")]
-pub enum Keep<B, K> {
-    /// It can be sent at once, and again if there is a copy.
-    Done(Option<K>),
+pub enum Ahead<B, C> {
+    /// The request can be sent at once, and again if there is a copy of its body.
+    Done(Option<C>),
     /// Its body is still coming in. An empty request was left in its place.
-    Reading(BoxFuture<'static, Result<Request<B>, BoxError>>),
+    Reading(BoxFuture<'static, Result<(Request<B>, Option<C>), BoxError>>),
 }
 
 pub(crate) mod sealed {
@@ -70,26 +61,36 @@ pub(crate) mod sealed {
     #[doc(hidden)]
     #[expect(unnameable_types, reason = "this is what seals the trait")]
     pub trait ReplayPolicy<B, R>: 'static {
-        type Kept: Send + 'static;
+        /// A body that can be sent again.
+        type Copy: Send + 'static;
+        /// A request that can be sent again.
+        type Retry<S: Send + 'static>: Send + 'static;
 
-        fn keep(request: &mut Request<B>, limit: usize) -> Keep<B, Self::Kept>;
+        fn read_ahead(request: &mut Request<B>, limit: usize) -> Ahead<B, Self::Copy>;
 
-        fn rebuild(kept: Self::Kept) -> Request<B>;
+        fn keep<S: Send>(request: &Request<B>, body: Self::Copy, inner: Option<S>) -> Self::Retry<S>;
+
+        fn rebuild<S: Send>(retry: Self::Retry<S>) -> (Request<B>, Option<S>);
 
         fn drain(response: Response<R>) -> BoxFuture<'static, ()>;
     }
 }
 
 impl<B, R> sealed::ReplayPolicy<B, R> for NoReplay {
-    type Kept = Infallible;
+    type Copy = Infallible;
+    type Retry<S: Send + 'static> = Infallible;
 
     #[inline]
-    fn keep(_: &mut Request<B>, _: usize) -> Keep<B, Infallible> {
-        Keep::Done(None)
+    fn read_ahead(_: &mut Request<B>, _: usize) -> Ahead<B, Infallible> {
+        Ahead::Done(None)
     }
 
-    fn rebuild(kept: Infallible) -> Request<B> {
-        match kept {}
+    fn keep<S: Send>(_: &Request<B>, body: Infallible, _: Option<S>) -> Infallible {
+        body
+    }
+
+    fn rebuild<S: Send>(retry: Infallible) -> (Request<B>, Option<S>) {
+        match retry {}
     }
 
     fn drain(_: Response<R>) -> BoxFuture<'static, ()> {
@@ -105,17 +106,18 @@ where
     R: Body + Send + 'static,
     R::Data: Send,
 {
-    type Kept = Kept;
+    type Copy = Bytes;
+    type Retry<S: Send + 'static> = Retry<S>;
 
-    fn keep(request: &mut Request<B>, limit: usize) -> Keep<B, Kept> {
+    fn read_ahead(request: &mut Request<B>, limit: usize) -> Ahead<B, Bytes> {
         let size = request.body().size_hint().exact().and_then(|size| usize::try_from(size).ok());
         let Some(size) =
             size.filter(|size| *size <= limit && !request.headers().contains_key(header::TRAILER))
         else {
-            return Keep::Done(None);
+            return Ahead::Done(None);
         };
         if size == 0 && request.body().is_end_stream() {
-            return Keep::Done(Some(Kept::new(request, Bytes::new())));
+            return Ahead::Done(Some(Bytes::new()));
         }
         let body = mem::replace(request.body_mut(), B::from(Bytes::new()));
         let mut reading = Reading { body, size, read: Bytes::new(), more: BytesMut::new() };
@@ -124,22 +126,32 @@ where
         match reading.poll(&mut context) {
             Poll::Ready(Ok(body)) => {
                 *request.body_mut() = B::from(body.clone());
-                Keep::Done(Some(Kept::new(request, body)))
+                Ahead::Done(Some(body))
             }
-            Poll::Ready(Err(error)) => Keep::Reading(Box::pin(async { Err(error) })),
+            Poll::Ready(Err(error)) => Ahead::Reading(Box::pin(async { Err(error) })),
             Poll::Pending => {
                 let mut request = mem::replace(request, Request::new(B::from(Bytes::new())));
-                Keep::Reading(Box::pin(async move {
+                Ahead::Reading(Box::pin(async move {
                     let body = std::future::poll_fn(|cx| reading.poll(cx)).await?;
-                    *request.body_mut() = B::from(body);
-                    Ok(request)
+                    *request.body_mut() = B::from(body.clone());
+                    Ok((request, Some(body)))
                 }))
             }
         }
     }
 
-    fn rebuild(kept: Kept) -> Request<B> {
-        kept.0.map(B::from)
+    fn keep<S: Send>(request: &Request<B>, body: Bytes, inner: Option<S>) -> Retry<S> {
+        let mut copy = Request::new(body);
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.version_mut() = request.version();
+        *copy.headers_mut() = request.headers().clone();
+        *copy.extensions_mut() = request.extensions().clone();
+        Retry { request: copy, inner }
+    }
+
+    fn rebuild<S: Send>(retry: Retry<S>) -> (Request<B>, Option<S>) {
+        (retry.request.map(B::from), retry.inner)
     }
 
     fn drain(response: Response<R>) -> BoxFuture<'static, ()> {

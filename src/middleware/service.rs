@@ -2,17 +2,17 @@ use std::{
     fmt,
     marker::PhantomData,
     ops::Deref,
-    sync::Arc,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use tower::{BoxError, Service};
 
 use super::{
     ApiVideoAuthLayer, ReplayPolicy, ResponseFuture,
-    future::{Retry, Sent, send_later},
-    replay::Keep,
+    future::{Sent, send_later},
+    replay::Ahead,
 };
 use crate::{
     admission::{MinLifetime, admit},
@@ -29,32 +29,52 @@ pub struct ApiVideoAuth<S, T = SameService, P = super::Replay> {
     inner: S,
     source: Arc<Source<T>>,
     /// What this clone knows of the current token.
-    seen: Seen<T>,
+    seen: Seen<S, T>,
     replay: PhantomData<fn() -> P>,
 }
 
-enum Seen<T> {
+enum Seen<S, T> {
     Nothing,
     /// This generation was used once. A clone made for one request never pays for a copy of the header.
     Once(u64),
-    Own(Arc<Own<T>>),
+    Own(Arc<Own<S, T>>),
 }
 
 /// What one clone keeps to itself: no other thread touches its counts, and its requests need no lock.
-pub(super) struct Own<T> {
+pub(super) struct Own<S, T> {
     source: Arc<Source<T>>,
     header: HeaderValue,
     generation: u64,
     life: Life,
+    /// What a replay is sent through, once there was a request that could have one. It is not ready.
+    inner: OnceLock<Mutex<S>>,
 }
 
 /// How a request on its way holds its source.
-pub(super) enum Link<T> {
+pub(super) enum Link<S, T> {
     Shared(Arc<Source<T>>),
-    Own(Arc<Own<T>>),
+    Own(Arc<Own<S, T>>),
 }
 
-impl<T> Link<T> {
+impl<S: Clone, T> Link<S, T> {
+    /// Sees to it that there is a service for a replay; `None` if it lies with the link.
+    fn keep(&self, inner: &S) -> Option<S> {
+        match self {
+            Self::Shared(_) => Some(inner.clone()),
+            Self::Own(own) => {
+                own.inner.get_or_init(|| Mutex::new(inner.clone()));
+                None
+            }
+        }
+    }
+
+    pub(super) fn kept(&self) -> Option<S> {
+        match self {
+            Self::Shared(_) => None,
+            Self::Own(own) => Some(own.inner.get()?.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        }
+    }
+
     pub(super) fn into_source(self) -> Arc<Source<T>> {
         match self {
             Self::Shared(source) => source,
@@ -63,7 +83,7 @@ impl<T> Link<T> {
     }
 }
 
-impl<T> Deref for Link<T> {
+impl<S, T> Deref for Link<S, T> {
     type Target = Source<T>;
 
     #[inline]
@@ -112,33 +132,34 @@ where
             return ResponseFuture::plain(self.inner.call(request));
         }
         let wanted = request.extensions().get().map(|MinLifetime(wanted)| *wanted);
-        let kept = match P::keep(&mut request, settings.replay_limit) {
-            Keep::Done(kept) => kept,
-            Keep::Reading(reading) => {
+        let copy = match P::read_ahead(&mut request, settings.replay_limit) {
+            Ahead::Done(copy) => copy,
+            Ahead::Reading(reading) => {
                 let (source, inner) = self.for_later();
                 return ResponseFuture::waiting(async move {
-                    send_later::<S, B, R, T, P>(source, inner, reading.await?, wanted).await
+                    let (request, copy) = reading.await?;
+                    send_later::<S, B, R, T, P>(source, inner, request, copy, wanted).await
                 });
             }
         };
         // A wish for a lifetime is left to the slow path: it may have to wait.
-        if wanted.is_none()
-            && let Some((link, generation)) = self.authorize::<B>(request.headers_mut())
-        {
-            let retry = kept.map(|kept| Retry { kept, inner: self.inner.clone() });
-            return ResponseFuture::calling(self.inner.call(request), Sent { link, generation, retry });
-        }
-        // The copy is made again when there is a token: until then one of the two would lie idle.
-        drop(kept);
-        let (source, inner) = self.for_later();
-        ResponseFuture::waiting(send_later::<S, B, R, T, P>(source, inner, request, wanted))
+        let token = if wanted.is_none() { self.token_at_hand::<B>() } else { None };
+        let Some((header, link, generation)) = token else {
+            let (source, inner) = self.for_later();
+            return ResponseFuture::waiting(send_later::<S, B, R, T, P>(
+                source, inner, request, copy, wanted,
+            ));
+        };
+        let retry = copy.map(|copy| P::keep(&request, copy, link.keep(&self.inner)));
+        request.headers_mut().insert(header::AUTHORIZATION, header);
+        ResponseFuture::calling(self.inner.call(request), Sent { link, generation, retry })
     }
 }
 
 impl<S, T, P> ApiVideoAuth<S, T, P> {
-    /// Adds the token if that needs no waiting; for a client that has used it before, it needs no lock either.
+    /// The token if that needs no waiting; for a client that has used it before, it needs no lock either.
     #[inline]
-    fn authorize<B>(&mut self, headers: &mut HeaderMap) -> Option<(Link<T>, u64)>
+    fn token_at_hand<B>(&mut self) -> Option<(HeaderValue, Link<S, T>, u64)>
     where
         T: Transport<S, B>,
     {
@@ -148,34 +169,30 @@ impl<S, T, P> ApiVideoAuth<S, T, P> {
             && own.generation == manager.live()
             && !own.life.usable_until.has_passed(now)
         {
-            headers.insert(header::AUTHORIZATION, own.header.clone());
-            let (link, generation) = (Link::Own(own.clone()), own.generation);
+            let (header, link, generation) = (own.header.clone(), Link::Own(own.clone()), own.generation);
             if own.life.fresh_until.has_passed(now) {
                 self.renew_early::<B>(generation);
             }
-            return Some((link, generation));
+            return Some((header, link, generation));
         }
-        self.authorize_anew::<B>(headers, now)
+        self.token_anew::<B>(now)
     }
 
     /// The same for a client that has not used this token, or used it once.
-    fn authorize_anew<B>(&mut self, headers: &mut HeaderMap, now: Now) -> Option<(Link<T>, u64)>
+    fn token_anew<B>(&mut self, now: Now) -> Option<(HeaderValue, Link<S, T>, u64)>
     where
         T: Transport<S, B>,
     {
-        let (generation, is_stale, used_before) = self.source.manager().look_at_usable(now, |pair| {
+        let (header, generation, is_stale, life) = self.source.manager().look_at_usable(now, |pair| {
             let bearer = pair.bearer();
-            let generation = bearer.generation();
-            headers.insert(header::AUTHORIZATION, bearer.header().clone());
-            let used_before = match self.seen {
-                Seen::Once(seen) if seen == generation => Some((own_copy(bearer.header()), *bearer.life())),
-                _ => None,
-            };
-            (generation, bearer.is_stale(now), used_before)
+            let used_before = matches!(self.seen, Seen::Once(seen) if seen == bearer.generation());
+            let life = used_before.then(|| *bearer.life());
+            (bearer.header().clone(), bearer.generation(), bearer.is_stale(now), life)
         })?;
-        let link = match used_before {
-            Some((header, life)) => {
-                let own = Arc::new(Own { source: self.source.clone(), header, generation, life });
+        let link = match life {
+            Some(life) => {
+                let (source, header, inner) = (self.source.clone(), own_copy(&header), OnceLock::new());
+                let own = Arc::new(Own { source, header, generation, life, inner });
                 self.seen = Seen::Own(own.clone());
                 Link::Own(own)
             }
@@ -187,7 +204,7 @@ impl<S, T, P> ApiVideoAuth<S, T, P> {
         if is_stale {
             self.renew_early::<B>(generation);
         }
-        Some((link, generation))
+        Some((header, link, generation))
     }
 
     #[cold]

@@ -7,6 +7,7 @@ mod bodies;
 mod clones;
 mod connections;
 mod contract;
+mod copies;
 mod delegated;
 mod fleet;
 mod flight;
