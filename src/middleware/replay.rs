@@ -52,7 +52,7 @@ pub enum Ahead<B, C> {
     /// The request can be sent at once, and again if there is a copy of its body.
     Done(Option<C>),
     /// Its body is still coming in. An empty request was left in its place.
-    Reading(BoxFuture<'static, Result<(Request<B>, Option<C>), BoxError>>),
+    Reading(BoxFuture<'static, Result<(Request<B>, C), BoxError>>),
 }
 
 pub(crate) mod sealed {
@@ -134,7 +134,7 @@ where
                 Ahead::Reading(Box::pin(async move {
                     let body = std::future::poll_fn(|cx| reading.poll(cx)).await?;
                     *request.body_mut() = B::from(body.clone());
-                    Ok((request, Some(body)))
+                    Ok((request, body))
                 }))
             }
         }

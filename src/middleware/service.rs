@@ -138,7 +138,7 @@ where
                 let (source, inner) = self.for_later();
                 return ResponseFuture::waiting(async move {
                     let (request, copy) = reading.await?;
-                    send_later::<S, B, R, T, P>(source, inner, request, copy, wanted).await
+                    send_later::<S, B, R, T, P>(source, inner, request, Some(copy), wanted).await
                 });
             }
         };
