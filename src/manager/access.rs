@@ -77,27 +77,33 @@ impl Access {
 
 impl TokenManager {
     /// The token for a request that may ask for a lifetime. Renews it at the side if that is due.
-    pub(crate) async fn token_for(
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn holds its arguments twice, and thousands may wait here"
+    )]
+    pub(crate) fn token_for(
         self: &Arc<Self>,
         wanted: Option<Duration>,
         mut endpoint: impl FnMut() -> Box<dyn TokenEndpoint>,
-    ) -> Result<TokenPair, Error> {
-        let now = self.now();
-        if let (Some(wanted), Some(pair)) = (wanted, self.usable(now))
-            && self.is_too_short(&pair, wanted, now)
-        {
-            let newer = Want::NewerThan(pair.bearer().generation());
-            // A usable token beats the error, and without one the last line tells.
-            if let Ok(pair) = self.acquire(newer, Some(Cause::MinLifetime), &mut endpoint).await {
-                return Ok(pair);
+    ) -> impl Future<Output = Result<TokenPair, Error>> {
+        async move {
+            let now = self.now();
+            if let (Some(wanted), Some(pair)) = (wanted, self.usable(now))
+                && self.is_too_short(&pair, wanted, now)
+            {
+                let newer = Want::NewerThan(pair.bearer().generation());
+                // A usable token beats the error, and without one the last line tells.
+                if let Ok(pair) = self.acquire(newer, Some(Cause::MinLifetime), &mut endpoint).await {
+                    return Ok(pair);
+                }
             }
+            let pair = self.acquire(Want::Usable, None, &mut endpoint).await?;
+            if pair.bearer().is_stale(self.now()) {
+                let newer = Want::NewerThan(pair.bearer().generation());
+                self.renew_at_the_side(newer, Cause::Early, endpoint);
+            }
+            Ok(pair)
         }
-        let pair = self.acquire(Want::Usable, None, &mut endpoint).await?;
-        if pair.bearer().is_stale(self.now()) {
-            let newer = Want::NewerThan(pair.bearer().generation());
-            self.renew_at_the_side(newer, Cause::Early, endpoint);
-        }
-        Ok(pair)
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
     policy,
     renewal::Renewal,
     renewed::{Cause, Renewed, Subscription, Way},
-    single_flight::{Boarding, Flight, Gate, Pilot},
+    single_flight::{Boarding, Gate, Pilot},
     unauthorized::{Refusals, Verdict},
 };
 use crate::{
@@ -213,63 +213,65 @@ impl TokenManager {
     }
 
     /// Gets what is wanted, waiting for a flight if need be; `endpoint` is asked for only to start one.
-    pub(crate) async fn acquire(
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn holds its arguments twice, and thousands may wait here"
+    )]
+    pub(crate) fn acquire(
         self: &Arc<Self>,
         want: Want,
         cause: Option<Cause>,
         mut endpoint: impl FnMut() -> Box<dyn TokenEndpoint>,
-    ) -> Result<TokenPair, Error> {
-        if let Some(pair) = self.have(want, self.now()) {
-            return Ok(pair);
-        }
-        Runtime::try_current().map_err(|_| no_runtime())?;
-        let limit = time::Instant::now() + self.settings.flight_timeout + WAITER_GRACE;
-        for _ in 0..=MAX_TAKEOVERS {
-            let mut flight = match self.board(want)? {
-                Boarding::Done(pair) => return Ok(pair),
-                Boarding::Join(flight) => flight,
-                Boarding::Lead(flight, pilot) => {
-                    self.spawn(pilot, cause, flight.probe_after.is_some(), endpoint());
-                    flight
-                }
-            };
-            match self.wait_for(&mut flight, limit).await {
-                // A flight that landed between our look and our boarding brought what we wanted to replace.
-                Some(Ok(pair)) if !want.is_met_by(&pair) => {}
-                Some(outcome) => return outcome,
-                // Its runtime was shut down: take over.
-                None => {}
+    ) -> impl Future<Output = Result<TokenPair, Error>> {
+        async move {
+            if let Some(pair) = self.have(want, self.now()) {
+                return Ok(pair);
             }
+            Runtime::try_current().map_err(|_| no_runtime())?;
+            let limit = time::Instant::now() + self.settings.flight_timeout + WAITER_GRACE;
+            let mut takeovers = 0;
+            while takeovers <= MAX_TAKEOVERS {
+                takeovers += 1;
+                let mut flight = match self.board(want)? {
+                    Boarding::Done(pair) => return Ok(pair),
+                    Boarding::Join(flight) => flight,
+                    Boarding::Lead(flight, pilot) => {
+                        self.spawn(pilot, cause, flight.probe_after.is_some(), endpoint());
+                        flight
+                    }
+                };
+                let mut until = match flight.probe_after {
+                    Some(_) => limit.min(time::Instant::now() + self.settings.patience),
+                    None => limit,
+                };
+                let mut overslept = false;
+                loop {
+                    match time::timeout_at(until, flight.landing.wait_for(Option::is_some)).await {
+                        Ok(Ok(outcome)) => match outcome.as_ref() {
+                            // A flight that landed between our look and our boarding brought what we wanted to replace.
+                            Some(Ok(pair)) if !want.is_met_by(pair) => break,
+                            Some(outcome) => return outcome.clone(),
+                            None => break,
+                        },
+                        // Its runtime was shut down: take over.
+                        Ok(Err(_)) => break,
+                        // So has the flight, whose answer may lie in a socket.
+                        Err(_) if !overslept && time::Instant::now() > until + OVERSLEPT => {
+                            overslept = true;
+                            until = time::Instant::now() + OVERSLEPT_GRACE;
+                        }
+                        Err(_) => return Err(flight.probe_after.take().unwrap_or_else(|| self.too_late())),
+                    }
+                }
+            }
+            let message = "several renewals in a row ended without what this caller waited for; is their runtime shut down?";
+            Err(Error::new(ErrorKind::TimedOut, message))
         }
-        let message = "several renewals in a row ended without what this caller waited for; is their runtime shut down?";
-        Err(Error::new(ErrorKind::TimedOut, message))
     }
 
-    async fn wait_for(&self, flight: &mut Flight, limit: time::Instant) -> Option<Result<TokenPair, Error>> {
-        let mut until = match flight.probe_after {
-            Some(_) => limit.min(time::Instant::now() + self.settings.patience),
-            None => limit,
-        };
-        let mut overslept = false;
-        loop {
-            match time::timeout_at(until, flight.landing.wait_for(Option::is_some)).await {
-                Ok(Ok(outcome)) => return outcome.clone(),
-                Ok(Err(_)) => return None,
-                // So has the flight, whose answer may lie in a socket.
-                Err(_) if !overslept && time::Instant::now() > until + OVERSLEPT => {
-                    overslept = true;
-                    until = time::Instant::now() + OVERSLEPT_GRACE;
-                }
-                Err(_) => break,
-            }
-        }
-        Some(Err(flight.probe_after.take().unwrap_or_else(|| {
-            let waited = self.settings.flight_timeout + WAITER_GRACE;
-            Error::new(
-                ErrorKind::TimedOut,
-                format!("no token within {waited:?}: the renewal is still under way"),
-            )
-        })))
+    fn too_late(&self) -> Error {
+        let waited = self.settings.flight_timeout + WAITER_GRACE;
+        Error::new(ErrorKind::TimedOut, format!("no token within {waited:?}: the renewal is still under way"))
     }
 
     /// Starts a flight that nobody waits for, unless one is under way or a pause is on.
