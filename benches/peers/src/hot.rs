@@ -1,0 +1,260 @@
+//! The hot path: what a request costs while the token is good.
+//!
+//! A request is built (`GET`, an absolute `https` URI cloned from a prepared one, an empty header map or one into which
+//! five headers are put) and sent to a service that answers at once. Building the request is part of all times, of the
+//! static header's too. Access tokens are as long as the API makes them.
+//!
+//! The peers take turns, in an order that changes from round to round. A ratio is one to the static header in the same
+//! round, used in the same way; the table shows the median of all rounds with the quartiles. The first round is left out.
+//!
+//! The two threads are those of a tokio runtime, with 64 tasks on clones of their own, each of which lets the next one run
+//! after 16 requests. The time is that of a thread for one request. One task runs on the thread that measures.
+//! Rounds in which other programs were so busy that the two did not run side by side do not count for them.
+//!
+//! `azure_core` has a request type of its own. So that nobody pays for conversions, its policy stands in a pipeline of
+//! its own, and of the time that takes, the time of the same pipeline without the policy is replaced with that of the bare
+//! service.
+
+mod race;
+mod row;
+
+use std::{
+    any::TypeId,
+    future::{Ready, ready},
+    hint,
+    task::{Context, Poll},
+    thread,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use rustix::time::{ClockId, clock_gettime};
+use tokio::{
+    runtime::{Builder, Handle},
+    task::yield_now,
+};
+use tower::{BoxError, Service};
+use url::Url;
+
+use self::race::{Runner, race};
+pub(crate) use self::row::{Row, Use, table};
+use crate::{
+    alloc,
+    api::{Api, Rules},
+    peer::{Body, Client, ORIGIN, Peer, Tower},
+    peers::{azure, check, for_each_peer},
+};
+
+const THREADS: u32 = 2;
+const TASKS: usize = 64;
+
+/// Few enough that a round of all peers is over before the machine's speed changes.
+const REQUESTS: usize = 4096;
+const REQUESTS_OF_A_TASK: usize = 1024;
+
+/// After them a task lets the next one run.
+const REQUESTS_OF_A_TURN: usize = 16;
+
+/// What a request is made of.
+pub(crate) struct Head {
+    uri: Uri,
+    fields: Vec<(HeaderName, HeaderValue)>,
+    /// The same for those with types of their own.
+    pub(crate) url: Url,
+    pub(crate) headers: Headers,
+}
+
+impl Head {
+    fn new(headers: Headers) -> Self {
+        let url = format!("{ORIGIN}/videos");
+        let field = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        Self {
+            uri: url.parse().expect("a good URI"),
+            fields: headers.iter().map(field).collect(),
+            url: url.parse().expect("a good URL"),
+            headers,
+        }
+    }
+}
+
+type Headers = &'static [(&'static str, &'static str)];
+
+const FIVE_HEADERS: Headers = &[
+    ("user-agent", "peers/0"),
+    ("accept", "application/json"),
+    ("accept-encoding", "gzip"),
+    ("accept-language", "en"),
+    ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+];
+
+/// One request, from its making to the answer.
+pub(crate) trait Lap: Clone + Send + 'static {
+    fn run(&mut self, head: &Head) -> impl Future<Output = ()> + Send;
+}
+
+#[derive(Clone)]
+struct Http<C>(C);
+
+impl<C: Client> Lap for Http<C> {
+    async fn run(&mut self, head: &Head) {
+        let mut request = Request::new(Body::default());
+        *request.uri_mut() = head.uri.clone();
+        for (name, value) in &head.fields {
+            request.headers_mut().insert(name, value.clone());
+        }
+        let response = self.0.send(request).await.expect("the token is there and the service answers");
+        hint::black_box(response.status());
+    }
+}
+
+/// Answers at once; a token call, which is a `POST`, with a pair.
+#[derive(Clone, Copy)]
+struct AtOnce(&'static str);
+
+impl AtOnce {
+    fn new(api: &Api) -> Self {
+        let pair = api.mint();
+        let answer = serde_json::json!({
+            "token_type": "Bearer",
+            "access_token": pair.access_token,
+            "refresh_token": pair.refresh_token,
+            "expires_in": pair.expires_in.as_secs(),
+        });
+        Self(Box::leak(answer.to_string().into_boxed_str()))
+    }
+}
+
+impl Service<Request<Body>> for AtOnce {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Ready<Result<Response<Body>, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let body = if request.method() == Method::POST { Body::from(self.0) } else { Body::default() };
+        ready(Ok(Response::new(body)))
+    }
+}
+
+/// Measures all peers. `quick` takes few rounds: enough to see that it works.
+pub(crate) fn run(quick: bool) -> Result<Vec<Row>, BoxError> {
+    // On a thread of its own, it may start a runtime wherever it is called.
+    thread::scope(|scope| {
+        scope.spawn(|| measure(if quick { 12 } else { 150 })).join().expect("no panic inside")
+    })
+}
+
+fn measure(rounds: usize) -> Result<Vec<Row>, BoxError> {
+    let runtime = Builder::new_multi_thread().worker_threads(THREADS as usize).enable_all().build()?;
+    for_each_peer!(|P| runtime.block_on(check::<P>())?);
+    let mut rows = Vec::new();
+    for (usage, headers) in [
+        (Use::LongLived, &[] as Headers),
+        (Use::LongLivedWithHeaders, FIVE_HEADERS),
+        (Use::ClonePerRequest, &[]),
+    ] {
+        let track = Track { handle: runtime.handle().clone(), usage, headers };
+        rows.extend(race(&mut track.runners(), usage, rounds));
+    }
+    Ok(rows)
+}
+
+/// The circumstances of a race.
+struct Track {
+    handle: Handle,
+    usage: Use,
+    headers: Headers,
+}
+
+impl Track {
+    /// The static header is the first of them.
+    fn runners(&self) -> Vec<Runner> {
+        let api = Api::new(Rules { latency: Duration::ZERO, lifetime: Duration::from_secs(3600) });
+        let service = AtOnce::new(&api);
+        let mut runners = Vec::new();
+        for_each_peer!(|P| {
+            if TypeId::of::<P>() == TypeId::of::<azure::Azure>() {
+                let [without, with] = azure::pipelines(&api);
+                runners.push(Runner { is_shown: false, ..self.runner::<P>(Http(Tower(service))) });
+                runners.push(Runner { is_shown: false, ..self.runner::<P>(without) });
+                runners.push(Runner { is_corrected: true, ..self.runner::<P>(with) });
+            } else if runners.is_empty() || P::REPLAYS || self.usage != Use::LongLivedWithHeaders {
+                let client = self.handle.block_on(P::client(&api, service));
+                runners.push(self.runner::<P>(Http(client)));
+            }
+        });
+        runners
+    }
+
+    fn runner<P: Peer>(&self, lap: impl Lap) -> Runner {
+        let Self { handle, usage, headers } = self;
+        let (usage, headers) = (*usage, *headers);
+        let (mut lap, head) = (lap, Head::new(headers));
+        // The first requests fetch the token and warm up.
+        handle.block_on(requests(&mut lap, &head, usage, REQUESTS));
+        let before = alloc::count();
+        handle.block_on(requests(&mut lap, &head, usage, REQUESTS));
+        let allocations = (alloc::count() - before) as f64 / REQUESTS as f64;
+
+        // A URI that threads share would cost all of them the same, and more than most headers.
+        let mut laps: Vec<_> = (0..TASKS).map(|_| (lap.clone(), Head::new(headers))).collect();
+        let [for_one, for_two] = [handle.clone(), handle.clone()];
+        Runner {
+            peer: P::NAME,
+            is_corrected: false,
+            is_shown: true,
+            allocations,
+            one_task: Box::new(move || {
+                let start = Instant::now();
+                for_one.block_on(requests(&mut lap, &head, usage, REQUESTS));
+                nanoseconds(start.elapsed(), REQUESTS)
+            }),
+            two_threads: Box::new(move || for_two.block_on(side_by_side(&mut laps, usage))),
+        }
+    }
+}
+
+async fn requests(lap: &mut impl Lap, head: &Head, usage: Use, count: usize) {
+    for _ in 0..count {
+        match usage {
+            Use::ClonePerRequest => lap.clone().run(head).await,
+            Use::LongLived | Use::LongLivedWithHeaders => lap.run(head).await,
+        }
+    }
+}
+
+/// The time for one request of a thread, on average, and the part of it in which the thread did run.
+async fn side_by_side<L: Lap>(laps: &mut Vec<(L, Head)>, usage: Use) -> (f64, f64) {
+    let (start, worked) = (Instant::now(), processor_time());
+    let task = |(mut lap, head): (L, Head)| {
+        tokio::spawn(async move {
+            for _ in 0..REQUESTS_OF_A_TASK / REQUESTS_OF_A_TURN {
+                requests(&mut lap, &head, usage, REQUESTS_OF_A_TURN).await;
+                yield_now().await;
+            }
+            (lap, head)
+        })
+    };
+    let mut tasks: Vec<_> = laps.drain(..).map(task).collect();
+    // Mostly they end in the order of their start: from the last to the first there is little to wake up for.
+    while let Some(task) = tasks.pop() {
+        laps.push(task.await.expect("no request fails"));
+    }
+    let took = start.elapsed() * THREADS;
+    let worked = processor_time().saturating_sub(worked);
+    (nanoseconds(took, TASKS * REQUESTS_OF_A_TASK), worked.as_secs_f64() / took.as_secs_f64())
+}
+
+/// Of all threads of this process.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::ProcessCPUTime).try_into().expect("a clock that starts at zero")
+}
+
+fn nanoseconds(time: Duration, requests: usize) -> f64 {
+    time.as_nanos() as f64 / requests as f64
+}
