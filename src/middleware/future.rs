@@ -100,23 +100,22 @@ where
                     let (future, sent) = ready!(future.as_mut().poll(cx))?;
                     state.set(State::Calling { future, sent: Some(sent) });
                 }
-                StateProj::Calling { future, sent } => match future.poll(cx).map_err(Into::into) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(response)) if response.status() == StatusCode::UNAUTHORIZED => {
+                StateProj::Calling { future, sent } => match ready!(future.poll(cx)) {
+                    Err(error) => return Poll::Ready(Err(error.into())),
+                    Ok(response) if response.status() != StatusCode::UNAUTHORIZED => {
+                        if let Some(sent) = sent {
+                            sent.link.manager().accept(sent.generation);
+                        }
+                        // Whoever holds on to the future while reading the answer holds no copy of the request.
+                        *sent = None;
+                        return Poll::Ready(Ok(response));
+                    }
+                    Ok(response) => {
                         let sent = sent.take().expect("a future is not polled after it is ready");
                         match unauthorized::<S, B, R, T, P>(sent, response) {
                             Ok(response) => return Poll::Ready(Ok(response)),
                             Err(future) => state.set(State::Replaying { future }),
                         }
-                    }
-                    // Passed on as a whole: to take the response out and put it back is to copy it.
-                    answer => {
-                        if let (Poll::Ready(Ok(_)), Some(sent)) = (&answer, &sent) {
-                            sent.link.manager().accept(sent.generation);
-                        }
-                        // Whoever holds on to the future while reading the answer holds no copy of the request.
-                        *sent = None;
-                        return answer;
                     }
                 },
                 StateProj::Replaying { future } => return future.as_mut().poll(cx),
