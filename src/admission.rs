@@ -21,7 +21,6 @@ pub struct NoAuth;
 
 /// Decides whether a request gets a token, and completes a URI that is only a path. The first of `origins` is the
 /// API's.
-#[inline]
 pub(crate) fn admit<B>(origins: &[Origin], request: &mut Request<B>) -> bool {
     let is_path = is_path(request.uri());
     let spared = has_own(request.headers(), request.extensions());
@@ -37,7 +36,6 @@ pub(crate) fn admit<B>(origins: &[Origin], request: &mut Request<B>) -> bool {
 }
 
 /// Whether a complete URI leads to where tokens may go.
-#[inline]
 pub(crate) fn is_for(origins: &[Origin], method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
     let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else { return false };
     method != Method::CONNECT
@@ -45,19 +43,16 @@ pub(crate) fn is_for(origins: &[Origin], method: &Method, uri: &Uri, headers: &H
         && origins.iter().any(|origin| origin.is_origin_of(scheme, authority) && origin.is_named_by(headers))
 }
 
-#[inline]
 pub(crate) fn has_own(headers: &HeaderMap, extensions: &Extensions) -> bool {
     headers.contains_key(header::AUTHORIZATION) || extensions.get::<NoAuth>().is_some()
 }
 
 /// Login and refresh take no bearer, and an upload with a delegated token must not have one.
-#[inline]
 fn is_for_bearers(path: &str) -> bool {
     let path = path.strip_suffix('/').unwrap_or(path);
     !(path == "/upload" || path == "/auth" || path.starts_with("/auth/"))
 }
 
-#[inline]
 fn is_path(uri: &Uri) -> bool {
     uri.scheme().is_none() && uri.authority().is_none() && uri.path().starts_with('/')
 }

@@ -121,7 +121,6 @@ impl Deadline {
         wall.min(self.monotonic.saturating_sub(now.monotonic))
     }
 
-    #[inline]
     pub(crate) fn has_passed(&self, now: Now) -> bool {
         now.wall >= self.wall || now.monotonic >= self.monotonic
     }

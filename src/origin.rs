@@ -62,7 +62,6 @@ impl Origin {
         &self.authority
     }
 
-    #[inline]
     pub(crate) fn is_origin_of(&self, scheme: &Scheme, authority: &Authority) -> bool {
         *scheme == self.scheme && self.is_authority(authority)
     }
@@ -79,7 +78,6 @@ impl Origin {
         })
     }
 
-    #[inline]
     fn is_authority(&self, authority: &Authority) -> bool {
         authority.as_str() == self.authority.as_str()
             || parts(&self.scheme, authority)

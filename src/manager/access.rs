@@ -20,7 +20,6 @@ pub(crate) struct Source<T> {
 }
 
 impl<T> Source<T> {
-    #[inline]
     pub(crate) fn manager(&self) -> &Arc<TokenManager> {
         &self.handle.manager
     }

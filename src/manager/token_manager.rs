@@ -170,18 +170,15 @@ impl TokenManager {
         }
     }
 
-    #[inline]
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    #[inline]
     pub(crate) fn now(&self) -> Now {
         self.settings.context.clock.now()
     }
 
     /// The generation that requests may use, or 0.
-    #[inline]
     pub(crate) fn live(&self) -> u64 {
         self.live.load(Ordering::Acquire)
     }
@@ -193,7 +190,6 @@ impl TokenManager {
     }
 
     /// What [`usable`](Self::usable) is made of, for who needs less than a pair of their own. `look` runs under the lock.
-    #[inline]
     pub(crate) fn look_at_usable<T>(&self, now: Now, look: impl FnOnce(&TokenPair) -> T) -> Option<T> {
         let pair = self.pair.try_read().ok()?;
         let pair = pair.as_ref()?;
@@ -382,7 +378,6 @@ impl TokenManager {
     }
 
     /// The API answered something other than 401 to a request with this generation.
-    #[inline]
     pub(crate) fn accept(&self, generation: u64) {
         self.refusals.accept(generation);
     }

@@ -48,7 +48,6 @@ impl Refusals {
         }
     }
 
-    #[inline]
     pub(super) fn accept(&self, generation: u64) {
         if self.accepted.load(Ordering::Relaxed) < generation {
             self.accepted.fetch_max(generation, Ordering::AcqRel);

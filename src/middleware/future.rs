@@ -28,27 +28,27 @@ pin_project! {
         P: ReplayPolicy<B, R>,
     {
         #[pin]
-        state: State<S, S::Future, R, T, <P as sealed::ReplayPolicy<B, R>>::Retry<S>>,
+        state: State<S::Future, R, T, <P as sealed::ReplayPolicy<B, R>>::Retry<S>>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, F, R, T, Y> {
+    enum State<F, R, T, Y> {
         /// Polls the answer to a request without a token of ours.
         Plain { #[pin] future: F },
         /// Polls for all that has to be there before a request can be sent.
-        Waiting { future: BoxFuture<'static, Result<(F, Sent<S, T, Y>), BoxError>> },
+        Waiting { future: BoxFuture<'static, Result<(F, Sent<T, Y>), BoxError>> },
         /// Polls the answer to a request that carries a token.
-        Calling { #[pin] future: F, sent: Option<Sent<S, T, Y>> },
+        Calling { #[pin] future: F, sent: Option<Sent<T, Y>> },
         /// Polls for a newer token, and then for the answer to the request that is sent again.
         Replaying { future: BoxFuture<'static, Result<Response<R>, BoxError>> },
     }
 }
 
 /// What is known of a request that went out with a token.
-pub(super) struct Sent<S, T, Y> {
-    pub(super) link: Link<S, T>,
+pub(super) struct Sent<T, Y> {
+    pub(super) link: Link<T>,
     pub(super) generation: u64,
     /// `None` if the request could not be kept.
     pub(super) retry: Option<Y>,
@@ -56,7 +56,7 @@ pub(super) struct Sent<S, T, Y> {
 
 /// What a request that had to wait becomes.
 pub(super) type Sending<S, B, R, T, P> =
-    (<S as Service<Request<B>>>::Future, Sent<S, T, <P as sealed::ReplayPolicy<B, R>>::Retry<S>>);
+    (<S as Service<Request<B>>>::Future, Sent<T, <P as sealed::ReplayPolicy<B, R>>::Retry<S>>);
 
 impl<S, B, R, T, P> ResponseFuture<S, B, R, T, P>
 where
@@ -67,7 +67,7 @@ where
         Self { state: State::Plain { future } }
     }
 
-    pub(super) fn calling(future: S::Future, sent: Sent<S, T, P::Retry<S>>) -> Self {
+    pub(super) fn calling(future: S::Future, sent: Sent<T, P::Retry<S>>) -> Self {
         Self { state: State::Calling { future, sent: Some(sent) } }
     }
 
@@ -90,7 +90,6 @@ where
 {
     type Output = Result<Response<R>, BoxError>;
 
-    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
@@ -182,7 +181,7 @@ where
             // Nobody waits for a token with a slot in hand.
             inner = inner.clone();
         };
-        let retry = copy.map(|copy| P::keep(&request, copy, Some(inner.clone())));
+        let retry = copy.map(|copy| P::keep(&request, copy, inner.clone()));
         request.headers_mut().insert(header::AUTHORIZATION, pair.bearer().header().clone());
         let (future, generation) = (inner.call(request), pair.bearer().generation());
         Ok((future, Sent { link: Link::Shared(source), generation, retry }))
@@ -192,7 +191,7 @@ where
 /// A first 401: the answer, or the replay that may replace it.
 #[cold]
 fn unauthorized<S, B, R, T, P>(
-    sent: Sent<S, T, P::Retry<S>>,
+    sent: Sent<T, P::Retry<S>>,
     first: Response<R>,
 ) -> Result<Response<R>, BoxFuture<'static, Result<Response<R>, BoxError>>>
 where
@@ -210,7 +209,6 @@ where
         return Ok(first);
     };
     let (request, inner) = P::rebuild(retry);
-    let Some(inner) = inner.or_else(|| link.kept()) else { return Ok(first) };
     Err(Box::pin(replay::<S, B, R, T, P>(link.into_source(), inner, request, first)))
 }
 

@@ -33,11 +33,11 @@ pub trait ReplayPolicy<B, R>: sealed::ReplayPolicy<B, R> {}
 
 impl<B, R, P: sealed::ReplayPolicy<B, R>> ReplayPolicy<B, R> for P {}
 
-/// A request as it was before it got a token, and what to send it through if that does not lie elsewhere.
+/// A request as it was before it got a token, and what to send it through. `inner` is not ready.
 #[expect(unnameable_types, reason = "belongs to the sealed trait")]
 pub struct Retry<S> {
     request: Request<Bytes>,
-    inner: Option<S>,
+    inner: S,
 }
 
 impl<S> fmt::Debug for Retry<S> {
@@ -68,9 +68,9 @@ pub(crate) mod sealed {
 
         fn read_ahead(request: &mut Request<B>, limit: usize) -> Ahead<B, Self::Copy>;
 
-        fn keep<S: Send>(request: &Request<B>, body: Self::Copy, inner: Option<S>) -> Self::Retry<S>;
+        fn keep<S: Send>(request: &Request<B>, body: Self::Copy, inner: S) -> Self::Retry<S>;
 
-        fn rebuild<S: Send>(retry: Self::Retry<S>) -> (Request<B>, Option<S>);
+        fn rebuild<S: Send>(retry: Self::Retry<S>) -> (Request<B>, S);
 
         fn drain(response: Response<R>) -> BoxFuture<'static, ()>;
     }
@@ -80,16 +80,15 @@ impl<B, R> sealed::ReplayPolicy<B, R> for NoReplay {
     type Copy = Infallible;
     type Retry<S: Send + 'static> = Infallible;
 
-    #[inline]
     fn read_ahead(_: &mut Request<B>, _: usize) -> Ahead<B, Infallible> {
         Ahead::Done(None)
     }
 
-    fn keep<S: Send>(_: &Request<B>, body: Infallible, _: Option<S>) -> Infallible {
+    fn keep<S: Send>(_: &Request<B>, body: Infallible, _: S) -> Infallible {
         body
     }
 
-    fn rebuild<S: Send>(retry: Infallible) -> (Request<B>, Option<S>) {
+    fn rebuild<S: Send>(retry: Infallible) -> (Request<B>, S) {
         match retry {}
     }
 
@@ -140,7 +139,7 @@ where
         }
     }
 
-    fn keep<S: Send>(request: &Request<B>, body: Bytes, inner: Option<S>) -> Retry<S> {
+    fn keep<S: Send>(request: &Request<B>, body: Bytes, inner: S) -> Retry<S> {
         let mut copy = Request::new(body);
         *copy.method_mut() = request.method().clone();
         *copy.uri_mut() = request.uri().clone();
@@ -150,7 +149,7 @@ where
         Retry { request: copy, inner }
     }
 
-    fn rebuild<S: Send>(retry: Retry<S>) -> (Request<B>, Option<S>) {
+    fn rebuild<S: Send>(retry: Retry<S>) -> (Request<B>, S) {
         (retry.request.map(B::from), retry.inner)
     }
 

@@ -2,7 +2,7 @@ use std::{
     fmt,
     marker::PhantomData,
     ops::Deref,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -29,52 +29,32 @@ pub struct ApiVideoAuth<S, T = SameService, P = super::Replay> {
     inner: S,
     source: Arc<Source<T>>,
     /// What this clone knows of the current token.
-    seen: Seen<S, T>,
+    seen: Seen<T>,
     replay: PhantomData<fn() -> P>,
 }
 
-enum Seen<S, T> {
+enum Seen<T> {
     Nothing,
     /// This generation was used once. A clone made for one request never pays for a copy of the header.
     Once(u64),
-    Own(Arc<Own<S, T>>),
+    Own(Arc<Own<T>>),
 }
 
 /// What one clone keeps to itself: no other thread touches its counts, and its requests need no lock.
-pub(super) struct Own<S, T> {
+pub(super) struct Own<T> {
     source: Arc<Source<T>>,
     header: HeaderValue,
     generation: u64,
     life: Life,
-    /// What a replay is sent through, once there was a request that could have one. It is not ready.
-    inner: OnceLock<Mutex<S>>,
 }
 
 /// How a request on its way holds its source.
-pub(super) enum Link<S, T> {
+pub(super) enum Link<T> {
     Shared(Arc<Source<T>>),
-    Own(Arc<Own<S, T>>),
+    Own(Arc<Own<T>>),
 }
 
-impl<S: Clone, T> Link<S, T> {
-    /// Sees to it that there is a service for a replay; `None` if it lies with the link.
-    fn keep(&self, inner: &S) -> Option<S> {
-        match self {
-            Self::Shared(_) => Some(inner.clone()),
-            Self::Own(own) => {
-                own.inner.get_or_init(|| Mutex::new(inner.clone()));
-                None
-            }
-        }
-    }
-
-    pub(super) fn kept(&self) -> Option<S> {
-        match self {
-            Self::Shared(_) => None,
-            Self::Own(own) => Some(own.inner.get()?.lock().unwrap_or_else(PoisonError::into_inner).clone()),
-        }
-    }
-
+impl<T> Link<T> {
     pub(super) fn into_source(self) -> Arc<Source<T>> {
         match self {
             Self::Shared(source) => source,
@@ -83,10 +63,9 @@ impl<S: Clone, T> Link<S, T> {
     }
 }
 
-impl<S, T> Deref for Link<S, T> {
+impl<T> Deref for Link<T> {
     type Target = Source<T>;
 
-    #[inline]
     fn deref(&self) -> &Source<T> {
         match self {
             Self::Shared(source) => source,
@@ -125,7 +104,6 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let settings = self.source.manager().settings();
         if !admit(&settings.origins, &mut request) {
@@ -150,7 +128,7 @@ where
                 source, inner, request, copy, wanted,
             ));
         };
-        let retry = copy.map(|copy| P::keep(&request, copy, link.keep(&self.inner)));
+        let retry = copy.map(|copy| P::keep(&request, copy, self.inner.clone()));
         request.headers_mut().insert(header::AUTHORIZATION, header);
         ResponseFuture::calling(self.inner.call(request), Sent { link, generation, retry })
     }
@@ -158,8 +136,7 @@ where
 
 impl<S, T, P> ApiVideoAuth<S, T, P> {
     /// The token if that needs no waiting; for a client that has used it before, it needs no lock either.
-    #[inline]
-    fn token_at_hand<B>(&mut self) -> Option<(HeaderValue, Link<S, T>, u64)>
+    fn token_at_hand<B>(&mut self) -> Option<(HeaderValue, Link<T>, u64)>
     where
         T: Transport<S, B>,
     {
@@ -179,7 +156,7 @@ impl<S, T, P> ApiVideoAuth<S, T, P> {
     }
 
     /// The same for a client that has not used this token, or used it once.
-    fn token_anew<B>(&mut self, now: Now) -> Option<(HeaderValue, Link<S, T>, u64)>
+    fn token_anew<B>(&mut self, now: Now) -> Option<(HeaderValue, Link<T>, u64)>
     where
         T: Transport<S, B>,
     {
@@ -191,8 +168,8 @@ impl<S, T, P> ApiVideoAuth<S, T, P> {
         })?;
         let link = match life {
             Some(life) => {
-                let (source, header, inner) = (self.source.clone(), own_copy(&header), OnceLock::new());
-                let own = Arc::new(Own { source, header, generation, life, inner });
+                let (source, header) = (self.source.clone(), own_copy(&header));
+                let own = Arc::new(Own { source, header, generation, life });
                 self.seen = Seen::Own(own.clone());
                 Link::Own(own)
             }

@@ -28,7 +28,7 @@ async fn echo(request: Request<Body>) -> Result<Response<Body>, BoxError> {
 type Seen = (u64, String);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g15_no_request_starts_with_a_token_that_is_known_to_be_replaced_or_invalidated() {
+async fn no_request_starts_with_a_token_that_is_known_to_be_replaced_or_invalidated() {
     let api = FakeApi::in_process();
     let layer = with_refresh_token(&api).token_service::<_, Body, _>(api.service()).build().unwrap();
     let client = layer.layer(service_fn(echo));
