@@ -76,8 +76,8 @@ where
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         let token = self.token.clone();
         Box::pin(async move {
-            let mut value =
-                HeaderValue::from_str(&format!("Bearer {}", token.read().await)).expect("a good token");
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.read().await))
+                .expect("a good token");
             value.set_sensitive(true);
             request.headers_mut().insert(header::AUTHORIZATION, value);
             inner.call(request).await
@@ -108,11 +108,31 @@ const USUAL: Scenario = Scenario {
 
 const SCENARIOS: [Scenario; 6] = [
     USUAL,
-    Scenario { name: "warm map", is_warm: true, ..USUAL },
-    Scenario { name: "5 headers", headers: 5, ..USUAL },
-    Scenario { name: "clone per request", clones: true, ..USUAL },
-    Scenario { name: "path only", uri: "/videos", ..USUAL },
-    Scenario { name: "other origin", uri: "https://example.com/videos", ..USUAL },
+    Scenario {
+        name: "warm map",
+        is_warm: true,
+        ..USUAL
+    },
+    Scenario {
+        name: "5 headers",
+        headers: 5,
+        ..USUAL
+    },
+    Scenario {
+        name: "clone per request",
+        clones: true,
+        ..USUAL
+    },
+    Scenario {
+        name: "path only",
+        uri: "/videos",
+        ..USUAL
+    },
+    Scenario {
+        name: "other origin",
+        uri: "https://example.com/videos",
+        ..USUAL
+    },
 ];
 
 impl Scenario {
@@ -135,7 +155,9 @@ impl Scenario {
                 *request.uri_mut() = uri.clone();
                 *request.headers_mut() = std::mem::take(&mut map);
                 for name in NAMES.iter().take(self.headers) {
-                    request.headers_mut().insert(name, HeaderValue::from_static("value"));
+                    request
+                        .headers_mut()
+                        .insert(name, HeaderValue::from_static("value"));
                 }
                 let mut one;
                 let client = if self.clones {
@@ -145,7 +167,8 @@ impl Scenario {
                     client
                 };
                 assert!(client.poll_ready(&mut context).is_ready());
-                let Poll::Ready(Ok(response)) = pin!(client.call(request)).poll(&mut context) else {
+                let Poll::Ready(Ok(response)) = pin!(client.call(request)).poll(&mut context)
+                else {
                     panic!("a usable token is waited for, or the service fails");
                 };
                 if self.is_warm {
@@ -188,8 +211,13 @@ impl Scenario {
     }
 }
 
-const NAMES: [HeaderName; 5] =
-    [header::ACCEPT, header::ACCEPT_LANGUAGE, header::USER_AGENT, header::REFERER, header::ORIGIN];
+const NAMES: [HeaderName; 5] = [
+    header::ACCEPT,
+    header::ACCEPT_LANGUAGE,
+    header::USER_AGENT,
+    header::REFERER,
+    header::ORIGIN,
+];
 
 /// A way of sending, run for a scenario in one task (or in two threads) so many times.
 type Way = (&'static str, Box<dyn Fn(Scenario, bool, u64) -> Duration>);
@@ -199,7 +227,11 @@ where
     S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
 {
     let run = move |scenario: Scenario, in_threads, count| {
-        if in_threads { scenario.two_threads(&client, count) } else { scenario.one_task(&client, count) }
+        if in_threads {
+            scenario.two_threads(&client, count)
+        } else {
+            scenario.one_task(&client, count)
+        }
     };
     (name, Box::new(run))
 }
@@ -207,7 +239,12 @@ where
 const SAMPLES: usize = 30;
 
 /// The median time of a request in nanoseconds; `None` if the user asked for others only.
-fn measure(criterion: &mut Criterion, scenario: Scenario, in_threads: bool, (way, run): &Way) -> Option<f64> {
+fn measure(
+    criterion: &mut Criterion,
+    scenario: Scenario,
+    in_threads: bool,
+    (way, run): &Way,
+) -> Option<f64> {
     let mut times = Vec::new();
     let group = if in_threads { "2 threads" } else { "1 task" };
     criterion.bench_function(&format!("{} / {group} / {way}", scenario.name), |bencher| {
@@ -225,7 +262,10 @@ fn measure(criterion: &mut Criterion, scenario: Scenario, in_threads: bool, (way
 
 fn main() {
     // Only for the first token. What is measured runs outside, where Tokio makes no future yield now and then.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
     let api = FakeApi::builder().journal(false).build();
     let builder = || {
         ApiVideoAuthLayer::builder()
@@ -235,13 +275,25 @@ fn main() {
     let layer = builder().build().expect("good settings");
     let bare = builder().no_replay().build().expect("good settings");
     let (ours, bare) = (layer.layer(NOTHING), bare.layer(NOTHING));
-    let token = runtime.block_on(ours.token()).expect("a token").expose().to_owned();
+    let token = runtime
+        .block_on(ours.token())
+        .expect("a token")
+        .expose()
+        .to_owned();
     runtime.block_on(bare.token()).expect("a token");
     let value = HeaderValue::from_str(&format!("Bearer {token}")).expect("a good token");
     let fixed = SetRequestHeaderLayer::overriding(header::AUTHORIZATION, value).layer(NOTHING);
-    let naive = Naive { inner: NOTHING, token: Arc::new(RwLock::new(token)) };
+    let naive = Naive {
+        inner: NOTHING,
+        token: Arc::new(RwLock::new(token)),
+    };
 
-    let ways = [way("static", fixed), way("no replay", bare), way("replay", ours), way("naive", naive)];
+    let ways = [
+        way("static", fixed),
+        way("no replay", bare),
+        way("replay", ours),
+        way("naive", naive),
+    ];
 
     let mut criterion = Criterion::default()
         .sample_size(SAMPLES)
@@ -252,9 +304,17 @@ fn main() {
     let mut lines = Vec::new();
     for scenario in SCENARIOS {
         for in_threads in [false, true] {
-            let medians = ways.each_ref().map(|way| measure(&mut criterion, scenario, in_threads, way));
-            let [Some(base), rest @ ..] = medians else { continue };
-            let name = format!("{}, {}", scenario.name, if in_threads { "2 threads" } else { "1 task" });
+            let medians = ways
+                .each_ref()
+                .map(|way| measure(&mut criterion, scenario, in_threads, way));
+            let [Some(base), rest @ ..] = medians else {
+                continue;
+            };
+            let name = format!(
+                "{}, {}",
+                scenario.name,
+                if in_threads { "2 threads" } else { "1 task" }
+            );
             let mut line = format!("{name:<32}{base:>7.1} ns");
             for ((way, _), time) in ways.iter().skip(1).zip(rest) {
                 if let Some(time) = time {
@@ -264,5 +324,10 @@ fn main() {
             lines.push(line);
         }
     }
-    println!("\n{:<32}{:>10}   as a ratio to that\n{}", "", "static", lines.join("\n"));
+    println!(
+        "\n{:<32}{:>10}   as a ratio to that\n{}",
+        "",
+        "static",
+        lines.join("\n")
+    );
 }

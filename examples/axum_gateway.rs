@@ -33,7 +33,9 @@ type Upstream = ApiVideoAuth<Client<HttpConnector, Body>>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .init();
     match run().await {
         Ok(summary) => {
             println!("axum_gateway: ok {summary}");
@@ -48,7 +50,10 @@ async fn main() -> ExitCode {
 
 async fn run() -> Result<String, BoxError> {
     let api = FakeApi::start().await?;
-    let layer = ApiVideoAuthLayer::builder().base_url(api.url()).api_key(api.api_key()).build()?;
+    let layer = ApiVideoAuthLayer::builder()
+        .base_url(api.url())
+        .api_key(api.api_key())
+        .build()?;
     let hyper = Client::builder(TokioExecutor::new()).build_http::<Body>();
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -56,7 +61,9 @@ async fn run() -> Result<String, BoxError> {
     let gateway = gateway(tower::Layer::layer(&layer, hyper), address);
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(async move {
-        axum::serve(listener, gateway).with_graceful_shutdown(async move { drop(stopped.await) }).await
+        axum::serve(listener, gateway)
+            .with_graceful_shutdown(async move { drop(stopped.await) })
+            .await
     });
     println!("forwarding http://{address}/api/* to {}", api.url());
 
@@ -75,16 +82,32 @@ fn gateway(upstream: Upstream, address: SocketAddr) -> Router {
         .with_state(upstream)
         .layer(middleware::from_fn(refuse_path_tricks))
         .layer(CsrfLayer::new())
-        .layer(middleware::from_fn_with_state(address, refuse_foreign_hosts))
+        .layer(middleware::from_fn_with_state(
+            address,
+            refuse_foreign_hosts,
+        ))
         .layer(TraceLayer::new_for_http())
 }
 
-async fn refuse_foreign_hosts(State(address): State<SocketAddr>, request: Request, next: Next) -> Response {
-    let own = [format!("{address}"), format!("localhost:{}", address.port())];
+async fn refuse_foreign_hosts(
+    State(address): State<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let own = [
+        format!("{address}"),
+        format!("localhost:{}", address.port()),
+    ];
     let mut hosts = request.headers().get_all(header::HOST).iter();
-    match (hosts.next().and_then(|host| host.to_str().ok()), hosts.next()) {
+    match (
+        hosts.next().and_then(|host| host.to_str().ok()),
+        hosts.next(),
+    ) {
         (Some(host), None) if own.iter().any(|own| own == host) => next.run(request).await,
-        _ => problem(StatusCode::MISDIRECTED_REQUEST, "This is not the host you asked for."),
+        _ => problem(
+            StatusCode::MISDIRECTED_REQUEST,
+            "This is not the host you asked for.",
+        ),
     }
 }
 
@@ -92,14 +115,20 @@ async fn refuse_path_tricks(request: Request, next: Next) -> Response {
     if is_plain(request.uri().path()) {
         next.run(request).await
     } else {
-        problem(StatusCode::BAD_REQUEST, "The path is not in its plain form.")
+        problem(
+            StatusCode::BAD_REQUEST,
+            "The path is not in its plain form.",
+        )
     }
 }
 
 /// Whether a path means the same to everyone who reads it.
 fn is_plain(path: &str) -> bool {
     let decoded_elsewhere = path.contains(['%', '\\', ';']);
-    let odd = path.split('/').skip(1).any(|segment| matches!(segment, "" | "." | ".."));
+    let odd = path
+        .split('/')
+        .skip(1)
+        .any(|segment| matches!(segment, "" | "." | ".."));
     !decoded_elsewhere && !odd
 }
 
@@ -123,8 +152,12 @@ async fn forward(State(upstream): State<Upstream>, request: Request) -> Response
 }
 
 /// What a browser sends that is none of the API's business.
-const INWARDS: [HeaderName; 4] =
-    [header::COOKIE, header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::FORWARDED];
+const INWARDS: [HeaderName; 4] = [
+    header::COOKIE,
+    header::AUTHORIZATION,
+    header::PROXY_AUTHORIZATION,
+    header::FORWARDED,
+];
 
 /// Headers that belong to one connection (RFC 9110, section 7.6.1), besides those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -145,9 +178,17 @@ fn strip(headers: &mut HeaderMap, more: &[HeaderName]) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    let forwarded: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("x-forwarded-")).cloned().collect();
-    for name in named.iter().chain(&forwarded).chain(&HOP_BY_HOP).chain(more) {
+    let forwarded: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-forwarded-"))
+        .cloned()
+        .collect();
+    for name in named
+        .iter()
+        .chain(&forwarded)
+        .chain(&HOP_BY_HOP)
+        .chain(more)
+    {
         headers.remove(name);
     }
 }
@@ -165,14 +206,21 @@ fn unavailable(error: &BoxError) -> Response {
     };
     let mut response = problem(status, "There is no access to the API at the moment.");
     if let Some(wait) = ours.retry_after() {
-        response.headers_mut().insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
     }
     response
 }
 
 fn problem(status: StatusCode, title: &str) -> Response {
     let body = serde_json::json!({ "title": title, "status": status.as_u16() }).to_string();
-    (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response()
+    (
+        status,
+        [(header::CONTENT_TYPE, "application/problem+json")],
+        body,
+    )
+        .into_response()
 }
 
 const BROWSERS: usize = 200;
@@ -181,7 +229,9 @@ const BROWSERS: usize = 200;
 async fn drive(api: &FakeApi, address: SocketAddr) -> Result<String, BoxError> {
     let browser = Client::builder(TokioExecutor::new()).build_http::<Body>();
     let send = |method: Method, path: &str, headers: &[(&str, &str)], body: &'static str| {
-        let mut request = Request::builder().method(method).uri(format!("http://{address}{path}"));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://{address}{path}"));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -197,7 +247,13 @@ async fn drive(api: &FakeApi, address: SocketAddr) -> Result<String, BoxError> {
     let mut requests = JoinSet::new();
     for number in 0..BROWSERS {
         if number == BROWSERS / 2 {
-            while requests.join_next().await.transpose()?.transpose()?.is_some() {}
+            while requests
+                .join_next()
+                .await
+                .transpose()?
+                .transpose()?
+                .is_some()
+            {}
             api.revoke_access_tokens();
         }
         let headers = [
@@ -206,7 +262,12 @@ async fn drive(api: &FakeApi, address: SocketAddr) -> Result<String, BoxError> {
             ("origin", &own),
         ];
         let request = match number % 4 {
-            0 => send(Method::POST, "/api/videos", &headers, r#"{"title":"from a browser"}"#),
+            0 => send(
+                Method::POST,
+                "/api/videos",
+                &headers,
+                r#"{"title":"from a browser"}"#,
+            ),
             _ => send(Method::GET, "/api/videos?pageSize=5", &headers, ""),
         };
         requests.spawn(async move {
@@ -219,10 +280,19 @@ async fn drive(api: &FakeApi, address: SocketAddr) -> Result<String, BoxError> {
             }
         });
     }
-    while requests.join_next().await.transpose()?.transpose()?.is_some() {}
+    while requests
+        .join_next()
+        .await
+        .transpose()?
+        .transpose()?
+        .is_some()
+    {}
     let forwarded = api.counts().api_calls;
 
-    let evil = [("origin", "https://evil.example"), ("sec-fetch-site", "cross-site")];
+    let evil = [
+        ("origin", "https://evil.example"),
+        ("sec-fetch-site", "cross-site"),
+    ];
     let refused = [
         send(Method::POST, "/api/videos", &evil, "{}").await?,
         send(Method::GET, "/api/videos", &[("host", "evil.example")], "").await?,
@@ -233,7 +303,10 @@ async fn drive(api: &FakeApi, address: SocketAddr) -> Result<String, BoxError> {
         send(Method::POST, "/api/auth/api-key", &[("origin", &own)], "{}").await?,
         send(Method::PATCH, "/api/videos", &[("origin", &own)], "{}").await?,
     ];
-    if let Some((head, _)) = refused.iter().find(|(head, _)| !head.status.is_client_error()) {
+    if let Some((head, _)) = refused
+        .iter()
+        .find(|(head, _)| !head.status.is_client_error())
+    {
         return Err(format!("an attack was answered {}", head.status).into());
     }
     if api.counts().api_calls != forwarded {
@@ -246,13 +319,21 @@ async fn drive(api: &FakeApi, address: SocketAddr) -> Result<String, BoxError> {
                 .headers
                 .get_all(header::AUTHORIZATION)
                 .iter()
-                .any(|value| value.to_str().is_ok_and(|value| value.contains("of-browser")))
+                .any(|value| {
+                    value
+                        .to_str()
+                        .is_ok_and(|value| value.contains("of-browser"))
+                })
     });
     let (leaks, counts) = (leaks.count(), api.counts());
     if leaks != 0 || counts.max_in_flight != 1 || counts.token_calls != 2 {
         return Err(format!("leaks={leaks} {counts:?}").into());
     }
-    Ok(format!("browsers={BROWSERS} failures=0 refused={} token_calls={}", refused.len(), counts.token_calls))
+    Ok(format!(
+        "browsers={BROWSERS} failures=0 refused={} token_calls={}",
+        refused.len(),
+        counts.token_calls
+    ))
 }
 
 #[cfg(test)]
@@ -284,9 +365,15 @@ mod tests {
         let names = "cookie authorization proxy-authorization forwarded x-forwarded-for x-forwarded-port connection \
                      keep-alive te upgrade x-named";
         for name in names.split_whitespace() {
-            headers.insert(name.parse::<HeaderName>().expect("a name"), "x".parse().expect("a value"));
+            headers.insert(
+                name.parse::<HeaderName>().expect("a name"),
+                "x".parse().expect("a value"),
+            );
         }
-        headers.insert(header::CONNECTION, "close, X-Named".parse().expect("a value"));
+        headers.insert(
+            header::CONNECTION,
+            "close, X-Named".parse().expect("a value"),
+        );
         headers.insert(header::ACCEPT, "*/*".parse().expect("a value"));
         strip(&mut headers, &INWARDS);
         assert_eq!(headers.keys().collect::<Vec<_>>(), [header::ACCEPT]);

@@ -33,7 +33,10 @@ const MIB: usize = 1024 * 1024;
 async fn main() -> ExitCode {
     let (path, made) = match env::args_os().nth(1) {
         Some(path) => (PathBuf::from(path), false),
-        None => (env::temp_dir().join(format!("delegated_upload-{}.mp4", std::process::id())), true),
+        None => (
+            env::temp_dir().join(format!("delegated_upload-{}.mp4", std::process::id())),
+            true,
+        ),
     };
     let result = run(&path, made).await;
     if made {
@@ -61,23 +64,34 @@ async fn run(path: &Path, make: bool) -> Result<String, BoxError> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
 
     // The account: it holds the API key.
-    let auth = ApiVideoAuthLayer::builder().base_url(api.url()).api_key(api.api_key()).build()?;
+    let auth = ApiVideoAuthLayer::builder()
+        .base_url(api.url())
+        .api_key(api.api_key())
+        .build()?;
     let tokens = UploadTokens::new(auth.layer(client.clone()));
     let minute = Some(Duration::from_secs(60));
     let token = tokens.create(minute).await?;
 
     // The other side: it holds the token.
     let video = upload_file(&api, &client, &token, path).await?;
-    let received = api.received(video.video_id()).ok_or("the video did not arrive")?;
+    let received = api
+        .received(video.video_id())
+        .ok_or("the video did not arrive")?;
     if !received.finished || received.sha256 != sha256(path)? {
         return Err("the video did not arrive as it was".into());
     }
 
     clock.advance(Duration::from_secs(61));
-    refused(upload_file(&api, &client, &token, path).await, "an expired token")?;
+    refused(
+        upload_file(&api, &client, &token, path).await,
+        "an expired token",
+    )?;
     let token = tokens.create(minute).await?;
     tokens.delete(token.token()).await?;
-    refused(upload_file(&api, &client, &token, path).await, "a deleted token")?;
+    refused(
+        upload_file(&api, &client, &token, path).await,
+        "a deleted token",
+    )?;
 
     auth.shutdown(Duration::from_secs(5)).await;
     Ok(format!(
@@ -92,16 +106,23 @@ async fn upload_file(
     token: &UploadToken,
     path: &Path,
 ) -> Result<Uploaded, BoxError> {
-    let layer = UploadTokenLayer::builder(token.token().clone()).base_url(api.url()).build()?;
+    let layer = UploadTokenLayer::builder(token.token().clone())
+        .base_url(api.url())
+        .build()?;
     let source = Source::open(path).await?;
-    let options = UploadOptions::new().chunk_size(5 * MIB).concurrency(3).on_progress(show(path)?);
+    let options = UploadOptions::new()
+        .chunk_size(5 * MIB)
+        .concurrency(3)
+        .on_progress(show(path)?);
     Ok(upload(layer.layer(client.clone()), source, options).await?)
 }
 
 /// Shows progress: a bar on a terminal, lines elsewhere.
 fn show(path: &Path) -> io::Result<impl FnMut(Progress) + Send + 'static> {
     let bar = io::stdout().is_terminal().then(|| {
-        let style = ProgressStyle::with_template("{bar:40.cyan/blue} {bytes}/{total_bytes} {bytes_per_sec}");
+        let style = ProgressStyle::with_template(
+            "{bar:40.cyan/blue} {bytes}/{total_bytes} {bytes_per_sec}",
+        );
         ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout())
             .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
     });

@@ -43,7 +43,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 async fn main() -> ExitCode {
     let result = match env::var("FLEET_MEMBER") {
         Ok(number) => member(&number).await,
-        Err(_) => parent().await.map(|summary| println!("fleet: ok {summary}")),
+        Err(_) => parent()
+            .await
+            .map(|summary| println!("fleet: ok {summary}")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,7 +61,9 @@ fn client(
     store: &str,
     with: impl FnOnce(Builder) -> Builder,
 ) -> Result<(ApiVideoAuthLayer, Hyper), BoxError> {
-    let builder = ApiVideoAuthLayer::builder().base_url(api).call_timeout(CALL_TIMEOUT);
+    let builder = ApiVideoAuthLayer::builder()
+        .base_url(api)
+        .call_timeout(CALL_TIMEOUT);
     let builder = match store.starts_with("redis:") {
         true => builder.store(RedisStore::builder(store).build()?),
         false => builder.store(FileStore::in_folder(store)),
@@ -72,7 +76,10 @@ fn client(
 type Builder = ApiVideoAuthLayerBuilder<SameService, Replay>;
 
 async fn list(client: &Hyper) -> Result<StatusCode, BoxError> {
-    let response = client.clone().oneshot(Request::get("/videos").body(Full::default())?).await?;
+    let response = client
+        .clone()
+        .oneshot(Request::get("/videos").body(Full::default())?)
+        .await?;
     let status = response.status();
     response.into_body().collect().await?;
     Ok(status)
@@ -82,8 +89,9 @@ async fn list(client: &Hyper) -> Result<StatusCode, BoxError> {
 async fn member(number: &str) -> Result<(), BoxError> {
     let (api, store) = (env::var("FLEET_API")?, env::var("FLEET_STORE")?);
     // The name tells the parent who makes a token call.
-    let (layer, client) =
-        client(&api, &store, |builder| builder.application(format!("member-{number}"), "1.0"))?;
+    let (layer, client) = client(&api, &store, |builder| {
+        builder.application(format!("member-{number}"), "1.0")
+    })?;
     let begun = Instant::now();
     let (mut requests, mut failed) = (0, 0);
     while begun.elapsed() < LOAD {
@@ -107,12 +115,18 @@ async fn member(number: &str) -> Result<(), BoxError> {
 }
 
 async fn parent() -> Result<String, BoxError> {
-    let api = FakeApi::builder().token_lifetime(TOKEN_LIFETIME).serve().await?;
+    let api = FakeApi::builder()
+        .token_lifetime(TOKEN_LIFETIME)
+        .serve()
+        .await?;
     api.always(Some(Fault::Latency(Duration::from_millis(50))));
     let folder = tempfile::tempdir()?;
     let is_file = env::args().skip(1).collect::<Vec<_>>() == ["--store", "file"];
     let (store, _redis) = if is_file {
-        (folder.path().join("tokens").to_string_lossy().into_owned(), None)
+        (
+            folder.path().join("tokens").to_string_lossy().into_owned(),
+            None,
+        )
     } else {
         let (url, redis) = start_redis(folder.path()).await?;
         (url, Some(redis))
@@ -135,7 +149,10 @@ async fn parent() -> Result<String, BoxError> {
             .env("FLEET_MEMBER", number.to_string())
             .env("FLEET_API", api.url())
             .env("FLEET_STORE", &store);
-        command.env_remove("APIVIDEO_API_KEY").stdout(Stdio::piped()).kill_on_drop(true);
+        command
+            .env_remove("APIVIDEO_API_KEY")
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
         members.push(Some(command.spawn()?));
     }
     for pause in [3, 2] {
@@ -147,7 +164,10 @@ async fn parent() -> Result<String, BoxError> {
     for member in members.into_iter().flatten() {
         let output = time::timeout(Duration::from_secs(40), member.wait_with_output()).await??;
         let line = String::from_utf8(output.stdout)?;
-        let (sent, lost) = line.trim().split_once(' ').ok_or("a member printed nothing")?;
+        let (sent, lost) = line
+            .trim()
+            .split_once(' ')
+            .ok_or("a member printed nothing")?;
         requests += sent.parse::<usize>()?;
         failed += lost.parse::<usize>()?;
         survivors += 1;
@@ -155,13 +175,22 @@ async fn parent() -> Result<String, BoxError> {
     let counts = api.counts();
     println!();
     for (name, value) in [
-        ("processes, of which killed", format!("{PROCESSES}, {}", PROCESSES - survivors)),
+        (
+            "processes, of which killed",
+            format!("{PROCESSES}, {}", PROCESSES - survivors),
+        ),
         ("requests of the others", requests.to_string()),
         ("failed", failed.to_string()),
         ("logins", counts.logins.to_string()),
         ("renewals", counts.grants.to_string()),
-        ("token calls, most at once", format!("{}, {}", counts.token_calls, counts.max_in_flight)),
-        ("refresh tokens presented twice after use", counts.reuse_violations.to_string()),
+        (
+            "token calls, most at once",
+            format!("{}, {}", counts.token_calls, counts.max_in_flight),
+        ),
+        (
+            "refresh tokens presented twice after use",
+            counts.reuse_violations.to_string(),
+        ),
     ] {
         println!("  {name:<42} {value}");
     }
@@ -176,11 +205,18 @@ async fn parent() -> Result<String, BoxError> {
         && counts.logins == 1
         && survivors == PROCESSES - 2
         && counts.token_calls <= counts.grants + 2;
-    if is_sound { Ok(summary) } else { Err(summary.into()) }
+    if is_sound {
+        Ok(summary)
+    } else {
+        Err(summary.into())
+    }
 }
 
 /// Stops the next token call before it has an effect, kills the process that makes it, and lets the others go on.
-async fn kill_the_one_that_renews(api: &FakeApi, members: &mut [Option<Child>]) -> Result<(), BoxError> {
+async fn kill_the_one_that_renews(
+    api: &FakeApi,
+    members: &mut [Option<Child>],
+) -> Result<(), BoxError> {
     let gate = api.gate(GatePoint::BeforeCommit);
     gate.reached(1).await;
     let journal = api.journal();
@@ -188,9 +224,18 @@ async fn kill_the_one_that_renews(api: &FakeApi, members: &mut [Option<Child>]) 
         .iter()
         .rfind(|exchange| exchange.is_token_call)
         .and_then(|exchange| exchange.headers.get("av-origin-app")?.to_str().ok())
-        .and_then(|name| name.strip_prefix("member-")?.split(':').next()?.parse::<usize>().ok())
+        .and_then(|name| {
+            name.strip_prefix("member-")?
+                .split(':')
+                .next()?
+                .parse::<usize>()
+                .ok()
+        })
         .ok_or("the caller has no name")?;
-    let mut victim = members.get_mut(caller).and_then(Option::take).ok_or("it is dead already")?;
+    let mut victim = members
+        .get_mut(caller)
+        .and_then(Option::take)
+        .ok_or("it is dead already")?;
     victim.kill().await?;
     println!("killed process {caller} in the middle of a renewal");
     gate.open();
@@ -200,7 +245,17 @@ async fn kill_the_one_that_renews(api: &FakeApi, members: &mut [Option<Child>]) 
 async fn start_redis(folder: &std::path::Path) -> Result<(String, Child), BoxError> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let mut command = Command::new("redis-server");
-    command.args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string(), "--dir"]).arg(folder);
+    command
+        .args([
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--port",
+            &port.to_string(),
+            "--dir",
+        ])
+        .arg(folder);
     let redis = command.stdout(Stdio::null()).kill_on_drop(true).spawn().map_err(|_| {
         "there is no redis-server: install it (Debian: apt-get install redis-server), or add `-- --store file`"
     })?;

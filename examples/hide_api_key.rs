@@ -27,7 +27,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<String, BoxError> {
-    let api = FakeApi::builder().token_lifetime(Duration::from_secs(1)).serve().await?;
+    let api = FakeApi::builder()
+        .token_lifetime(Duration::from_secs(1))
+        .serve()
+        .await?;
     let refresh_token = log_in(&api).await?;
     work(&api, refresh_token).await?;
 
@@ -35,16 +38,25 @@ async fn run() -> Result<String, BoxError> {
     if counts.logins != 1 || counts.refreshes < 3 || counts.reuse_violations != 0 {
         return Err(format!("unexpected token calls: {counts:?}").into());
     }
-    Ok(format!("logins={} refreshes={} reuse_violations=0", counts.logins, counts.refreshes))
+    Ok(format!(
+        "logins={} refreshes={} reuse_violations=0",
+        counts.logins, counts.refreshes
+    ))
 }
 
 /// The only step that sees the API key.
 async fn log_in(api: &FakeApi) -> Result<RefreshToken, BoxError> {
-    let layer = ApiVideoAuthLayer::builder().base_url(api.url()).api_key(api.api_key()).build()?;
+    let layer = ApiVideoAuthLayer::builder()
+        .base_url(api.url())
+        .api_key(api.api_key())
+        .build()?;
     let client = layer.layer(Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>());
     let pair = client.hand_over().await?;
     layer.shutdown(Duration::from_secs(5)).await;
-    let token = pair.refresh_token().cloned().ok_or("the API gave no refresh token")?;
+    let token = pair
+        .refresh_token()
+        .cloned()
+        .ok_or("the API gave no refresh token")?;
     println!(
         "step 1: logged in with the API key, kept only a refresh token of {} characters",
         token.expose().len()
@@ -54,7 +66,10 @@ async fn log_in(api: &FakeApi) -> Result<RefreshToken, BoxError> {
 
 /// A program that has never seen the API key.
 async fn work(api: &FakeApi, refresh_token: RefreshToken) -> Result<(), BoxError> {
-    let layer = ApiVideoAuthLayer::builder().base_url(api.url()).refresh_token(refresh_token).build()?;
+    let layer = ApiVideoAuthLayer::builder()
+        .base_url(api.url())
+        .refresh_token(refresh_token)
+        .build()?;
     let client = layer.layer(Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>());
     for second in 0..4 {
         let request = Request::get("/videos").body(Full::default())?;

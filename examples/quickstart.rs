@@ -88,14 +88,19 @@ struct Seen {
 }
 
 async fn fake() -> Result<String, BoxError> {
-    let api = FakeApi::builder().token_lifetime(TOKEN_LIFETIME).serve().await?;
+    let api = FakeApi::builder()
+        .token_lifetime(TOKEN_LIFETIME)
+        .serve()
+        .await?;
     api.always(Some(Fault::Latency(TOKEN_CALL)));
     let layer = ApiVideoAuthLayer::builder()
         .base_url(api.url())
         .api_key(api.api_key())
         .application("quickstart", "1.0.0")
         .build()?;
-    let client = ServiceBuilder::new().layer(layer.clone()).service(hyper_client()?);
+    let client = ServiceBuilder::new()
+        .layer(layer.clone())
+        .service(hyper_client()?);
     println!(
         "{CLIENTS} clients, {} s, tokens that live {} s, against a fake api.video at {}",
         RUN.as_secs(),
@@ -108,13 +113,18 @@ async fn fake() -> Result<String, BoxError> {
     let counted = causes.clone();
     let counter = tokio::spawn(async move {
         while let Some(renewed) = renewals.next().await {
-            *counted.lock().expect("never poisoned").entry(name(renewed.cause)).or_default() += 1;
+            *counted
+                .lock()
+                .expect("never poisoned")
+                .entry(name(renewed.cause))
+                .or_default() += 1;
         }
     });
 
     let start = Instant::now();
-    let clients: Vec<_> =
-        (0..CLIENTS).map(|id| tokio::spawn(work(id, client.clone(), api.clone(), start))).collect();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|id| tokio::spawn(work(id, client.clone(), api.clone(), start)))
+        .collect();
     let watch = watch(&client, &api, start);
     let revoked_at = watch.await?;
 
@@ -125,22 +135,38 @@ async fn fake() -> Result<String, BoxError> {
     layer.shutdown(Duration::from_secs(5)).await;
     counter.abort();
 
-    let failures: Vec<_> = seen.iter().filter_map(|seen| seen.failure.as_deref()).collect();
+    let failures: Vec<_> = seen
+        .iter()
+        .filter_map(|seen| seen.failure.as_deref())
+        .collect();
     let counts = api.counts();
     let causes = causes.lock().expect("never poisoned").clone();
-    let slowest =
-        seen.iter().filter(|seen| seen.during_renewal).map(|seen| seen.took).max().unwrap_or_default();
+    let slowest = seen
+        .iter()
+        .filter(|seen| seen.during_renewal)
+        .map(|seen| seen.took)
+        .max()
+        .unwrap_or_default();
     let mut times: Vec<_> = seen.iter().map(|seen| seen.took).collect();
     times.sort_unstable();
     let median = times.get(times.len() / 2).copied().unwrap_or_default();
-    let by_cause: Vec<_> = causes.iter().map(|(cause, count)| format!("{cause} {count}")).collect();
+    let by_cause: Vec<_> = causes
+        .iter()
+        .map(|(cause, count)| format!("{cause} {count}"))
+        .collect();
 
     println!();
     row("requests", format_args!("{}", seen.len()));
     row("failures", format_args!("{}", failures.len()));
-    row("renewals, by cause", format_args!("{}", by_cause.join(", ")));
+    row(
+        "renewals, by cause",
+        format_args!("{}", by_cause.join(", ")),
+    );
     row("token calls", format_args!("{}", counts.token_calls));
-    row("token calls at once, at most", format_args!("{}", counts.max_in_flight));
+    row(
+        "token calls at once, at most",
+        format_args!("{}", counts.max_in_flight),
+    );
     row(
         "token revoked under load",
         format_args!(
@@ -151,7 +177,11 @@ async fn fake() -> Result<String, BoxError> {
     );
     row(
         "slowest request in a renewal",
-        format_args!("{:.1} ms (median of all: {:.1} ms)", millis(slowest), millis(median)),
+        format_args!(
+            "{:.1} ms (median of all: {:.1} ms)",
+            millis(slowest),
+            millis(median)
+        ),
     );
     println!();
 
@@ -159,11 +189,18 @@ async fn fake() -> Result<String, BoxError> {
         return Err(format!("failures={} first: {first}", failures.len()).into());
     }
     let renewals: usize = causes.values().sum();
-    if renewals < 3 || counts.max_in_flight != 1 || counts.reuse_violations != 0 || counts.unauthorized == 0 {
+    if renewals < 3
+        || counts.max_in_flight != 1
+        || counts.reuse_violations != 0
+        || counts.unauthorized == 0
+    {
         return Err(format!("renewals={renewals} {counts:?}").into());
     }
     let (requests, calls) = (seen.len(), counts.token_calls);
-    Ok(format!("requests={requests} failures=0 token_calls={calls} max_in_flight={}", counts.max_in_flight))
+    Ok(format!(
+        "requests={requests} failures=0 token_calls={calls} max_in_flight={}",
+        counts.max_in_flight
+    ))
 }
 
 /// One client: creates a video, then lists them, again and again.
@@ -174,9 +211,15 @@ async fn work(id: usize, client: ApiVideoAuth<Hyper>, api: FakeApi, start: Insta
         let begun = Instant::now();
         let (result, expected) = if seen.len() % 20 == 0 {
             let body = format!(r#"{{"title":"video {} of client {id}"}}"#, seen.len());
-            (call(&client, Method::POST, "/videos", &body).await, StatusCode::CREATED)
+            (
+                call(&client, Method::POST, "/videos", &body).await,
+                StatusCode::CREATED,
+            )
         } else {
-            (call(&client, Method::GET, "/videos", "").await, StatusCode::OK)
+            (
+                call(&client, Method::GET, "/videos", "").await,
+                StatusCode::OK,
+            )
         };
         let failure = match result {
             Ok(status) if status == expected => None,
@@ -184,16 +227,28 @@ async fn work(id: usize, client: ApiVideoAuth<Hyper>, api: FakeApi, start: Insta
             Err(error) => Some(error.to_string()),
         };
         let during_renewal = renewing || api.counts().in_flight > 0;
-        seen.push(Seen { took: begun.elapsed(), during_renewal, failure });
+        seen.push(Seen {
+            took: begun.elapsed(),
+            during_renewal,
+            failure,
+        });
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     seen
 }
 
 /// Shows progress, forces a renewal at a third of the time and revokes the token at two thirds. Says when it did.
-async fn watch(client: &ApiVideoAuth<Hyper>, api: &FakeApi, start: Instant) -> Result<Duration, BoxError> {
+async fn watch(
+    client: &ApiVideoAuth<Hyper>,
+    api: &FakeApi,
+    start: Instant,
+) -> Result<Duration, BoxError> {
     let steps = 60;
-    let bar = if stdout().is_terminal() { ProgressBar::new(steps) } else { ProgressBar::hidden() };
+    let bar = if stdout().is_terminal() {
+        ProgressBar::new(steps)
+    } else {
+        ProgressBar::hidden()
+    };
     bar.set_style(ProgressStyle::with_template("{bar:40} {elapsed} {msg}")?);
     let mut revoked_at = Duration::ZERO;
     for step in 1..=steps {
@@ -210,7 +265,10 @@ async fn watch(client: &ApiVideoAuth<Hyper>, api: &FakeApi, start: Instant) -> R
             }
             _ if step % 10 == 0 => {
                 let counts = api.counts();
-                format!("{} requests, {} token calls", counts.api_calls, counts.token_calls)
+                format!(
+                    "{} requests, {} token calls",
+                    counts.api_calls, counts.token_calls
+                )
             }
             _ => String::new(),
         };
@@ -231,8 +289,13 @@ async fn sandbox(key: String) -> Result<String, BoxError> {
     println!(
         "Talking to the api.video sandbox. Note: a login may end other refresh tokens of the same API key."
     );
-    let layer = ApiVideoAuthLayer::builder().environment(Environment::Sandbox).api_key(key).build()?;
-    let client = ServiceBuilder::new().layer(layer.clone()).service(hyper_client()?);
+    let layer = ApiVideoAuthLayer::builder()
+        .environment(Environment::Sandbox)
+        .api_key(key)
+        .build()?;
+    let client = ServiceBuilder::new()
+        .layer(layer.clone())
+        .service(hyper_client()?);
     for round in ["first", "second"] {
         let status = call(&client, Method::GET, "/videos", "").await?;
         println!("{round} list of videos: {status}");
@@ -240,7 +303,10 @@ async fn sandbox(key: String) -> Result<String, BoxError> {
             return Err(format!("status {status}").into());
         }
         if round == "first" {
-            println!("renewed on demand: token {}", client.renew().await?.generation());
+            println!(
+                "renewed on demand: token {}",
+                client.renew().await?.generation()
+            );
         }
     }
     let tokens = client.token().await?.generation();

@@ -8,9 +8,15 @@ use reqwest_middleware::ClientBuilder;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let api = FakeApi::start().await?;
-    let layer = ApiVideoAuthLayer::builder().base_url(api.url()).api_key(api.api_key()).build()?;
+    let layer = ApiVideoAuthLayer::builder()
+        .base_url(api.url())
+        .api_key(api.api_key())
+        .build()?;
     let client = ClientBuilder::new(reqwest::Client::new())
-        .with(ApiVideoAuthMiddleware::new(&layer, reqwest::Client::builder())?)
+        .with(ApiVideoAuthMiddleware::new(
+            &layer,
+            reqwest::Client::builder(),
+        )?)
         .build();
 
     let video = client
@@ -29,7 +35,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     layer.shutdown(Duration::from_secs(5)).await;
     let counts = api.counts();
-    assert_eq!((counts.logins, counts.refreshes, counts.api_calls), (1, 1, 3));
-    println!("reqwest_client: ok api_calls={} logins=1 refreshes=1", counts.api_calls);
+    assert_eq!(
+        (counts.logins, counts.refreshes, counts.api_calls),
+        (1, 1, 3)
+    );
+    println!(
+        "reqwest_client: ok api_calls={} logins=1 refreshes=1",
+        counts.api_calls
+    );
     Ok(())
 }

@@ -46,8 +46,10 @@ async fn main() -> ExitCode {
 async fn program(api: &str) -> Result<String, BoxError> {
     let store = FileStore::in_folder(env::var("RESTART_FOLDER")?);
     // Short, so that the token of a killed run is not waited for too long.
-    let mut builder =
-        ApiVideoAuthLayer::builder().base_url(api).store(store).call_timeout(Duration::from_secs(2));
+    let mut builder = ApiVideoAuthLayer::builder()
+        .base_url(api)
+        .store(store)
+        .call_timeout(Duration::from_secs(2));
     if let Ok(key) = env::var("RESTART_API_KEY") {
         builder = builder.api_key(key);
     }
@@ -57,7 +59,10 @@ async fn program(api: &str) -> Result<String, BoxError> {
     let layer = builder.build()?;
     let client = layer.layer(Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>());
     for _ in 0..2 {
-        let response = client.clone().oneshot(Request::get("/videos").body(Full::default())?).await?;
+        let response = client
+            .clone()
+            .oneshot(Request::get("/videos").body(Full::default())?)
+            .await?;
         let status = response.status();
         response.into_body().collect().await?;
         if status != StatusCode::OK {
@@ -66,7 +71,14 @@ async fn program(api: &str) -> Result<String, BoxError> {
         client.renew().await?;
     }
     layer.shutdown(Duration::from_secs(5)).await;
-    Ok(format!("with{} key", if env::var("RESTART_API_KEY").is_ok() { " the API" } else { "out a" }))
+    Ok(format!(
+        "with{} key",
+        if env::var("RESTART_API_KEY").is_ok() {
+            " the API"
+        } else {
+            "out a"
+        }
+    ))
 }
 
 async fn parent() -> Result<String, BoxError> {
@@ -78,15 +90,23 @@ async fn parent() -> Result<String, BoxError> {
         start(&api, &tokens, variable)
     };
 
-    let first =
-        run("1. logs in with the API key, renews and ends", Some(("RESTART_API_KEY", api.api_key())))?;
+    let first = run(
+        "1. logs in with the API key, renews and ends",
+        Some(("RESTART_API_KEY", api.api_key())),
+    )?;
     succeeded(first).await?;
     let logins = api.counts().logins;
-    let second = run("2. has no key, and goes on with what the first one stored", None)?;
+    let second = run(
+        "2. has no key, and goes on with what the first one stored",
+        None,
+    )?;
     succeeded(second).await?;
 
     let gate = api.gate(GatePoint::BeforeCommit);
-    let mut third = run("3. is killed (SIGKILL) while its renewal is on its way", None)?;
+    let mut third = run(
+        "3. is killed (SIGKILL) while its renewal is on its way",
+        None,
+    )?;
     gate.reached(1).await;
     third.kill().await?;
     third.wait().await?;
@@ -113,12 +133,18 @@ async fn parent() -> Result<String, BoxError> {
     if logins != 1 || counts.logins != 1 || counts.reuse_violations != 0 || presented != 1 {
         return Err(format!("the seed was presented {presented} times, {counts:?}").into());
     }
-    Ok(format!("runs=6 killed=1 logins=1 refreshes={} seed_presented=1 reuse_violations=0", counts.refreshes))
+    Ok(format!(
+        "runs=6 killed=1 logins=1 refreshes={} seed_presented=1 reuse_violations=0",
+        counts.refreshes
+    ))
 }
 
 fn start(api: &FakeApi, tokens: &Path, variable: Option<(&str, &str)>) -> Result<Child, BoxError> {
     let mut command = Command::new(env::current_exe()?);
-    command.env("RESTART_API", api.url()).env("RESTART_FOLDER", tokens).env_remove("APIVIDEO_API_KEY");
+    command
+        .env("RESTART_API", api.url())
+        .env("RESTART_FOLDER", tokens)
+        .env_remove("APIVIDEO_API_KEY");
     if let Some((name, value)) = variable {
         command.env(name, value);
     }
@@ -128,5 +154,9 @@ fn start(api: &FakeApi, tokens: &Path, variable: Option<(&str, &str)>) -> Result
 async fn succeeded(child: Child) -> Result<ExitStatus, BoxError> {
     let output = tokio::time::timeout(Duration::from_secs(20), child.wait_with_output()).await??;
     print!("   {}", String::from_utf8_lossy(&output.stdout));
-    if output.status.success() { Ok(output.status) } else { Err("a run failed".into()) }
+    if output.status.success() {
+        Ok(output.status)
+    } else {
+        Err("a run failed".into())
+    }
 }

@@ -53,24 +53,39 @@ async fn run(length: Duration) -> Result<String, BoxError> {
     );
     let http1 = compare("HTTP/1", false, length).await?;
     let http2 = compare("HTTP/2", true, length).await?;
-    Ok(format!("http1_ratio={http1:.3} http2_ratio={http2:.3} failures=0"))
+    Ok(format!(
+        "http1_ratio={http1:.3} http2_ratio={http2:.3} failures=0"
+    ))
 }
 
 /// Prints the figures of a protocol, and returns the median of the ratios.
 async fn compare(protocol: &str, http2_only: bool, length: Duration) -> Result<f64, BoxError> {
-    let renewed_api = FakeApi::builder().token_lifetime(TOKEN_LIFETIME).journal(false).serve().await?;
+    let renewed_api = FakeApi::builder()
+        .token_lifetime(TOKEN_LIFETIME)
+        .journal(false)
+        .serve()
+        .await?;
     let static_api = FakeApi::builder().journal(false).serve().await?;
-    let hyper = Client::builder(TokioExecutor::new()).http2_only(http2_only).build_http::<Body>();
+    let hyper = Client::builder(TokioExecutor::new())
+        .http2_only(http2_only)
+        .build_http::<Body>();
 
-    let layer =
-        ApiVideoAuthLayer::builder().base_url(renewed_api.url()).api_key(renewed_api.api_key()).build()?;
-    let with_layer = ServiceBuilder::new().layer(layer.clone()).service(hyper.clone());
+    let layer = ApiVideoAuthLayer::builder()
+        .base_url(renewed_api.url())
+        .api_key(renewed_api.api_key())
+        .build()?;
+    let with_layer = ServiceBuilder::new()
+        .layer(layer.clone())
+        .service(hyper.clone());
 
     let mut bearer = HeaderValue::try_from(format!("Bearer {}", static_api.mint_pair().0))?;
     // As the layer's: HTTP/2 keeps a sensitive header out of its compression table, and so sends it whole each time.
     bearer.set_sensitive(true);
     let with_static = ServiceBuilder::new()
-        .layer(SetRequestHeaderLayer::overriding(header::AUTHORIZATION, bearer))
+        .layer(SetRequestHeaderLayer::overriding(
+            header::AUTHORIZATION,
+            bearer,
+        ))
         .service(hyper);
 
     // Not `/videos`: the less the server does, the more of a difference between the clients shows.
@@ -90,13 +105,21 @@ async fn compare(protocol: &str, http2_only: bool, length: Duration) -> Result<f
         // Who goes first changes, so that a machine that slows down or warms up favours neither.
         let (layer_rate, static_rate) = if number % 2 == 1 {
             let layer_rate = round(&with_layer, &renewed_url, length, &mut layered).await?;
-            (layer_rate, round(&with_static, &static_url, length, &mut fixed).await?)
+            (
+                layer_rate,
+                round(&with_static, &static_url, length, &mut fixed).await?,
+            )
         } else {
             let static_rate = round(&with_static, &static_url, length, &mut fixed).await?;
-            (round(&with_layer, &renewed_url, length, &mut layered).await?, static_rate)
+            (
+                round(&with_layer, &renewed_url, length, &mut layered).await?,
+                static_rate,
+            )
         };
         let ratio = layer_rate / static_rate;
-        println!("  round {number}          {layer_rate:>10.0} /s    {static_rate:>10.0} /s    {ratio:.3}");
+        println!(
+            "  round {number}          {layer_rate:>10.0} /s    {static_rate:>10.0} /s    {ratio:.3}"
+        );
         ratios.push(ratio);
     }
     layer.shutdown(Duration::from_secs(5)).await;
@@ -110,10 +133,25 @@ async fn compare(protocol: &str, http2_only: bool, length: Duration) -> Result<f
         let (layered, fixed) = (layered.quantile(share), fixed.quantile(share));
         println!("  {name:<16} {layered:>10} us    {fixed:>10} us");
     }
-    println!("  {:<16} {:>10}       {:>10}", "failures", layered.failures, fixed.failures);
-    println!("  {:<16} {:>10}       {:>10}", "renewals", counts.refreshes, "-");
-    println!("  {:<16} {:>10}       {:>10}", "401s", counts.unauthorized, static_api.counts().unauthorized);
-    println!("  median of the ratios {median:.3} ({:.3} to {:.3}), goal 0.98", ratios[0], ratios[ROUNDS - 1]);
+    println!(
+        "  {:<16} {:>10}       {:>10}",
+        "failures", layered.failures, fixed.failures
+    );
+    println!(
+        "  {:<16} {:>10}       {:>10}",
+        "renewals", counts.refreshes, "-"
+    );
+    println!(
+        "  {:<16} {:>10}       {:>10}",
+        "401s",
+        counts.unauthorized,
+        static_api.counts().unauthorized
+    );
+    println!(
+        "  median of the ratios {median:.3} ({:.3} to {:.3}), goal 0.98",
+        ratios[0],
+        ratios[ROUNDS - 1]
+    );
 
     let failures = layered.failures + fixed.failures;
     if let Some(first) = layered.first_failure.or(fixed.first_failure) {
@@ -142,12 +180,21 @@ impl Totals {
     /// Of the times, which are sorted by now.
     fn quantile(&self, share: f64) -> u32 {
         let at = (self.times.len() as f64 * share) as usize;
-        self.times.get(at).or(self.times.last()).copied().unwrap_or(0)
+        self.times
+            .get(at)
+            .or(self.times.last())
+            .copied()
+            .unwrap_or(0)
     }
 }
 
 /// All tasks send for the time `length`; returns the requests that were answered with a 200, per second.
-async fn round<S>(client: &S, url: &str, length: Duration, totals: &mut Totals) -> Result<f64, BoxError>
+async fn round<S>(
+    client: &S,
+    url: &str,
+    length: Duration,
+    totals: &mut Totals,
+) -> Result<f64, BoxError>
 where
     S: Service<Request<Body>, Response = Response<Incoming>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
@@ -155,7 +202,9 @@ where
 {
     let start = Instant::now();
     let end = start + length;
-    let tasks: Vec<_> = (0..TASKS).map(|_| tokio::spawn(work(client.clone(), url.to_owned(), end))).collect();
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|_| tokio::spawn(work(client.clone(), url.to_owned(), end)))
+        .collect();
     let mut answered = 0;
     for task in tasks {
         let seen = task.await?;
@@ -184,7 +233,9 @@ where
             Err(error) => Some(error.to_string()),
         };
         match failure {
-            None => seen.times.push(u32::try_from((done - begun).as_micros()).unwrap_or(u32::MAX)),
+            None => seen
+                .times
+                .push(u32::try_from((done - begun).as_micros()).unwrap_or(u32::MAX)),
             Some(failure) => {
                 seen.failures += 1;
                 seen.first_failure.get_or_insert(failure);
@@ -202,7 +253,13 @@ where
 {
     // Parsed each time, as most programs do: one URI for all tasks would have them share its count.
     let request = Request::get(url).body(Body::default())?;
-    let response = client.ready().await.map_err(Into::into)?.call(request).await.map_err(Into::into)?;
+    let response = client
+        .ready()
+        .await
+        .map_err(Into::into)?
+        .call(request)
+        .await
+        .map_err(Into::into)?;
     let status = response.status();
     response.into_body().collect().await?;
     Ok(status)

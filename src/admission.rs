@@ -37,10 +37,14 @@ pub(crate) fn admit<B>(origins: &[Origin], request: &mut Request<B>) -> bool {
 
 /// Whether a complete URI leads to where tokens may go.
 pub(crate) fn is_for(origins: &[Origin], method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
-    let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else { return false };
+    let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+        return false;
+    };
     method != Method::CONNECT
         && is_for_bearers(uri.path())
-        && origins.iter().any(|origin| origin.is_origin_of(scheme, authority) && origin.is_named_by(headers))
+        && origins
+            .iter()
+            .any(|origin| origin.is_origin_of(scheme, authority) && origin.is_named_by(headers))
 }
 
 pub(crate) fn has_own(headers: &HeaderMap, extensions: &Extensions) -> bool {

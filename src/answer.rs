@@ -31,7 +31,12 @@ where
     R: Body,
     R::Error: Into<BoxError>,
 {
-    let too_long = || Error::new(ErrorKind::Ambiguous, format!("the answer is over {} KiB", limit / 1024));
+    let too_long = || {
+        Error::new(
+            ErrorKind::Ambiguous,
+            format!("the answer is over {} KiB", limit / 1024),
+        )
+    };
     let mut body = pin!(body);
     let hint = body.size_hint();
     if hint.lower() > limit as u64 {
@@ -39,12 +44,18 @@ where
     }
     // Reserved once where the size is known, so that no copy of a token is left behind by growing. Where it is not,
     // answers with tokens are under 64 KiB.
-    let expected = hint.exact().and_then(|size| usize::try_from(size).ok()).unwrap_or(64 * 1024);
+    let expected = hint
+        .exact()
+        .and_then(|size| usize::try_from(size).ok())
+        .unwrap_or(64 * 1024);
     let mut bytes = Zeroizing::new(Vec::with_capacity(expected.min(limit)));
     while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| Error::with_source(ErrorKind::Ambiguous, "the answer broke off", error))?;
-        let Ok(mut data) = frame.into_data() else { continue };
+        let frame = frame.map_err(|error| {
+            Error::with_source(ErrorKind::Ambiguous, "the answer broke off", error)
+        })?;
+        let Ok(mut data) = frame.into_data() else {
+            continue;
+        };
         if data.remaining() > limit - bytes.len() {
             return Err(too_long());
         }
@@ -66,7 +77,9 @@ pub(crate) async fn drain<R: Body>(body: R) {
         let mut left = DRAIN_BYTES;
         while let Some(Ok(frame)) = body.frame().await {
             let length = frame.data_ref().map_or(0, Buf::remaining);
-            let Some(rest) = left.checked_sub(length) else { return };
+            let Some(rest) = left.checked_sub(length) else {
+                return;
+            };
             left = rest;
         }
     };
@@ -89,7 +102,10 @@ pub(crate) fn never_sent(error: &(dyn StdError + 'static)) -> bool {
         }
         let unreachable = error.downcast_ref::<io::Error>().is_some_and(|error| {
             use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
-            matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+            matches!(
+                error.kind(),
+                ConnectionRefused | HostUnreachable | NetworkUnreachable
+            )
         });
         if unreachable {
             return true;
@@ -107,20 +123,36 @@ pub(crate) fn wait(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> 
         let text = text.trim();
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         // More digits than fit are still a wait, the longest.
-        digits.then(|| text.parse().map_or(MAX_WAIT, Duration::from_secs).min(MAX_WAIT))
+        digits.then(|| {
+            text.parse()
+                .map_or(MAX_WAIT, Duration::from_secs)
+                .min(MAX_WAIT)
+        })
     };
-    let reset = (status == StatusCode::TOO_MANY_REQUESTS).then(|| read("x-ratelimit-retry-after")).flatten();
-    let asked = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
-        .then(|| read(header::RETRY_AFTER.as_str()))
+    let reset = (status == StatusCode::TOO_MANY_REQUESTS)
+        .then(|| read("x-ratelimit-retry-after"))
         .flatten();
+    let asked = matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    )
+    .then(|| read(header::RETRY_AFTER.as_str()))
+    .flatten();
     let date = |text: &str| {
         let date = httpdate::parse_http_date(text).ok()?;
         // The server's own clock, where it is told, keeps ours out of the sum.
-        let now =
-            read(header::DATE.as_str()).and_then(|text| httpdate::parse_http_date(text).ok()).unwrap_or(now);
-        Some(date.duration_since(now).unwrap_or(Duration::ZERO).min(MAX_WAIT))
+        let now = read(header::DATE.as_str())
+            .and_then(|text| httpdate::parse_http_date(text).ok())
+            .unwrap_or(now);
+        Some(
+            date.duration_since(now)
+                .unwrap_or(Duration::ZERO)
+                .min(MAX_WAIT),
+        )
     };
-    reset.and_then(seconds).max(asked.and_then(|text| seconds(text).or_else(|| date(text))))
+    reset
+        .and_then(seconds)
+        .max(asked.and_then(|text| seconds(text).or_else(|| date(text))))
 }
 
 /// Whether an error, or what it comes from, shows a secret when it is printed. Some clients quote the request.

@@ -84,11 +84,17 @@ pub(crate) fn system_now() -> Now {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-#[expect(clippy::disallowed_methods, reason = "this is the place that reads the time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the place that reads the time"
+)]
 pub(crate) fn system_now() -> Now {
     use std::{sync::OnceLock, time::Instant};
     static START: OnceLock<Instant> = OnceLock::new();
-    Now { wall: SystemTime::now(), monotonic: START.get_or_init(Instant::now).elapsed() }
+    Now {
+        wall: SystemTime::now(),
+        monotonic: START.get_or_init(Instant::now).elapsed(),
+    }
 }
 
 /// A moment kept on both clocks. It has come as soon as either of them says so.
@@ -111,7 +117,10 @@ impl Deadline {
 
     pub(crate) fn earlier_by(self, lead: Duration) -> Self {
         Self {
-            wall: self.wall.checked_sub(lead).unwrap_or(SystemTime::UNIX_EPOCH),
+            wall: self
+                .wall
+                .checked_sub(lead)
+                .unwrap_or(SystemTime::UNIX_EPOCH),
             monotonic: self.monotonic.saturating_sub(lead),
         }
     }

@@ -28,7 +28,10 @@ impl Secret {
         } else {
             return Ok(());
         };
-        Err(Error::new(ErrorKind::Configuration, format!("the {name} {advice}")))
+        Err(Error::new(
+            ErrorKind::Configuration,
+            format!("the {name} {advice}"),
+        ))
     }
 }
 
@@ -122,8 +125,12 @@ impl Credentials {
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
-        self.api_key.as_ref().map_or(Ok(()), |key| key.secret().check("API key"))?;
-        self.refresh_token.as_ref().map_or(Ok(()), |token| token.secret().check("refresh token"))
+        self.api_key
+            .as_ref()
+            .map_or(Ok(()), |key| key.secret().check("API key"))?;
+        self.refresh_token
+            .as_ref()
+            .map_or(Ok(()), |token| token.secret().check("refresh token"))
     }
 }
 

@@ -81,7 +81,14 @@ pub enum ErrorKind {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { inner: Arc::new(Inner { kind, message: message.into(), source: None }), retry_after: None }
+        Self {
+            inner: Arc::new(Inner {
+                kind,
+                message: message.into(),
+                source: None,
+            }),
+            retry_after: None,
+        }
     }
 
     pub(crate) fn with_source(
@@ -90,11 +97,21 @@ impl Error {
         source: impl Into<BoxError>,
     ) -> Self {
         let source = Some(Arc::from(source.into()));
-        Self { inner: Arc::new(Inner { kind, message: message.into(), source }), retry_after: None }
+        Self {
+            inner: Arc::new(Inner {
+                kind,
+                message: message.into(),
+                source,
+            }),
+            retry_after: None,
+        }
     }
 
     pub(crate) fn after(self, wait: Option<Duration>) -> Self {
-        Self { retry_after: wait, ..self }
+        Self {
+            retry_after: wait,
+            ..self
+        }
     }
 
     /// An error for a [`TokenStore`](crate::store::TokenStore) of your own. `kind` is one of the `Store…` kinds. No
@@ -115,7 +132,9 @@ impl Error {
     /// Whether the same request may well succeed later, with nothing changed by anyone on this side.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        use ErrorKind::{Ambiguous, StoreConflict, StoreLocked, StoreUnavailable, TimedOut, Unavailable};
+        use ErrorKind::{
+            Ambiguous, StoreConflict, StoreLocked, StoreUnavailable, TimedOut, Unavailable,
+        };
         matches!(
             self.kind(),
             Unavailable | Ambiguous | TimedOut | StoreUnavailable | StoreLocked | StoreConflict
@@ -133,7 +152,9 @@ impl Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Error");
-        debug.field("kind", &self.inner.kind).field("message", &self.inner.message);
+        debug
+            .field("kind", &self.inner.kind)
+            .field("message", &self.inner.message);
         if let Some(wait) = self.retry_after {
             debug.field("retry_after", &wait);
         }

@@ -35,7 +35,10 @@ impl Origin {
         let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
             return Err(refuse("has no scheme or no host"));
         };
-        if uri.path() != "/" && !uri.path().is_empty() || uri.query().is_some() || url.ends_with('?') {
+        if uri.path() != "/" && !uri.path().is_empty()
+            || uri.query().is_some()
+            || url.ends_with('?')
+        {
             return Err(refuse("has a path or a query"));
         }
         let (host, port) = parts(scheme, authority).ok_or_else(|| {
@@ -46,7 +49,12 @@ impl Origin {
                 "would send tokens without TLS (see `danger_allow_http`, which allows it beyond loopback)",
             ));
         }
-        Ok(Self { scheme: scheme.clone(), host, port, authority: authority.clone() })
+        Ok(Self {
+            scheme: scheme.clone(),
+            host,
+            port,
+            authority: authority.clone(),
+        })
     }
 
     /// Scheme, host and port, all written out.
@@ -105,8 +113,13 @@ pub(crate) fn is_loopback(host: &str) -> bool {
     if host == "localhost" {
         return true;
     }
-    let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    literal.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+    let literal = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    literal
+        .parse()
+        .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -156,7 +169,10 @@ mod tests {
         let origin = Origin::parse("https://ws.api.video", false).expect("a good origin");
         let same = |uri: &str| {
             let uri: Uri = uri.parse().expect("a URI");
-            origin.is_origin_of(uri.scheme().expect("a scheme"), uri.authority().expect("an authority"))
+            origin.is_origin_of(
+                uri.scheme().expect("a scheme"),
+                uri.authority().expect("an authority"),
+            )
         };
         assert!(same("https://ws.api.video/videos"));
         assert!(same("https://WS.api.VIDEO:443/videos"));

@@ -70,16 +70,31 @@ impl ApiVideoAuthMiddleware {
     /// # Errors
     ///
     /// [`ErrorKind::Configuration`] if reqwest can't make a client of `calls`.
-    pub fn new<T, P>(layer: &ApiVideoAuthLayer<T, P>, calls: reqwest::ClientBuilder) -> Result<Self, Error> {
-        let calls = calls.redirect(reqwest::redirect::Policy::none()).retry(reqwest::retry::never());
+    pub fn new<T, P>(
+        layer: &ApiVideoAuthLayer<T, P>,
+        calls: reqwest::ClientBuilder,
+    ) -> Result<Self, Error> {
+        let calls = calls
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never());
         let calls = calls.build().map_err(|error| {
-            Error::with_source(ErrorKind::Configuration, "reqwest can't make a client for token calls", error)
+            Error::with_source(
+                ErrorKind::Configuration,
+                "reqwest can't make a client for token calls",
+                error,
+            )
         })?;
-        Ok(Self { handle: layer.source.handle.clone(), calls })
+        Ok(Self {
+            handle: layer.source.handle.clone(),
+            calls,
+        })
     }
 
     fn access(&self) -> Access {
-        Access { handle: self.handle.clone(), endpoint: self.endpoint() }
+        Access {
+            handle: self.handle.clone(),
+            endpoint: self.endpoint(),
+        }
     }
 
     fn endpoint(&self) -> Box<dyn TokenEndpoint> {
@@ -100,9 +115,15 @@ impl ApiVideoAuthMiddleware {
     /// A copy to send again, where the limit allows it.
     fn keep(&self, request: &Request) -> Option<Request> {
         let limit = self.handle.manager.settings().replay_limit;
-        let length = request.body().map_or(Some(0), |body| body.as_bytes().map(<[u8]>::len))?;
+        let length = request
+            .body()
+            .map_or(Some(0), |body| body.as_bytes().map(<[u8]>::len))?;
         let announced = request.headers().contains_key(header::TRAILER);
-        if length > limit || announced { None } else { request.try_clone() }
+        if length > limit || announced {
+            None
+        } else {
+            request.try_clone()
+        }
     }
 }
 
@@ -120,7 +141,12 @@ impl Middleware for ApiVideoAuthMiddleware {
         let wanted = extensions.get().map(|MinLifetime(wanted)| *wanted);
         let manager = &self.handle.manager;
         let endpoint = || self.endpoint();
-        let bearer = manager.token_for(wanted, endpoint).await.map_err(ours)?.bearer().clone();
+        let bearer = manager
+            .token_for(wanted, endpoint)
+            .await
+            .map_err(ours)?
+            .bearer()
+            .clone();
         let kept = self.keep(&request);
         authorize(&mut request, bearer.header());
         let first = next.clone().run(request, extensions).await?;
@@ -128,10 +154,14 @@ impl Middleware for ApiVideoAuthMiddleware {
             manager.accept(bearer.generation());
             return Ok(first);
         }
-        let (Verdict::Renew, Some(mut request)) = (manager.unauthorized(bearer.generation()), kept) else {
+        let (Verdict::Renew, Some(mut request)) = (manager.unauthorized(bearer.generation()), kept)
+        else {
             return Ok(first);
         };
-        let Ok(pair) = manager.acquire(Want::Usable, Some(Cause::Unauthorized), endpoint).await else {
+        let Ok(pair) = manager
+            .acquire(Want::Usable, Some(Cause::Unauthorized), endpoint)
+            .await
+        else {
             return Ok(first);
         };
         drain(reqwest::Body::from(first)).await;
@@ -150,12 +180,16 @@ abilities! { [impl ApiVideoAuthMiddleware], [], [], [], |client: &Self| client.a
 
 impl fmt::Debug for ApiVideoAuthMiddleware {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiVideoAuthMiddleware").field("source", &self.handle.manager).finish_non_exhaustive()
+        f.debug_struct("ApiVideoAuthMiddleware")
+            .field("source", &self.handle.manager)
+            .finish_non_exhaustive()
     }
 }
 
 fn authorize(request: &mut Request, header: &HeaderValue) {
-    request.headers_mut().insert(header::AUTHORIZATION, header.clone());
+    request
+        .headers_mut()
+        .insert(header::AUTHORIZATION, header.clone());
 }
 
 fn ours(error: Error) -> reqwest_middleware::Error {

@@ -46,7 +46,12 @@ impl Bearer {
     /// `None` if the token can't stand in a header.
     pub(crate) fn new(access: AccessToken, generation: u64, life: Life) -> Option<Self> {
         let header = authorization(access.expose())?;
-        Some(Self(Arc::new(Inner { access, header, generation, life })))
+        Some(Self(Arc::new(Inner {
+            access,
+            header,
+            generation,
+            life,
+        })))
     }
 
     /// The token itself, to be handed on with care.
@@ -113,7 +118,10 @@ struct Pair {
 
 impl TokenPair {
     pub(crate) fn new(bearer: Bearer, refresh_token: Option<RefreshToken>) -> Self {
-        Self(Arc::new(Pair { bearer, refresh_token }))
+        Self(Arc::new(Pair {
+            bearer,
+            refresh_token,
+        }))
     }
 
     /// The access token.
@@ -155,7 +163,10 @@ fn authorization(token: &str) -> Option<HeaderValue> {
 
 /// A copy that shares nothing with the original: clones of it do not contend with other threads.
 pub(crate) fn own_copy(header: &HeaderValue) -> HeaderValue {
-    sensitive(Bytes::from_owner(Zeroizing::new(header.as_bytes().to_vec()))).unwrap_or_else(|| header.clone())
+    sensitive(Bytes::from_owner(Zeroizing::new(
+        header.as_bytes().to_vec(),
+    )))
+    .unwrap_or_else(|| header.clone())
 }
 
 fn sensitive(bytes: Bytes) -> Option<HeaderValue> {

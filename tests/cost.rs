@@ -50,7 +50,9 @@ fn runtime() -> Runtime {
 }
 
 fn builder(api: &FakeApi) -> ApiVideoAuthLayerBuilder<SameService, Replay> {
-    ApiVideoAuthLayer::builder().base_url(api.url()).refresh_token(api.mint_pair().1)
+    ApiVideoAuthLayer::builder()
+        .base_url(api.url())
+        .refresh_token(api.mint_pair().1)
 }
 
 fn separate(api: &FakeApi) -> ApiVideoAuthLayerBuilder<SeparateService, Replay> {
@@ -65,10 +67,23 @@ struct Shape {
     is_dynamic: bool,
 }
 
-fn request(api: &FakeApi, Shape { headers, is_dynamic }: Shape) -> Request<Body> {
-    let names =
-        [header::ACCEPT, header::ACCEPT_LANGUAGE, header::USER_AGENT, header::REFERER, header::ORIGIN];
-    let mut request = Request::get(format!("{}/videos", api.url())).body(Body::default()).unwrap();
+fn request(
+    api: &FakeApi,
+    Shape {
+        headers,
+        is_dynamic,
+    }: Shape,
+) -> Request<Body> {
+    let names = [
+        header::ACCEPT,
+        header::ACCEPT_LANGUAGE,
+        header::USER_AGENT,
+        header::REFERER,
+        header::ORIGIN,
+    ];
+    let mut request = Request::get(format!("{}/videos", api.url()))
+        .body(Body::default())
+        .unwrap();
     for name in names.into_iter().take(headers) {
         let value = if is_dynamic {
             HeaderValue::from_str(name.as_str()).unwrap()
@@ -102,7 +117,10 @@ where
         };
         assert!(client.poll_ready(&mut context).is_ready());
         let sent = pin!(client.call(request)).poll(&mut context);
-        assert!(matches!(sent, Poll::Ready(Ok(_))), "a usable token is waited for");
+        assert!(
+            matches!(sent, Poll::Ready(Ok(_))),
+            "a usable token is waited for"
+        );
     };
     // A client copies the header at its second request.
     send(request(&api, shape));
@@ -128,10 +146,21 @@ fn a_usable_token_costs_no_allocation_and_a_kept_request_those_of_its_copy() {
     // The copy: two for a map, and one for each value and body when its bytes are shared for the first time.
     for (headers, is_dynamic, copy) in [(0, false, 0), (5, false, 2), (5, true, 2 + 5 + 1)] {
         for clones in [false, true] {
-            let shape = Shape { headers, is_dynamic };
+            let shape = Shape {
+                headers,
+                is_dynamic,
+            };
             let base = allocations(fixed.clone(), shape, clones);
-            assert_eq!(allocations(bare.clone(), shape, clones), base, "{shape:?}, clones: {clones}");
-            assert_eq!(allocations(ours.clone(), shape, clones), base + copy, "{shape:?}, clones: {clones}");
+            assert_eq!(
+                allocations(bare.clone(), shape, clones),
+                base,
+                "{shape:?}, clones: {clones}"
+            );
+            assert_eq!(
+                allocations(ours.clone(), shape, clones),
+                base + copy,
+                "{shape:?}, clones: {clones}"
+            );
         }
     }
 }
@@ -145,7 +174,10 @@ fn a_response_future_is_small_beyond_the_one_it_wraps() {
     let without_replay = beyond(&separate(&api).no_replay().build().unwrap().layer(NOTHING));
     let with_replay = beyond(&separate(&api).build().unwrap().layer(NOTHING));
     assert!(without_replay <= 32, "{without_replay} bytes");
-    assert!(with_replay <= 32 + size_of::<Request<Bytes>>() + size_of::<Nothing>(), "{with_replay} bytes");
+    assert!(
+        with_replay <= 32 + size_of::<Request<Bytes>>() + size_of::<Nothing>(),
+        "{with_replay} bytes"
+    );
 }
 
 type Waiting = Pin<Box<<ApiVideoAuth<FakeService> as Service<Request<Body>>>::Future>>;
@@ -163,7 +195,10 @@ fn a_waiting_caller_costs_at_most_a_kibibyte_beyond_its_request() {
             assert!(waiting.as_mut().poll(&mut context).is_pending());
             waiting
         };
-        let shape = Shape { headers: 5, is_dynamic: true };
+        let shape = Shape {
+            headers: 5,
+            is_dynamic: true,
+        };
         // The flight is not part of it.
         let first = wait(request(&api, shape));
         gate.reached(1).await;
@@ -172,7 +207,10 @@ fn a_waiting_caller_costs_at_most_a_kibibyte_beyond_its_request() {
         let info = measure(|| callers.extend(requests.drain(..).map(&mut wait)));
         let each = info.bytes_current as usize / CALLERS;
         let of_request = size_of::<Request<Body>>();
-        assert!((of_request..=of_request + 1024).contains(&each), "{each} bytes");
+        assert!(
+            (of_request..=of_request + 1024).contains(&each),
+            "{each} bytes"
+        );
         gate.open();
         first.await.unwrap();
         for caller in callers {

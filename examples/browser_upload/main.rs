@@ -39,11 +39,14 @@ async fn main() -> ExitCode {
 async fn run(check: bool) -> Result<String, BoxError> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/browser_upload");
     let uploader = folder.join("node_modules/@api.video/video-uploader/dist/index.js");
-    let uploader =
-        std::fs::read(uploader).map_err(|_| "run `npm ci --prefix examples/browser_upload` first")?;
+    let uploader = std::fs::read(uploader)
+        .map_err(|_| "run `npm ci --prefix examples/browser_upload` first")?;
 
     let api = FakeApi::in_process();
-    let layer = ApiVideoAuthLayer::builder().base_url(api.url()).api_key(api.api_key()).build()?;
+    let layer = ApiVideoAuthLayer::builder()
+        .base_url(api.url())
+        .api_key(api.api_key())
+        .build()?;
     let account = layer.layer(api.service());
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -55,8 +58,10 @@ async fn run(check: bool) -> Result<String, BoxError> {
 
     let summary = if check {
         let summary = use_page(&folder, &url, &api).await?;
-        let left: Vec<_> =
-            UploadTokens::<_, Body>::new(account).list(ListOptions::new()).try_collect().await?;
+        let left: Vec<_> = UploadTokens::<_, Body>::new(account)
+            .list(ListOptions::new())
+            .try_collect()
+            .await?;
         if !left.is_empty() {
             return Err("an upload token was not deleted".into());
         }
@@ -72,7 +77,9 @@ async fn run(check: bool) -> Result<String, BoxError> {
 
 /// Lets a browser upload a film, and looks at what has arrived.
 async fn use_page(folder: &Path, url: &str, api: &FakeApi) -> Result<String, BoxError> {
-    let film: Vec<u8> = (0..24 * 1024 * 1024_u32).map(|at| (at / 4096) as u8).collect();
+    let film: Vec<u8> = (0..24 * 1024 * 1024_u32)
+        .map(|at| (at / 4096) as u8)
+        .collect();
     let own = env::temp_dir().join(format!("browser_upload-{}", std::process::id()));
     tokio::fs::create_dir(&own).await?;
     let path = own.join("a day at the sea.mp4");
@@ -88,17 +95,31 @@ async fn use_page(folder: &Path, url: &str, api: &FakeApi) -> Result<String, Box
     if !browser?.success() {
         return Err("the page did not do what it should".into());
     }
-    let uploaded: Vec<_> =
-        api.video_ids().iter().filter_map(|id| api.received(id)).filter(|it| it.finished).collect();
-    let [video] = &uploaded[..] else { return Err("there should be one finished video".into()) };
+    let uploaded: Vec<_> = api
+        .video_ids()
+        .iter()
+        .filter_map(|id| api.received(id))
+        .filter(|it| it.finished)
+        .collect();
+    let [video] = &uploaded[..] else {
+        return Err("there should be one finished video".into());
+    };
     if video.sha256 != <[u8; 32]>::from(Sha256::digest(&film)) {
         return Err("the video did not arrive as it was".into());
     }
-    let uploads = api.journal().into_iter().filter(|exchange| exchange.uri.path() == "/upload");
+    let uploads = api
+        .journal()
+        .into_iter()
+        .filter(|exchange| exchange.uri.path() == "/upload");
     for upload in uploads {
-        if upload.headers.contains_key(header::AUTHORIZATION) || upload.headers.contains_key(header::COOKIE) {
+        if upload.headers.contains_key(header::AUTHORIZATION)
+            || upload.headers.contains_key(header::COOKIE)
+        {
             return Err("an upload had credentials other than its token".into());
         }
     }
-    Ok(format!("{} bytes in {} chunks from Chromium, SHA-256 as sent", video.length, video.chunks))
+    Ok(format!(
+        "{} bytes in {} chunks from Chromium, SHA-256 as sent",
+        video.length, video.chunks
+    ))
 }

@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use apivideo_auth::{ApiVideoAuth, UploadTokens, testing::FakeService, upload_token::DelegatedToken};
+use apivideo_auth::{
+    ApiVideoAuth, UploadTokens, testing::FakeService, upload_token::DelegatedToken,
+};
 use axum::{
     Json, Router,
     body::Body,
@@ -61,17 +63,38 @@ struct Session {
 }
 
 /// Everything that is not listed here does not exist.
-pub(crate) fn router(account: Account, api: FakeService, uploader: Vec<u8>, address: SocketAddr) -> Router {
+pub(crate) fn router(
+    account: Account,
+    api: FakeService,
+    uploader: Vec<u8>,
+    address: SocketAddr,
+) -> Router {
     let tokens = UploadTokens::new(account.clone());
-    let site = Arc::new(Site { account, tokens, uploader, sessions: Mutex::default() });
+    let site = Arc::new(Site {
+        account,
+        tokens,
+        uploader,
+        sessions: Mutex::default(),
+    });
     Router::new()
         .route("/", get(page))
-        .route("/icon.svg", get(async || asset("image/svg+xml", include_str!("icon.svg"))))
-        .route("/page.css", get(async || asset("text/css", include_str!("page.css"))))
-        .route("/page.js", get(async || asset("text/javascript", include_str!("page.js"))))
+        .route(
+            "/icon.svg",
+            get(async || asset("image/svg+xml", include_str!("icon.svg"))),
+        )
+        .route(
+            "/page.css",
+            get(async || asset("text/css", include_str!("page.css"))),
+        )
+        .route(
+            "/page.js",
+            get(async || asset("text/javascript", include_str!("page.js"))),
+        )
         .route(
             "/uploader.js",
-            get(async |State(site): State<Arc<Site>>| asset("text/javascript", site.uploader.clone())),
+            get(async |State(site): State<Arc<Site>>| {
+                asset("text/javascript", site.uploader.clone())
+            }),
         )
         .route("/session/token", post(mint))
         .route("/session/done", post(done))
@@ -81,19 +104,39 @@ pub(crate) fn router(account: Account, api: FakeService, uploader: Vec<u8>, addr
         // From here on it is the API's part, which is elsewhere in earnest.
         .route("/upload", post(move |request| upload(api, request)))
         .layer(CsrfLayer::new())
-        .layer(middleware::from_fn_with_state(address, refuse_foreign_hosts))
+        .layer(middleware::from_fn_with_state(
+            address,
+            refuse_foreign_hosts,
+        ))
 }
 
-async fn refuse_foreign_hosts(State(address): State<SocketAddr>, request: Request, next: Next) -> Response {
-    let own = [format!("{address}"), format!("localhost:{}", address.port())];
+async fn refuse_foreign_hosts(
+    State(address): State<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let own = [
+        format!("{address}"),
+        format!("localhost:{}", address.port()),
+    ];
     // HTTP/2 says it in the URI, HTTP/1 in a header.
-    let mut hosts =
-        request.headers().get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or_default());
-    let asked = request.uri().authority().map(|authority| authority.as_str()).or_else(|| hosts.next());
+    let mut hosts = request
+        .headers()
+        .get_all(header::HOST)
+        .iter()
+        .map(|host| host.to_str().unwrap_or_default());
+    let asked = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str())
+        .or_else(|| hosts.next());
     if asked.is_some_and(|asked| own.iter().any(|own| own == asked)) && hosts.next().is_none() {
         next.run(request).await
     } else {
-        problem(StatusCode::MISDIRECTED_REQUEST, "This is not the host you asked for.")
+        problem(
+            StatusCode::MISDIRECTED_REQUEST,
+            "This is not the host you asked for.",
+        )
     }
 }
 
@@ -101,9 +144,18 @@ async fn harden(mut response: Response) -> Response {
     const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(POLICY),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("no-referrer"),
+    );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
@@ -132,13 +184,19 @@ struct Wanted {
 }
 
 /// A token for one file.
-async fn mint(State(site): State<Arc<Site>>, headers: HeaderMap, Json(wanted): Json<Wanted>) -> Response {
+async fn mint(
+    State(site): State<Arc<Site>>,
+    headers: HeaderMap,
+    Json(wanted): Json<Wanted>,
+) -> Response {
     if !(1..=MAX_SIZE).contains(&wanted.size) {
         return problem(StatusCode::BAD_REQUEST, "The file is empty or too large.");
     }
     let may = site.with_session(&headers, |session| {
         let now = Instant::now();
-        session.minted.retain(|minted| now.duration_since(*minted) < Duration::from_secs(60));
+        session
+            .minted
+            .retain(|minted| now.duration_since(*minted) < Duration::from_secs(60));
         let may = session.minted.len() < TOKENS_A_MINUTE;
         if may {
             session.minted.push_back(now);
@@ -174,12 +232,18 @@ struct Done {
 }
 
 /// An upload has ended, well or not: its token is deleted, and its video, if it is there, is the session's.
-async fn done(State(site): State<Arc<Site>>, headers: HeaderMap, Json(done): Json<Done>) -> Response {
+async fn done(
+    State(site): State<Arc<Site>>,
+    headers: HeaderMap,
+    Json(done): Json<Done>,
+) -> Response {
     if site.with_session(&headers, |session| session.tokens.remove(&done.token)) != Some(true) {
         return no_session();
     }
     let deleted = site.tokens.delete(&DelegatedToken::from(done.token)).await;
-    if let Some(id) = done.video_id.filter(|id| id.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+    if let Some(id) = done
+        .video_id
+        .filter(|id| id.bytes().all(|byte| byte.is_ascii_alphanumeric()))
         && let Some(status) = site.fetch(&format!("/videos/{id}/status")).await
         && status["ingest"]["status"] == "uploaded"
     {
@@ -198,9 +262,10 @@ async fn videos(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
     };
     let mut videos = Vec::new();
     for id in ids.iter().rev() {
-        if let (Some(video), Some(status)) =
-            (site.fetch(&format!("/videos/{id}")).await, site.fetch(&format!("/videos/{id}/status")).await)
-        {
+        if let (Some(video), Some(status)) = (
+            site.fetch(&format!("/videos/{id}")).await,
+            site.fetch(&format!("/videos/{id}/status")).await,
+        ) {
             videos.push(json!({
                 "title": video["title"], "publishedAt": video["publishedAt"], "size": status["ingest"]["filesize"],
             }));
@@ -223,8 +288,15 @@ impl Site {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with_session<T>(&self, headers: &HeaderMap, call: impl FnOnce(&mut Session) -> T) -> Option<T> {
-        let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    fn with_session<T>(
+        &self,
+        headers: &HeaderMap,
+        call: impl FnOnce(&mut Session) -> T,
+    ) -> Option<T> {
+        let cookies = headers
+            .get_all(header::COOKIE)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
         let id = cookies
             .flat_map(|cookies| cookies.split("; "))
             .find_map(|it| it.strip_prefix("__Host-session="))?;
@@ -233,7 +305,10 @@ impl Site {
 
     fn new_session(&self) -> Option<String> {
         let mut random = [0; 16];
-        ring::default_provider().secure_random.fill(&mut random).ok()?;
+        ring::default_provider()
+            .secure_random
+            .fill(&mut random)
+            .ok()?;
         let id = format!("{:032x}", u128::from_le_bytes(random));
         let mut sessions = self.sessions();
         sessions.all.insert(id.clone(), Session::default());
@@ -248,7 +323,12 @@ impl Site {
 
     /// Gives a video to a session, unless another has it.
     fn claim(&self, headers: &HeaderMap, id: String) {
-        if !self.sessions().all.values().any(|session| session.videos.contains(&id)) {
+        if !self
+            .sessions()
+            .all
+            .values()
+            .any(|session| session.videos.contains(&id))
+        {
             self.with_session(headers, |session| session.videos.push(id));
         }
     }
@@ -271,10 +351,18 @@ fn no_session() -> Response {
 /// What went wrong goes to the log, not to the page.
 fn unavailable(error: &apivideo_auth::Error) -> Response {
     eprintln!("not served: {error}");
-    problem(StatusCode::SERVICE_UNAVAILABLE, "There is no access to the API at the moment.")
+    problem(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "There is no access to the API at the moment.",
+    )
 }
 
 fn problem(status: StatusCode, title: &str) -> Response {
     let body = json!({ "title": title, "status": status.as_u16() }).to_string();
-    (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response()
+    (
+        status,
+        [(header::CONTENT_TYPE, "application/problem+json")],
+        body,
+    )
+        .into_response()
 }

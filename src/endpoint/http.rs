@@ -49,7 +49,9 @@ pub(crate) struct Context {
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("origin", &self.origin).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
     }
 }
 
@@ -65,11 +67,20 @@ impl Context {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(HeaderName::from_static("av-origin-client"), HeaderValue::from_static(ORIGIN_CLIENT));
+        headers.insert(
+            HeaderName::from_static("av-origin-client"),
+            HeaderValue::from_static(ORIGIN_CLIENT),
+        );
         if let Some(application) = &self.application {
-            headers.insert(HeaderName::from_static("av-origin-app"), application.clone());
+            headers.insert(
+                HeaderName::from_static("av-origin-app"),
+                application.clone(),
+            );
         }
         request.extensions_mut().insert(TokenCall {});
         Ok(request)
@@ -94,7 +105,10 @@ pub(crate) struct HttpEndpoint<S, B> {
 
 impl<S, B> HttpEndpoint<S, B> {
     pub(crate) fn new(service: S) -> Self {
-        Self { service, body: PhantomData }
+        Self {
+            service,
+            body: PhantomData,
+        }
     }
 }
 
@@ -122,7 +136,11 @@ where
                 Ok(request) => request.map(B::from),
                 Err(error) => {
                     let message = "the token call can't be put as a request";
-                    return Answer::Misunderstood(Error::with_source(ErrorKind::Protocol, message, error));
+                    return Answer::Misunderstood(Error::with_source(
+                        ErrorKind::Protocol,
+                        message,
+                        error,
+                    ));
                 }
             };
             if let Err(error) = poll_fn(|cx| service.poll_ready(cx)).await {
@@ -148,14 +166,24 @@ where
                     } else {
                         wire::lost(
                             &purchase,
-                            Error::with_source(ErrorKind::Ambiguous, "the token call broke off", error),
+                            Error::with_source(
+                                ErrorKind::Ambiguous,
+                                "the token call broke off",
+                                error,
+                            ),
                         )
                     };
                 }
             };
             let (head, body) = response.into_parts();
             let body = answer::read(body, ANSWER_LIMIT).await;
-            wire::answer(&purchase, head.status, &head.headers, body, clock.now().wall)
+            wire::answer(
+                &purchase,
+                head.status,
+                &head.headers,
+                body,
+                clock.now().wall,
+            )
         })
     }
 

@@ -83,6 +83,8 @@ pub(crate) struct Grant {
 }
 
 /// A source of endpoints for flights. It borrows mutably, since an endpoint need not be `Sync`.
-pub(crate) fn calls(endpoint: &mut Box<dyn TokenEndpoint>) -> impl FnMut() -> Box<dyn TokenEndpoint> + Send {
+pub(crate) fn calls(
+    endpoint: &mut Box<dyn TokenEndpoint>,
+) -> impl FnMut() -> Box<dyn TokenEndpoint> + Send {
     move || endpoint.boxed_clone()
 }

@@ -42,7 +42,10 @@ impl SeparateService {
     }
 
     pub(crate) fn endpoint(&self) -> Box<dyn TokenEndpoint> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).boxed_clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .boxed_clone()
     }
 }
 

@@ -38,10 +38,16 @@ pub(super) fn request(purchase: &Purchase) -> (&'static str, Zeroizing<Vec<u8>>)
         RefreshToken(&'a str),
     }
     let (path, form, length) = match purchase {
-        Purchase::Refresh(token) => {
-            ("/auth/refresh", Form::RefreshToken(token.expose()), token.expose().len())
-        }
-        Purchase::Login(key) => ("/auth/api-key", Form::ApiKey(key.expose()), key.expose().len()),
+        Purchase::Refresh(token) => (
+            "/auth/refresh",
+            Form::RefreshToken(token.expose()),
+            token.expose().len(),
+        ),
+        Purchase::Login(key) => (
+            "/auth/api-key",
+            Form::ApiKey(key.expose()),
+            key.expose().len(),
+        ),
     };
     // Room for every character to be escaped: growing would leave a copy behind.
     let mut body = Zeroizing::new(Vec::with_capacity(2 * length + 64));
@@ -50,14 +56,21 @@ pub(super) fn request(purchase: &Purchase) -> (&'static str, Zeroizing<Vec<u8>>)
 }
 
 pub(super) fn not_sent(error: BoxError) -> Answer {
-    let error = Error::with_source(ErrorKind::Unavailable, "the token endpoint could not be reached", error);
+    let error = Error::with_source(
+        ErrorKind::Unavailable,
+        "the token endpoint could not be reached",
+        error,
+    );
     Answer::Transient { error, wait: None }
 }
 
 /// A call that was sent and brought nothing: with a refresh token, it may be spent; a login does no harm.
 pub(super) fn lost(purchase: &Purchase, error: Error) -> Answer {
     match purchase {
-        Purchase::Refresh(_) => Answer::Ambiguous { error, refresh_token: None },
+        Purchase::Refresh(_) => Answer::Ambiguous {
+            error,
+            refresh_token: None,
+        },
         Purchase::Login(_) => Answer::Transient { error, wait: None },
     }
 }
@@ -88,9 +101,10 @@ pub(super) fn answer(
                 Purchase::Login(_) => "the API key was refused",
             },
         )),
-        (403, Problem::Suspension) => {
-            Answer::Suspended(Error::new(ErrorKind::Suspended, "the api.video account is suspended"))
-        }
+        (403, Problem::Suspension) => Answer::Suspended(Error::new(
+            ErrorKind::Suspended,
+            "the api.video account is suspended",
+        )),
         (400, Problem::Misunderstanding) => Answer::Misunderstood(Error::new(
             ErrorKind::Protocol,
             "the API did not understand the token call, which is a bug of apivideo-auth",
@@ -117,14 +131,21 @@ fn pair(purchase: &Purchase, body: &[u8]) -> Answer {
     let Ok(pair) = serde_json::from_slice::<Pair>(body) else {
         return lost(
             purchase,
-            Error::new(ErrorKind::Ambiguous, "the token endpoint's answer is not the JSON it should be"),
+            Error::new(
+                ErrorKind::Ambiguous,
+                "the token endpoint's answer is not the JSON it should be",
+            ),
         );
     };
     let token = |text: Text| {
-        text.0.filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()))
+        text.0
+            .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()))
     };
     let refresh_token = token(pair.refresh_token).map(RefreshToken::from);
-    let bearer = pair.token_type.0.is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
+    let bearer = pair
+        .token_type
+        .0
+        .is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
     match token(pair.access_token).filter(|_| bearer) {
         Some(access_token) => Answer::Granted(Grant {
             access_token: AccessToken::from(access_token),
@@ -132,10 +153,15 @@ fn pair(purchase: &Purchase, body: &[u8]) -> Answer {
             lifetime: lifetime(pair.expires_in.0.as_deref().map(String::as_str)),
         }),
         None => {
-            let error =
-                Error::new(ErrorKind::Ambiguous, "the token endpoint's answer has no usable access token");
+            let error = Error::new(
+                ErrorKind::Ambiguous,
+                "the token endpoint's answer has no usable access token",
+            );
             match refresh_token {
-                Some(_) => Answer::Ambiguous { error, refresh_token },
+                Some(_) => Answer::Ambiguous {
+                    error,
+                    refresh_token,
+                },
                 None => lost(purchase, error),
             }
         }
@@ -172,7 +198,11 @@ fn problem(body: &[u8]) -> Problem {
     }
     let document: Document = serde_json::from_slice(body).unwrap_or_default();
     let url = document.r#type.0.unwrap_or_default();
-    let path = url.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+    let path = url
+        .split(['?', '#'])
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches('/');
     let name: String = path
         .rsplit('/')
         .next()

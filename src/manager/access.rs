@@ -37,7 +37,10 @@ impl<T> Source<T> {
     where
         T: Transport<S, B>,
     {
-        Access { handle: self.handle.clone(), endpoint: self.transport.endpoint(inner) }
+        Access {
+            handle: self.handle.clone(),
+            endpoint: self.transport.endpoint(inner),
+        }
     }
 }
 
@@ -57,20 +60,32 @@ impl Access {
     }
 
     pub(crate) async fn renew(mut self, generation: u64) -> Result<Bearer, Error> {
-        let pair = self.acquire(Want::NewerThan(generation), Some(Cause::Requested)).await?;
+        let pair = self
+            .acquire(Want::NewerThan(generation), Some(Cause::Requested))
+            .await?;
         Ok(pair.bearer().clone())
     }
 
     pub(crate) async fn hand_over(mut self) -> Result<TokenPair, Error> {
-        self.handle.manager.hand_over(calls(&mut self.endpoint)).await
+        self.handle
+            .manager
+            .hand_over(calls(&mut self.endpoint))
+            .await
     }
 
     pub(crate) fn keep_fresh(self) -> Result<KeepFresh, Error> {
         self.handle.keep_fresh(self.endpoint)
     }
 
-    pub(crate) async fn acquire(&mut self, want: Want, cause: Option<Cause>) -> Result<TokenPair, Error> {
-        self.handle.manager.acquire(want, cause, calls(&mut self.endpoint)).await
+    pub(crate) async fn acquire(
+        &mut self,
+        want: Want,
+        cause: Option<Cause>,
+    ) -> Result<TokenPair, Error> {
+        self.handle
+            .manager
+            .acquire(want, cause, calls(&mut self.endpoint))
+            .await
     }
 }
 
@@ -92,7 +107,10 @@ impl TokenManager {
             {
                 let newer = Want::NewerThan(pair.bearer().generation());
                 // A usable token beats the error, and without one the last line tells.
-                if let Ok(pair) = self.acquire(newer, Some(Cause::MinLifetime), &mut endpoint).await {
+                if let Ok(pair) = self
+                    .acquire(newer, Some(Cause::MinLifetime), &mut endpoint)
+                    .await
+                {
                     return Ok(pair);
                 }
             }

@@ -311,8 +311,10 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
             origins.push(Origin::parse(allowed, self.allow_http)?);
         }
         self.credentials.check()?;
-        for (name, timeout) in [("call_timeout", self.call_timeout), ("flight_timeout", self.flight_timeout)]
-        {
+        for (name, timeout) in [
+            ("call_timeout", self.call_timeout),
+            ("flight_timeout", self.flight_timeout),
+        ] {
             if timeout.is_zero() || timeout > LONGEST_TIMEOUT {
                 return Err(configuration(format!(
                     "{name} is {timeout:?}; give it more than zero, at most an hour"
@@ -321,14 +323,30 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         }
         let (unauthorized_budget, unauthorized_refill) = self.unauthorized_budget;
         if unauthorized_refill.is_zero() {
-            return Err(configuration("unauthorized_budget would refill at once; give it a time above zero"));
+            return Err(configuration(
+                "unauthorized_budget would refill at once; give it a time above zero",
+            ));
         }
-        let application =
-            self.application.as_ref().map(|(name, version)| application(name, version)).transpose()?;
+        let application = self
+            .application
+            .as_ref()
+            .map(|(name, version)| application(name, version))
+            .transpose()?;
         let key = StoreKey::new(origin.name(), self.account)?;
         let replace_foreign_pair = self.replace_foreign_pair;
-        let store = self.store.map(|store| Arc::new(StoreSettings { store, key, replace_foreign_pair }));
-        let context = Context { origin, application, never_sent: self.never_sent, clock: self.clock };
+        let store = self.store.map(|store| {
+            Arc::new(StoreSettings {
+                store,
+                key,
+                replace_foreign_pair,
+            })
+        });
+        let context = Context {
+            origin,
+            application,
+            never_sent: self.never_sent,
+            clock: self.clock,
+        };
         let settings = Settings {
             context,
             origins,
@@ -345,12 +363,21 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
             store,
         };
         let manager = Arc::new(TokenManager::new(settings, self.credentials));
-        let handle = Arc::new(Handle { manager, alive: watch::Sender::new(()) });
-        Ok(Source { handle, transport: self.transport })
+        let handle = Arc::new(Handle {
+            manager,
+            alive: watch::Sender::new(()),
+        });
+        Ok(Source {
+            handle,
+            transport: self.transport,
+        })
     }
 
     /// The same settings with other types.
-    pub(crate) fn with<T2, P2>(self, transport: impl FnOnce(T) -> T2) -> ApiVideoAuthLayerBuilder<T2, P2> {
+    pub(crate) fn with<T2, P2>(
+        self,
+        transport: impl FnOnce(T) -> T2,
+    ) -> ApiVideoAuthLayerBuilder<T2, P2> {
         ApiVideoAuthLayerBuilder {
             base_url: self.base_url,
             allowed_origins: self.allowed_origins,
@@ -393,8 +420,12 @@ fn configuration(message: impl Into<String>) -> Error {
 /// `name:version` by the rule of the API's official clients.
 fn application(name: &str, version: &str) -> Result<HeaderValue, Error> {
     let name_fits = (1..=50).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
-    let number = |part: &str| (1..=3).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    let number = |part: &str| {
+        (1..=3).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit())
+    };
     let version_fits = version.split('.').count() <= 3 && version.split('.').all(number);
     if !name_fits || !version_fits {
         return Err(configuration(
@@ -403,6 +434,10 @@ fn application(name: &str, version: &str) -> Result<HeaderValue, Error> {
         ));
     }
     HeaderValue::from_str(&format!("{name}:{version}")).map_err(|error| {
-        Error::with_source(ErrorKind::Configuration, "application can't stand in a header", error)
+        Error::with_source(
+            ErrorKind::Configuration,
+            "application can't stand in a header",
+            error,
+        )
     })
 }

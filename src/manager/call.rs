@@ -111,7 +111,12 @@ impl Renewal {
 
     fn reply(&self, purchase: Purchase, sent: Option<Now>, answer: Answer) -> Reply {
         let version = self.manager.held().version;
-        Reply { purchase, sent: sent.unwrap_or_else(|| self.manager.now()), answer, version }
+        Reply {
+            purchase,
+            sent: sent.unwrap_or_else(|| self.manager.now()),
+            answer,
+            version,
+        }
     }
 
     /// Notes, in the store first, that the refresh token may be spent from now on.
@@ -173,7 +178,10 @@ impl Renewal {
 /// The class of a call without an answer: without effect if it never went out.
 fn given_up(purchase: &Purchase, sent: Option<Now>, error: Error) -> Answer {
     match (purchase, sent) {
-        (Purchase::Refresh(_), Some(_)) => Answer::Ambiguous { error, refresh_token: None },
+        (Purchase::Refresh(_), Some(_)) => Answer::Ambiguous {
+            error,
+            refresh_token: None,
+        },
         _ => Answer::Transient { error, wait: None },
     }
 }

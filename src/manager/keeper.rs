@@ -59,7 +59,11 @@ async fn keep(manager: Arc<TokenManager>, mut endpoint: Box<dyn TokenEndpoint>) 
         let (want, cause, left) = match manager.usable(now) {
             Some(pair) => {
                 let left = pair.bearer().life().fresh_until.left(now);
-                (Want::NewerThan(pair.bearer().generation()), Some(Cause::Early), left)
+                (
+                    Want::NewerThan(pair.bearer().generation()),
+                    Some(Cause::Early),
+                    left,
+                )
             }
             None => (Want::Usable, None, Duration::ZERO),
         };
@@ -68,7 +72,11 @@ async fn keep(manager: Arc<TokenManager>, mut endpoint: Box<dyn TokenEndpoint>) 
             && let Err(error) = manager.acquire(want, cause, calls(&mut endpoint)).await
         {
             // Outages end, and permanent errors end when someone sets credentials.
-            let unknown = if error.is_transient() { LOOK_AGAIN } else { WAKE };
+            let unknown = if error.is_transient() {
+                LOOK_AGAIN
+            } else {
+                WAKE
+            };
             sleep = error.retry_after().unwrap_or(unknown);
         }
         tokio::select! {

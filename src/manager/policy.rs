@@ -15,7 +15,9 @@ pub(super) fn life(
     jitter: f64,
 ) -> Life {
     let margin = margin.min(lifetime / 10);
-    let window = window.min(lifetime / 2).mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 4.0);
+    let window = window
+        .min(lifetime / 2)
+        .mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 4.0);
     Life {
         fresh_until: expires.earlier_by(window.max(margin)),
         usable_until: expires.earlier_by(margin),
@@ -33,7 +35,9 @@ const COOL_DOWN_MAX: Duration = Duration::from_secs(30);
 /// How long to leave the token endpoint alone after an outage that has lasted `outage` so far, so that it is
 /// asked again within a fifth of that. `jitter` (0 to 1) only shortens it.
 pub(super) fn cool_down(outage: Duration, asked: Option<Duration>, jitter: f64) -> Duration {
-    let own = (outage / 5).clamp(COOL_DOWN_MIN, COOL_DOWN_MAX).mul_f64(0.9 - jitter.clamp(0.0, 1.0) / 5.0);
+    let own = (outage / 5)
+        .clamp(COOL_DOWN_MIN, COOL_DOWN_MAX)
+        .mul_f64(0.9 - jitter.clamp(0.0, 1.0) / 5.0);
     // No client comes early to a wait that the server asked for.
     own.max(asked.unwrap_or_default())
 }
@@ -52,7 +56,10 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) fn full(size: u32) -> Self {
-        Self { tokens: size.into(), counted: Duration::ZERO }
+        Self {
+            tokens: size.into(),
+            counted: Duration::ZERO,
+        }
     }
 
     /// Whether one is left, after adding what has been earned since the last look.
@@ -77,7 +84,10 @@ mod tests {
 
     fn at(seconds: f64) -> Now {
         let since = Duration::from_secs_f64(seconds);
-        Now::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000) + since, since)
+        Now::new(
+            SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000) + since,
+            since,
+        )
     }
 
     fn seconds(seconds: f64) -> Duration {
@@ -100,8 +110,16 @@ mod tests {
                 seconds(10.0),
                 jitter,
             );
-            assert_eq!(life.fresh_until, Deadline::after(at(0.0), seconds(fresh)), "{lifetime} s");
-            assert_eq!(life.usable_until, Deadline::after(at(0.0), seconds(usable)), "{lifetime} s");
+            assert_eq!(
+                life.fresh_until,
+                Deadline::after(at(0.0), seconds(fresh)),
+                "{lifetime} s"
+            );
+            assert_eq!(
+                life.usable_until,
+                Deadline::after(at(0.0), seconds(usable)),
+                "{lifetime} s"
+            );
         }
     }
 
@@ -123,10 +141,16 @@ mod tests {
             let limit = (outage / 5.0_f64).clamp(1.0, 30.0);
             for jitter in [0.0, 0.5, 1.0] {
                 let pause = cool_down(seconds(outage), None, jitter).as_secs_f64();
-                assert!(pause <= limit && pause >= limit * 0.6, "{outage} s: {pause} s");
+                assert!(
+                    pause <= limit && pause >= limit * 0.6,
+                    "{outage} s: {pause} s"
+                );
             }
         }
-        assert_eq!(cool_down(Duration::MAX, Some(seconds(120.0)), 0.3), seconds(120.0));
+        assert_eq!(
+            cool_down(Duration::MAX, Some(seconds(120.0)), 0.3),
+            seconds(120.0)
+        );
     }
 
     #[test]

@@ -69,7 +69,10 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn outage(error: Error) -> Self {
-        Self { error, pause: Pause::Outage { asked: None } }
+        Self {
+            error,
+            pause: Pause::Outage { asked: None },
+        }
     }
 }
 
@@ -101,9 +104,15 @@ impl Renewal {
 
     pub(super) async fn fly(mut self, mut pilot: Pilot) {
         self.deadline = Instant::now() + self.manager.settings.flight_timeout;
-        let result = AssertUnwindSafe(self.run()).catch_unwind().await.unwrap_or_else(|_payload| {
-            Err(Failure::outage(Error::new(ErrorKind::Panicked, "the renewal of the token panicked")))
-        });
+        let result = AssertUnwindSafe(self.run())
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_payload| {
+                Err(Failure::outage(Error::new(
+                    ErrorKind::Panicked,
+                    "the renewal of the token panicked",
+                )))
+            });
         let (outcome, pause) = match result {
             Ok(pair) => (Ok(pair), Pause::None),
             Err(Failure { error, pause }) => {
@@ -122,9 +131,13 @@ impl Renewal {
         });
         let is_outdated = || self.manager.held().edition != self.edition;
         let judged = || if is_outdated() { Pause::None } else { pause };
-        let cool_down = pilot.land(outcome, judged, self.manager.now()).filter(|_| concerns_all);
+        let cool_down = pilot
+            .land(outcome, judged, self.manager.now())
+            .filter(|_| concerns_all);
         // A store may panic like anything of the user's; nobody waits for it any more.
-        let _ = AssertUnwindSafe(self.leave_store(cool_down)).catch_unwind().await;
+        let _ = AssertUnwindSafe(self.leave_store(cool_down))
+            .catch_unwind()
+            .await;
         // A newer pair makes late answers worthless, and a shutdown would wait for them.
         if !is_over {
             let _ = AssertUnwindSafe(self.read_late()).catch_unwind().await;
@@ -139,18 +152,27 @@ impl Renewal {
         let mut last = None;
         loop {
             let Some(purchase) = self.next_purchase(last.as_ref())? else {
-                let error = last
-                    .unwrap_or_else(|| Error::new(ErrorKind::TimedOut, "no time was left for a token call"));
+                let error = last.unwrap_or_else(|| {
+                    Error::new(ErrorKind::TimedOut, "no time was left for a token call")
+                });
                 return Err(Failure::outage(error));
             };
             self.calls += 1;
-            let Reply { purchase, sent, answer, .. } = self.call(purchase).await;
+            let Reply {
+                purchase,
+                sent,
+                answer,
+                ..
+            } = self.call(purchase).await;
             let error = match answer {
                 Answer::Granted(grant) => return self.granted(grant, sent, &purchase).await,
                 Answer::Transient { error, wait } => {
                     self.clear_mark(&purchase).await;
                     let Some(pause) = self.pause_before_retry(begun, wait) else {
-                        return Err(Failure { error, pause: Pause::Outage { asked: wait } });
+                        return Err(Failure {
+                            error,
+                            pause: Pause::Outage { asked: wait },
+                        });
                     };
                     time::sleep(pause).await;
                     error
@@ -176,7 +198,10 @@ impl Renewal {
                 }
                 Answer::Suspended(error) => {
                     self.clear_mark(&purchase).await;
-                    return Err(Failure { error, pause: Pause::For(ASK_AGAIN) });
+                    return Err(Failure {
+                        error,
+                        pause: Pause::For(ASK_AGAIN),
+                    });
                 }
                 Answer::Misunderstood(error) => {
                     self.clear_mark(&purchase).await;
@@ -206,7 +231,11 @@ impl Renewal {
         let mut held = self.manager.held();
         let is_ahead = |time: Option<Deadline>| time.filter(|time| !time.has_passed(now));
         let skip = key.is_some() && is_ahead(held.skip_refresh_until).is_some();
-        let refresh = held.credentials.refresh_token.clone().filter(|_| spends && !skip);
+        let refresh = held
+            .credentials
+            .refresh_token
+            .clone()
+            .filter(|_| spends && !skip);
         self.was_doubtful = held.presented;
         let purchase = match (refresh, key) {
             (Some(token), _) if !self.was_doubtful => Purchase::Refresh(token),
@@ -222,22 +251,33 @@ impl Renewal {
                 let was_cleared = held.credentials.refresh_token.is_none()
                     && held.version.is_some_and(|version| version.generation > 0);
                 let has_store = self.manager.settings.store.is_some();
-                return Err(out_of_credentials(last, was_cleared, asked_again, has_store));
+                return Err(out_of_credentials(
+                    last,
+                    was_cleared,
+                    asked_again,
+                    has_store,
+                ));
             }
         };
         if self.calls > 0 && (self.calls >= MAX_CALLS || !self.has_room_after(Duration::ZERO)) {
             return Ok(None);
         }
-        let had_refresh_token = held.credentials.refresh_token.is_some() || last.is_some_and(is_refusal);
-        let falls_back =
-            matches!(purchase, Purchase::Login(_)) && spends && had_refresh_token && !self.fell_back;
+        let had_refresh_token =
+            held.credentials.refresh_token.is_some() || last.is_some_and(is_refusal);
+        let falls_back = matches!(purchase, Purchase::Login(_))
+            && spends
+            && had_refresh_token
+            && !self.fell_back;
         held.fallbacks += u64::from(falls_back);
         let fallbacks = held.fallbacks;
         // A subscriber of events is the user's code: none runs under a lock.
         drop(held);
         if falls_back {
             self.fell_back = true;
-            tracing::warn!(fallbacks, "logging in with the API key: the refresh token did not do");
+            tracing::warn!(
+                fallbacks,
+                "logging in with the API key: the refresh token did not do"
+            );
         }
         Ok(Some(purchase))
     }
@@ -245,11 +285,18 @@ impl Renewal {
     /// The API key, if it was not refused a short while ago.
     pub(super) fn usable_key(&self, now: Now) -> Option<ApiKey> {
         let held = self.manager.held();
-        let refused = held.key_refused_until.is_some_and(|until| !until.has_passed(now));
+        let refused = held
+            .key_refused_until
+            .is_some_and(|until| !until.has_passed(now));
         held.credentials.api_key.clone().filter(|_| !refused)
     }
 
-    async fn granted(&mut self, grant: Grant, sent: Now, purchase: &Purchase) -> Result<TokenPair, Failure> {
+    async fn granted(
+        &mut self,
+        grant: Grant,
+        sent: Now,
+        purchase: &Purchase,
+    ) -> Result<TokenPair, Failure> {
         {
             let mut held = self.manager.held();
             match purchase {
@@ -261,9 +308,14 @@ impl Renewal {
         if let Some(adopted) = self.save(&grant, sent, purchase).await {
             return Ok(adopted);
         }
-        self.publish(grant, sent, purchase, false).await.ok_or_else(|| {
-            Failure::outage(Error::new(ErrorKind::Ambiguous, "the access token can't stand in a header"))
-        })
+        self.publish(grant, sent, purchase, false)
+            .await
+            .ok_or_else(|| {
+                Failure::outage(Error::new(
+                    ErrorKind::Ambiguous,
+                    "the access token can't stand in a header",
+                ))
+            })
     }
 
     /// Puts a granted pair to use. If the credential it was bought with is no longer the one held, something newer came
@@ -290,7 +342,8 @@ impl Renewal {
         };
         let pair = self.manager.publish(new, self.cause, |held| {
             // Forgotten after a refusal is not replaced: the refusal was of a second presentation.
-            let was_forgotten = late && held.credentials.refresh_token.is_none() && held.edition == edition;
+            let was_forgotten =
+                late && held.credentials.refresh_token.is_none() && held.edition == edition;
             let is_current = held.has(purchase) || was_forgotten;
             if let Purchase::Refresh(token) = purchase {
                 held.seed.take_if(|seed| seed == token);
@@ -327,14 +380,22 @@ impl Renewal {
             seen.header.mark = None;
             match session.save(seen).await {
                 Ok(()) => self.manager.held().marks = 0,
-                Err(error) => tracing::warn!(%error, "the mark on the stored refresh token was not cleared"),
+                Err(error) => {
+                    tracing::warn!(%error, "the mark on the stored refresh token was not cleared")
+                }
             }
         }
     }
 
     /// An answer that brought no access token may have brought a refresh token all the same.
     pub(super) async fn doubt(&mut self, purchase: &Purchase, answer: Answer) {
-        let Answer::Ambiguous { refresh_token: Some(token), .. } = answer else { return };
+        let Answer::Ambiguous {
+            refresh_token: Some(token),
+            ..
+        } = answer
+        else {
+            return;
+        };
         {
             let mut held = self.manager.held();
             if !held.has(purchase) {
@@ -358,9 +419,15 @@ impl Renewal {
                 return Ok(None);
             }
             match purchase {
-                Purchase::Login(_) => held.key_refused_until = Some(Deadline::after(now, ASK_AGAIN)),
+                Purchase::Login(_) => {
+                    held.key_refused_until = Some(Deadline::after(now, ASK_AGAIN))
+                }
                 Purchase::Refresh(_) => {
-                    held.refused_in_a_row = if held.from_login { held.refused_in_a_row + 1 } else { 0 };
+                    held.refused_in_a_row = if held.from_login {
+                        held.refused_in_a_row + 1
+                    } else {
+                        0
+                    };
                     if held.refused_in_a_row >= 2 && held.credentials.api_key.is_some() {
                         held.refused_in_a_row = 0;
                         held.skip_refresh_until = Some(Deadline::after(now, SKIP_REFRESH));
@@ -388,7 +455,10 @@ impl Renewal {
             Some(asked) => (asked, true),
             None => {
                 let pause = policy::backoff(self.calls);
-                (pause, begun.elapsed() + pause <= self.manager.settings.patience)
+                (
+                    pause,
+                    begun.elapsed() + pause <= self.manager.settings.patience,
+                )
             }
         };
         let room = self.has_room_after(pause);
@@ -402,7 +472,8 @@ impl Renewal {
     /// Whether enough of the flight is left for a call. Nine tenths of its time are enough: timers fire late, and the
     /// step that a hang has left room for is to start all the same.
     pub(super) fn has_room_after(&self, pause: Duration) -> bool {
-        self.deadline.saturating_duration_since(Instant::now()) >= pause + self.call_timeout() * 9 / 10
+        self.deadline.saturating_duration_since(Instant::now())
+            >= pause + self.call_timeout() * 9 / 10
     }
 }
 
@@ -418,11 +489,23 @@ fn out_of_credentials(
 ) -> Failure {
     let refused = last.cloned().filter(is_refusal);
     // A store may show another pair one day.
-    let forever = if has_store { Pause::For(LOOK_AGAIN) } else { Pause::UntilCredentialsChange };
+    let forever = if has_store {
+        Pause::For(LOOK_AGAIN)
+    } else {
+        Pause::UntilCredentialsChange
+    };
     let (error, pause) = match (refused, key_asked_again) {
         (refused, Some(wait)) => {
-            let error = refused.unwrap_or_else(|| Error::new(ErrorKind::Refused, "the API key was refused"));
-            (error, if has_store { Pause::For(wait.min(LOOK_AGAIN)) } else { Pause::For(wait) })
+            let error = refused
+                .unwrap_or_else(|| Error::new(ErrorKind::Refused, "the API key was refused"));
+            (
+                error,
+                if has_store {
+                    Pause::For(wait.min(LOOK_AGAIN))
+                } else {
+                    Pause::For(wait)
+                },
+            )
         }
         (refused, None) if refused.is_some() || was_cleared => (
             Error::new(

@@ -9,7 +9,8 @@ use crate::{
     credentials::{ApiKey, RefreshToken},
     error::{Error, ErrorKind},
     store::{
-        Contents, Fingerprint, Header, SpentMark, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version,
+        Contents, Fingerprint, Header, SpentMark, StoreKey, StoreLock, Stored, TokenStore, TryLock,
+        Version,
     },
 };
 
@@ -56,7 +57,11 @@ pub(super) enum Opened<T> {
 
 impl Seen {
     pub(super) fn new(header: Header, contents: Contents) -> Self {
-        Self { header, contents, at: Instant::now() }
+        Self {
+            header,
+            contents,
+            at: Instant::now(),
+        }
     }
 
     fn nothing() -> Self {
@@ -70,19 +75,33 @@ impl Seen {
 
     /// How much longer the stored access token lives, by the store's clock and never longer than it ever could.
     pub(super) fn lives(&self) -> Duration {
-        self.left(self.header.expires_in).unwrap_or_default().min(self.contents.lifetime)
+        self.left(self.header.expires_in)
+            .unwrap_or_default()
+            .min(self.contents.lifetime)
     }
 
     /// Whether a pair of our own goes before what is stored: it is later of the same line, or nothing is stored at all.
     pub(super) fn is_behind(&self, ours: Version) -> bool {
-        let Version { lineage, generation } = self.header.version;
-        let Contents { access_token, refresh_token, .. } = &self.contents;
+        let Version {
+            lineage,
+            generation,
+        } = self.header.version;
+        let Contents {
+            access_token,
+            refresh_token,
+            ..
+        } = &self.contents;
         let is_blank = generation == 0 && access_token.is_none() && refresh_token.is_none();
         is_blank || lineage == ours.lineage && generation < ours.generation
     }
 
     fn close(&self) -> Stored {
-        let Header { version, mark, not_before, expires_in } = self.header;
+        let Header {
+            version,
+            mark,
+            not_before,
+            expires_in,
+        } = self.header;
         let mut header = Header::new(version);
         header.mark = mark.map(|mark| SpentMark {
             settles_in: self.left(Some(mark.settles_in)).unwrap_or_default(),
@@ -97,7 +116,8 @@ impl Seen {
 impl StoreSettings {
     /// Reads the store. `None`: nothing is there.
     pub(super) async fn look(&self, key: Option<&ApiKey>) -> Result<Option<Seen>, Error> {
-        let Some(Stored { mut header, record }) = bounded(|| self.store.load(&self.key)).await? else {
+        let Some(Stored { mut header, record }) = bounded(|| self.store.load(&self.key)).await?
+        else {
             return Ok(None);
         };
         // A clock that was set back must not turn a pause of seconds into one of hours.
@@ -105,7 +125,11 @@ impl StoreSettings {
         if let Some(mark) = &mut header.mark {
             mark.settles_in = mark.settles_in.min(LONGEST_PAUSE);
         }
-        let contents = record.as_ref().map(Contents::open).transpose()?.unwrap_or_default();
+        let contents = record
+            .as_ref()
+            .map(Contents::open)
+            .transpose()?
+            .unwrap_or_default();
         let foreign = match (&contents.api_key, key) {
             (Some(theirs), Some(key)) => *theirs != Fingerprint::of(key.expose()),
             _ => false,
@@ -120,7 +144,14 @@ impl StoreSettings {
                 ),
             ));
         }
-        Ok(Some(Seen::new(header, if foreign { Contents::default() } else { contents })))
+        Ok(Some(Seen::new(
+            header,
+            if foreign {
+                Contents::default()
+            } else {
+                contents
+            },
+        )))
     }
 
     /// Takes the lock, or finds that it need not: `enough` looks at what others save in the meantime.
@@ -145,7 +176,9 @@ impl StoreSettings {
             };
             let pause = Duration::from_millis(fastrand::u64(POLL));
             if Instant::now() + pause > until {
-                let holder = holder.map(|holder| format!(" by {holder}")).unwrap_or_default();
+                let holder = holder
+                    .map(|holder| format!(" by {holder}"))
+                    .unwrap_or_default();
                 let message = format!("the store's lock is held{holder}, and was not free in time");
                 return Err(Error::new(ErrorKind::StoreLocked, message));
             }
@@ -186,7 +219,10 @@ impl Session {
 
     /// How often the stored refresh token was presented without an answer.
     pub(super) fn marks(&self) -> u32 {
-        self.seen.as_ref().and_then(|seen| seen.header.mark).map_or(0, |mark| mark.count)
+        self.seen
+            .as_ref()
+            .and_then(|seen| seen.header.mark)
+            .map_or(0, |mark| mark.count)
     }
 
     /// Notes that a refresh token is about to be presented. Returns when that has only just been made sure.
@@ -209,13 +245,19 @@ impl Session {
         let count = self.marks().saturating_add(1);
         for _ in 0..3 {
             let begun = Instant::now();
-            seen.header.mark = Some(SpentMark { count, settles_in: settles_in + seen.at.elapsed() });
+            seen.header.mark = Some(SpentMark {
+                count,
+                settles_in: settles_in + seen.at.elapsed(),
+            });
             self.save(seen.clone()).await?;
             if begun.elapsed() < MARK_HOLDS {
                 return Ok(());
             }
         }
-        Err(Error::new(ErrorKind::StoreUnavailable, "the store is too slow to guard a refresh token"))
+        Err(Error::new(
+            ErrorKind::StoreUnavailable,
+            "the store is too slow to guard a refresh token",
+        ))
     }
 
     /// Keeps everybody from calling for a while.
@@ -239,7 +281,9 @@ impl Session {
 }
 
 /// Stores bound their own waits and don't panic; one that does otherwise must not cost a pair that was granted.
-async fn bounded<'a, T>(work: impl FnOnce() -> BoxFuture<'a, Result<T, Error>>) -> Result<T, Error> {
+async fn bounded<'a, T>(
+    work: impl FnOnce() -> BoxFuture<'a, Result<T, Error>>,
+) -> Result<T, Error> {
     let work = AssertUnwindSafe(async { work().await }).catch_unwind();
     match time::timeout(STORE_TIMEOUT, work).await {
         Ok(Ok(result)) => result,
@@ -258,11 +302,16 @@ async fn unlock(lock: Box<dyn StoreLock>) {
 
 /// A new line of pairs.
 pub(super) fn new_lineage(generation: u64) -> Version {
-    Version { lineage: fastrand::u64(1..), generation }
+    Version {
+        lineage: fastrand::u64(1..),
+        generation,
+    }
 }
 
 impl fmt::Debug for StoreSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoreSettings").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("StoreSettings")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
     }
 }

@@ -43,11 +43,17 @@ enum Found {
 impl Renewal {
     /// Takes the store's lock, or adopts what another process saved. Without a store it does nothing.
     pub(super) async fn enter_store(&mut self) -> Result<Option<TokenPair>, Failure> {
-        let Some(store) = self.manager.settings.store.clone() else { return Ok(None) };
+        let Some(store) = self.manager.settings.store.clone() else {
+            return Ok(None);
+        };
         let (key, ours, ignores_pause) = {
             let mut held = self.manager.held();
             let ignores_pause = std::mem::take(&mut held.ignores_pause);
-            (held.credentials.api_key.clone(), held.version, ignores_pause)
+            (
+                held.credentials.api_key.clone(),
+                held.version,
+                ignores_pause,
+            )
         };
         let margin = self.manager.settings.safety_margin;
         loop {
@@ -62,14 +68,19 @@ impl Renewal {
                         return Ok(Some(pair));
                     }
                     let message = "the stored access token can't stand in a header";
-                    return Err(Failure::outage(Error::new(ErrorKind::StoreCorrupt, message)));
+                    return Err(Failure::outage(Error::new(
+                        ErrorKind::StoreCorrupt,
+                        message,
+                    )));
                 }
                 Opened::Enough(Found::Pause(wait)) if wait <= SHORT => time::sleep(wait).await,
                 Opened::Enough(Found::Pause(wait)) => {
-                    let message =
-                        "the token endpoint failed for another process, and is left alone for a while";
+                    let message = "the token endpoint failed for another process, and is left alone for a while";
                     let error = Error::new(ErrorKind::Unavailable, message);
-                    return Err(Failure { error, pause: Pause::For(wait) });
+                    return Err(Failure {
+                        error,
+                        pause: Pause::For(wait),
+                    });
                 }
                 Opened::Locked(session) if !self.has_room_after(Duration::ZERO) => {
                     session.close().await;
@@ -79,7 +90,9 @@ impl Renewal {
                 Opened::Locked(mut session) => {
                     let wait = self.someone_elses_mark(&session, ours);
                     if wait.is_zero() {
-                        self.agree(&mut session, ours).await.map_err(Failure::outage)?;
+                        self.agree(&mut session, ours)
+                            .await
+                            .map_err(Failure::outage)?;
                         *self.session.lock().await = Some(session);
                         return Ok(None);
                     }
@@ -93,7 +106,9 @@ impl Renewal {
 
     async fn adopt(&mut self, seen: Seen) -> Option<TokenPair> {
         let lives = seen.lives();
-        let Seen { header, contents, .. } = seen;
+        let Seen {
+            header, contents, ..
+        } = seen;
         let refresh_token = contents.refresh_token.clone();
         let new = NewPair {
             access_token: contents.access_token?,
@@ -115,9 +130,17 @@ impl Renewal {
     /// Makes what we hold and what is stored the same, whichever is newer.
     async fn agree(&mut self, session: &mut Session, ours: Option<Version>) -> Result<(), Error> {
         let stored = session.version();
-        let contents = session.seen.as_ref().map(|seen| seen.contents.clone()).unwrap_or_default();
-        let ours_if_later =
-            ours.filter(|ours| session.seen.as_ref().is_none_or(|seen| seen.is_behind(*ours)));
+        let contents = session
+            .seen
+            .as_ref()
+            .map(|seen| seen.contents.clone())
+            .unwrap_or_default();
+        let ours_if_later = ours.filter(|ours| {
+            session
+                .seen
+                .as_ref()
+                .is_none_or(|seen| seen.is_behind(*ours))
+        });
         if let Some(ours) = ours_if_later
             && let Some(seen) = self.in_hand(ours, contents).await
         {
@@ -131,7 +154,11 @@ impl Renewal {
         let mut held = self.manager.held();
         if stored != ours {
             // What is older than a pair of ours that was refused is spent.
-            let token = seen.contents.refresh_token.clone().filter(|_| ours_if_later.is_none());
+            let token = seen
+                .contents
+                .refresh_token
+                .clone()
+                .filter(|_| ours_if_later.is_none());
             held.put_refresh_token(token, false);
             held.version = stored;
             held.marks = 0;
@@ -171,14 +198,19 @@ impl Renewal {
         let mut header = Header::new(ours);
         header.expires_in = life.map(|life| life.expires.left(now));
         if held.presented {
-            header.mark = Some(SpentMark { count: held.marks.max(1), settles_in: Duration::ZERO });
+            header.mark = Some(SpentMark {
+                count: held.marks.max(1),
+                settles_in: Duration::ZERO,
+            });
         }
         Some(Seen::new(header, contents))
     }
 
     /// How long another process may still be about to present, or to save, what its mark names.
     fn someone_elses_mark(&self, session: &Session, ours: Option<Version>) -> Duration {
-        let Some(seen) = &session.seen else { return Duration::ZERO };
+        let Some(seen) = &session.seen else {
+            return Duration::ZERO;
+        };
         if ours.is_some_and(|ours| seen.is_behind(ours)) {
             return Duration::ZERO;
         }
@@ -192,7 +224,8 @@ impl Renewal {
 
     async fn wait_for_mark(&mut self, wait: Duration) -> Result<(), Failure> {
         if !self.has_room_after(wait) {
-            let message = "another process presented the refresh token and has not said what came of it";
+            let message =
+                "another process presented the refresh token and has not said what came of it";
             return Err(Failure {
                 error: Error::new(ErrorKind::Ambiguous, message),
                 pause: Pause::For(wait),
@@ -203,7 +236,12 @@ impl Renewal {
     }
 
     /// Saves a granted pair. If another process saved a newer one in the meantime, gives that.
-    pub(super) async fn save(&mut self, grant: &Grant, sent: Now, purchase: &Purchase) -> Option<TokenPair> {
+    pub(super) async fn save(
+        &mut self,
+        grant: &Grant,
+        sent: Now,
+        purchase: &Purchase,
+    ) -> Option<TokenPair> {
         let store = self.manager.settings.store.clone()?;
         let session = self.session.clone();
         let mut session = session.lock().await;
@@ -246,16 +284,30 @@ impl Renewal {
                 held.version = Some(version);
                 held.marks = 0;
             }
-            Err(error) => tracing::error!(%error, "a new refresh token is held but could not be saved"),
+            Err(error) => {
+                tracing::error!(%error, "a new refresh token is held but could not be saved")
+            }
         }
     }
 
-    fn granted_form(&self, seen: Option<&Seen>, grant: &Grant, sent: Now, purchase: &Purchase) -> Seen {
+    fn granted_form(
+        &self,
+        seen: Option<&Seen>,
+        grant: &Grant,
+        sent: Now,
+        purchase: &Purchase,
+    ) -> Seen {
         let mut contents = seen.map(|seen| seen.contents.clone()).unwrap_or_default();
         let mut header = Header::new(match (purchase, seen) {
             (Purchase::Refresh(_), Some(seen)) => {
-                let Version { lineage, generation } = seen.header.version;
-                Version { lineage, generation: generation.saturating_add(1) }
+                let Version {
+                    lineage,
+                    generation,
+                } = seen.header.version;
+                Version {
+                    lineage,
+                    generation: generation.saturating_add(1),
+                }
             }
             _ => new_lineage(1),
         });
@@ -264,7 +316,10 @@ impl Renewal {
         if let (None, Purchase::Refresh(token)) = (&grant.refresh_token, purchase) {
             // It counts as spent, and may be all there is.
             contents.refresh_token = Some(token.clone());
-            header.mark = Some(SpentMark { count: 1, settles_in: Duration::ZERO });
+            header.mark = Some(SpentMark {
+                count: 1,
+                settles_in: Duration::ZERO,
+            });
         }
         contents.lifetime = grant.lifetime;
         let key = self.manager.held().credentials.api_key.clone();
@@ -273,7 +328,11 @@ impl Renewal {
         Seen::new(header, contents)
     }
 
-    async fn adopt_newer(&mut self, store: &Arc<StoreSettings>, ours: Version) -> Option<TokenPair> {
+    async fn adopt_newer(
+        &mut self,
+        store: &Arc<StoreSettings>,
+        ours: Version,
+    ) -> Option<TokenPair> {
         let key = self.manager.held().credentials.api_key.clone();
         let seen = store.look(key.as_ref()).await.ok()??;
         match settles(&seen, Some(ours), self.manager.settings.safety_margin) {
@@ -292,11 +351,20 @@ impl Renewal {
 
     /// Whether the store has another pair than the one this flight was presenting.
     pub(super) async fn store_has_changed(&mut self) -> bool {
-        let Some(store) = self.manager.settings.store.clone() else { return false };
+        let Some(store) = self.manager.settings.store.clone() else {
+            return false;
+        };
         let mut session = self.session.lock().await;
-        let Some(seen) = session.as_ref().map(Session::version) else { return false };
+        let Some(seen) = session.as_ref().map(Session::version) else {
+            return false;
+        };
         let key = self.manager.held().credentials.api_key.clone();
-        let stored = store.look(key.as_ref()).await.ok().flatten().map(|seen| seen.header.version);
+        let stored = store
+            .look(key.as_ref())
+            .await
+            .ok()
+            .flatten()
+            .map(|seen| seen.header.version);
         let changed = stored.is_some() && stored != seen;
         if changed && let Some(session) = session.take() {
             session.close().await;
@@ -342,7 +410,9 @@ impl Renewal {
 
     /// Until it is saved or worthless: the lock and the mark keep others from presenting the spent token.
     async fn save_again(&mut self, mut session: Option<Session>, seen: Seen) {
-        let Some(store) = self.manager.settings.store.clone() else { return };
+        let Some(store) = self.manager.settings.store.clone() else {
+            return;
+        };
         let key = self.manager.held().credentials.api_key.clone();
         let ours = seen.header.version;
         let mut pause = SAVE_AGAIN.0;
@@ -353,7 +423,8 @@ impl Renewal {
                 Some(open) => open,
                 None => {
                     let until = Instant::now() + SAVE_AGAIN.1;
-                    let newer = |seen: &Seen| is_newer(seen.header.version, Some(ours)).then_some(());
+                    let newer =
+                        |seen: &Seen| is_newer(seen.header.version, Some(ours)).then_some(());
                     match store.open(key.as_ref(), until, newer).await {
                         Ok(Opened::Locked(open)) => open,
                         Ok(Opened::Enough(())) => return,
@@ -376,7 +447,15 @@ impl Renewal {
 
     /// Keeps a pair that came after its flight, unless something newer is there.
     pub(super) async fn keep_late(&mut self, reply: Reply) {
-        let Reply { purchase, sent, answer: Answer::Granted(grant), version } = reply else { return };
+        let Reply {
+            purchase,
+            sent,
+            answer: Answer::Granted(grant),
+            version,
+        } = reply
+        else {
+            return;
+        };
         if let Some(store) = self.manager.settings.store.clone() {
             let key = self.manager.held().credentials.api_key.clone();
             let until = Instant::now() + LATE_LOCK;
@@ -386,7 +465,8 @@ impl Renewal {
                 Ok(Opened::Locked(session)) => *self.session.lock().await = Some(session),
                 Err(error) => {
                     tracing::error!(%error, "a late pair of tokens could not be saved; trying again");
-                    let base = version.map(|version| Seen::new(Header::new(version), Contents::default()));
+                    let base =
+                        version.map(|version| Seen::new(Header::new(version), Contents::default()));
                     let seen = self.granted_form(base.as_ref(), &grant, sent, &purchase);
                     self.saved = Some(seen.header.version);
                     self.unsaved = Some(seen);
@@ -410,7 +490,9 @@ fn settles(seen: &Seen, ours: Option<Version>, safety_margin: Duration) -> Optio
     if is_usable && is_newer(seen.header.version, ours) {
         return Some(Found::Pair(seen.clone()));
     }
-    seen.left(seen.header.not_before).filter(|wait| !wait.is_zero()).map(Found::Pause)
+    seen.left(seen.header.not_before)
+        .filter(|wait| !wait.is_zero())
+        .map(Found::Pause)
 }
 
 /// Whether a stored pair goes before ours: of the same line the later one, and else whatever is stored.

@@ -93,7 +93,10 @@ pub(super) enum Boarding {
 
 impl Gate {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::default(), under_way: watch::Sender::new(0) }
+        Self {
+            state: Mutex::default(),
+            under_way: watch::Sender::new(0),
+        }
     }
 
     /// Joins the flight under way or starts one. `have` looks again, under the lock, for what the caller wants: a
@@ -125,20 +128,32 @@ impl Gate {
         }
         state.flights += 1;
         let (report, landing) = watch::channel(None);
-        let flight = Flight { id: state.flights, landing, probe_after };
+        let flight = Flight {
+            id: state.flights,
+            landing,
+            probe_after,
+        };
         state.flight = Some(flight.clone());
         // Under the lock: who closes the gate next has to see it.
         self.under_way.send_modify(|count| *count += 1);
         drop(state);
-        let pilot = Pilot { gate: self.clone(), id: flight.id, report, started: now, landed: false };
+        let pilot = Pilot {
+            gate: self.clone(),
+            id: flight.id,
+            report,
+            started: now,
+            landed: false,
+        };
         Ok(Boarding::Lead(flight, pilot))
     }
 
     /// Whether a flight could start now.
     pub(super) fn is_open(&self, now: Now) -> bool {
         let state = self.lock();
-        let cooling =
-            state.cool_down.as_ref().is_some_and(|c| c.until.is_none_or(|until| !until.has_passed(now)));
+        let cooling = state
+            .cool_down
+            .as_ref()
+            .is_some_and(|c| c.until.is_none_or(|until| !until.has_passed(now)));
         state.flight.is_none() && state.closed.is_none() && !cooling
     }
 
@@ -159,12 +174,18 @@ impl Gate {
         if let Some(closed) = &state.closed {
             return Err(closed.error.clone());
         }
-        state.closed = Some(Closed { error, for_good: false });
+        state.closed = Some(Closed {
+            error,
+            for_good: false,
+        });
         Ok(())
     }
 
     pub(super) fn close_for_good(&self, error: Error) {
-        self.lock().closed = Some(Closed { error, for_good: true });
+        self.lock().closed = Some(Closed {
+            error,
+            for_good: true,
+        });
     }
 
     /// Undoes `close`, unless the gate was closed for good meanwhile.
@@ -176,13 +197,20 @@ impl Gate {
     }
 
     pub(super) fn closed(&self) -> Option<Error> {
-        self.lock().closed.as_ref().map(|closed| closed.error.clone())
+        self.lock()
+            .closed
+            .as_ref()
+            .map(|closed| closed.error.clone())
     }
 
     /// Resolves when no flight is under way and no late answer is being read.
     pub(super) async fn idle(&self) {
         // The sender is `self`: the channel can't be closed.
-        let _ = self.under_way.subscribe().wait_for(|count| *count == 0).await;
+        let _ = self
+            .under_way
+            .subscribe()
+            .wait_for(|count| *count == 0)
+            .await;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -217,21 +245,33 @@ impl Pilot {
         let until = match pause() {
             Pause::Outage { asked } => {
                 let started = self.started.monotonic;
-                let going_on =
-                    state.outage.filter(|outage| started.saturating_sub(outage.last) < FORGET_OUTAGE);
+                let going_on = state
+                    .outage
+                    .filter(|outage| started.saturating_sub(outage.last) < FORGET_OUTAGE);
                 let since = going_on.map_or(started, |outage| outage.since);
-                state.outage = Some(Outage { since, last: now.monotonic });
+                state.outage = Some(Outage {
+                    since,
+                    last: now.monotonic,
+                });
                 let outage = now.monotonic.saturating_sub(since);
-                Some(Some(Deadline::after(now, policy::cool_down(outage, asked, fastrand::f64()))))
+                Some(Some(Deadline::after(
+                    now,
+                    policy::cool_down(outage, asked, fastrand::f64()),
+                )))
             }
             Pause::For(time) => Some(Some(Deadline::after(now, time))),
             Pause::UntilCredentialsChange => Some(None),
             Pause::None => None,
         };
-        state.cool_down = error.zip(until).map(|(error, until)| CoolDown { error, until });
+        state.cool_down = error
+            .zip(until)
+            .map(|(error, until)| CoolDown { error, until });
         state.flight = None;
         let outcome = match &state.cool_down {
-            Some(CoolDown { error, until: Some(until) }) => Err(error.clone().after(Some(until.left(now)))),
+            Some(CoolDown {
+                error,
+                until: Some(until),
+            }) => Err(error.clone().after(Some(until.left(now)))),
             _ => outcome,
         };
         drop(state);
@@ -246,7 +286,11 @@ impl Drop for Pilot {
         if !self.landed {
             // Before `report` closes: who wakes from that must find the gate open.
             let mut state = self.gate.lock();
-            if state.flight.as_ref().is_some_and(|flight| flight.id == self.id) {
+            if state
+                .flight
+                .as_ref()
+                .is_some_and(|flight| flight.id == self.id)
+            {
                 state.flight = None;
             }
         }

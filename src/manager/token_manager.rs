@@ -190,17 +190,26 @@ impl TokenManager {
     }
 
     /// What [`usable`](Self::usable) is made of, for who needs less than a pair of their own. `look` runs under the lock.
-    pub(crate) fn look_at_usable<T>(&self, now: Now, look: impl FnOnce(&TokenPair) -> T) -> Option<T> {
+    pub(crate) fn look_at_usable<T>(
+        &self,
+        now: Now,
+        look: impl FnOnce(&TokenPair) -> T,
+    ) -> Option<T> {
         let pair = self.pair.try_read().ok()?;
         let pair = pair.as_ref()?;
-        (pair.bearer().generation() == self.live() && pair.bearer().is_usable(now)).then(|| look(pair))
+        (pair.bearer().generation() == self.live() && pair.bearer().is_usable(now))
+            .then(|| look(pair))
     }
 
     /// The pair that a request is to use now, for who got `pair` a while ago. That it still is costs no lock to see.
     pub(crate) fn newest_usable(&self, pair: &TokenPair) -> Option<TokenPair> {
         let (now, bearer) = (self.now(), pair.bearer());
         let is_newest = bearer.generation() == self.live() && bearer.is_usable(now);
-        if is_newest { Some(pair.clone()) } else { self.usable(now) }
+        if is_newest {
+            Some(pair.clone())
+        } else {
+            self.usable(now)
+        }
     }
 
     /// The generation of the newest pair, usable or not; 0 before the first.
@@ -256,7 +265,12 @@ impl TokenManager {
                             overslept = true;
                             until = time::Instant::now() + OVERSLEPT_GRACE;
                         }
-                        Err(_) => return Err(flight.probe_after.take().unwrap_or_else(|| self.too_late())),
+                        Err(_) => {
+                            return Err(flight
+                                .probe_after
+                                .take()
+                                .unwrap_or_else(|| self.too_late()));
+                        }
                     }
                 }
             }
@@ -267,7 +281,10 @@ impl TokenManager {
 
     fn too_late(&self) -> Error {
         let waited = self.settings.flight_timeout + WAITER_GRACE;
-        Error::new(ErrorKind::TimedOut, format!("no token within {waited:?}: the renewal is still under way"))
+        Error::new(
+            ErrorKind::TimedOut,
+            format!("no token within {waited:?}: the renewal is still under way"),
+        )
     }
 
     /// Starts a flight that nobody waits for, unless one is under way or a pause is on.
@@ -293,7 +310,12 @@ impl TokenManager {
     fn have(&self, want: Want, now: Now) -> Option<TokenPair> {
         match want {
             Want::Usable => self.usable(now),
-            Want::NewerThan(_) => self.pair.try_read().ok()?.clone().filter(|pair| want.is_met_by(pair)),
+            Want::NewerThan(_) => self
+                .pair
+                .try_read()
+                .ok()?
+                .clone()
+                .filter(|pair| want.is_met_by(pair)),
         }
     }
 
@@ -314,7 +336,9 @@ impl TokenManager {
         match self.pair.try_read().as_deref() {
             Ok(Some(pair)) if !pair.bearer().is_usable(now) => Cause::Expired,
             // The renewal is for the 401, whoever comes to start it: its own request may not be there to.
-            Ok(Some(pair)) if self.refusals.was_refused(pair.bearer().generation()) => Cause::Unauthorized,
+            Ok(Some(pair)) if self.refusals.was_refused(pair.bearer().generation()) => {
+                Cause::Unauthorized
+            }
             Ok(Some(_)) => Cause::Requested,
             _ => Cause::First,
         }
@@ -327,7 +351,13 @@ impl TokenManager {
         cause: Cause,
         accept: impl FnOnce(&mut Held) -> bool,
     ) -> Option<TokenPair> {
-        let NewPair { access_token, refresh_token, lifetime, expires, way } = new;
+        let NewPair {
+            access_token,
+            refresh_token,
+            lifetime,
+            expires,
+            way,
+        } = new;
         let settings = &self.settings;
         let (window, margin) = (settings.early_window, settings.safety_margin);
         let life = policy::life(expires, lifetime, window, margin, fastrand::f64());
@@ -350,7 +380,13 @@ impl TokenManager {
         drop(slot);
         let expires_at = pair.bearer().expires_at();
         tracing::debug!(generation, ?cause, ?way, "access token renewed");
-        self.renewed.send_replace(Some(Renewed { generation, cause, way, expires_at, fallbacks }));
+        self.renewed.send_replace(Some(Renewed {
+            generation,
+            cause,
+            way,
+            expires_at,
+            fallbacks,
+        }));
         Some(pair)
     }
 
@@ -373,7 +409,9 @@ impl TokenManager {
     pub(crate) fn invalidate(&self, generation: u64) {
         if generation != 0 {
             // Fails if another generation is current, or this one is out of use already: nothing to do then.
-            let _ = self.live.compare_exchange(generation, 0, Ordering::AcqRel, Ordering::Acquire);
+            let _ = self
+                .live
+                .compare_exchange(generation, 0, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
@@ -387,12 +425,14 @@ impl TokenManager {
         if self.live() != generation {
             return Verdict::Renew;
         }
-        self.refusals.judge(generation, &self.live, &self.settings, self.now())
+        self.refusals
+            .judge(generation, &self.live, &self.settings, self.now())
     }
 
     /// The API answered 401 to a replay with this generation.
     pub(crate) fn replay_refused(&self, generation: u64) {
-        self.refusals.replay_refused(generation, &self.settings, self.now());
+        self.refusals
+            .replay_refused(generation, &self.settings, self.now());
     }
 
     /// Whether a request that asks for `wanted` is to wait for a newer pair than this usable one: what may be asked
@@ -402,7 +442,10 @@ impl TokenManager {
         if life.expires.left(now) >= wanted.min(life.lifetime / 2) {
             return false;
         }
-        let mut after = self.min_lifetime_after.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut after = self
+            .min_lifetime_after
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if after.is_some_and(|after| !after.has_passed(now)) {
             return self.gate.is_flying();
         }
@@ -434,7 +477,10 @@ impl TokenManager {
     ) -> impl Future<Output = bool> + Send + use<> {
         let manager = self.clone();
         async move {
-            manager.gate.close_for_good(Error::new(ErrorKind::Closed, "the token source was shut down"));
+            manager.gate.close_for_good(Error::new(
+                ErrorKind::Closed,
+                "the token source was shut down",
+            ));
             manager.closing.send_replace(true);
             let idle = manager.gate.idle();
             match Runtime::try_current() {
@@ -455,7 +501,8 @@ impl TokenManager {
             return Err(error);
         }
         if self.settings.store.is_some() {
-            let message = "a stored pair belongs to all who share the store; hand over a source without one";
+            let message =
+                "a stored pair belongs to all who share the store; hand over a source without one";
             return Err(Error::new(ErrorKind::Configuration, message));
         }
         self.acquire(Want::Usable, None, endpoint).await?;
@@ -465,17 +512,22 @@ impl TokenManager {
         // A pair that is still on its way would be lost.
         let limit = self.settings.flight_timeout + WAITER_GRACE;
         if time::timeout(limit, self.gate.idle()).await.is_err() {
-            let message =
-                format!("a renewal is still under way after {limit:?}, so the pair is not handed over");
+            let message = format!(
+                "a renewal is still under way after {limit:?}, so the pair is not handed over"
+            );
             return Err(Error::new(ErrorKind::TimedOut, message));
         }
-        let in_pair = self.newest().await.and_then(|pair| pair.refresh_token().cloned());
+        let in_pair = self
+            .newest()
+            .await
+            .and_then(|pair| pair.refresh_token().cloned());
         let is_sound = {
             let held = self.held();
             !held.presented && held.credentials.refresh_token == in_pair
         };
         if !is_sound && self.settings.spends_refresh_tokens() {
-            let message = "the refresh token may be spent, so the pair is not handed over; renew first";
+            let message =
+                "the refresh token may be spent, so the pair is not handed over; renew first";
             return Err(Error::new(ErrorKind::Ambiguous, message));
         }
         let pair = self.write().await.take();

@@ -39,7 +39,11 @@ struct Guard {
 
 impl Refusals {
     pub(super) fn new(budget: u32) -> Self {
-        let guard = Guard { closed_until: None, closed_by: 0, budget: Budget::full(budget) };
+        let guard = Guard {
+            closed_until: None,
+            closed_by: 0,
+            budget: Budget::full(budget),
+        };
         Self {
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -65,13 +69,22 @@ impl Refusals {
 
     /// A first 401 for the generation in use. If it is worth a renewal, that generation is taken out of use, by
     /// setting `live` to 0.
-    pub(super) fn judge(&self, generation: u64, live: &AtomicU64, settings: &Settings, now: Now) -> Verdict {
+    pub(super) fn judge(
+        &self,
+        generation: u64,
+        live: &AtomicU64,
+        settings: &Settings,
+        now: Now,
+    ) -> Verdict {
         let mut guard = self.guard();
         if live.load(Ordering::Acquire) != generation {
             // Somebody else's renewal, which is paid for.
             return Verdict::Renew;
         }
-        if guard.closed_until.is_some_and(|until| !until.has_passed(now)) {
+        if guard
+            .closed_until
+            .is_some_and(|until| !until.has_passed(now))
+        {
             return Verdict::Stands;
         }
         let did_not_cure = self.renewed.load(Ordering::Acquire) == generation
@@ -80,13 +93,20 @@ impl Refusals {
             guard.close(generation, settings, now);
             return Verdict::Stands;
         }
-        if !guard.budget.has(now.monotonic, settings.unauthorized_budget, settings.unauthorized_refill) {
+        if !guard.budget.has(
+            now.monotonic,
+            settings.unauthorized_budget,
+            settings.unauthorized_refill,
+        ) {
             return Verdict::Stands;
         }
         // Before `live`: who finds that at 0 asks why.
         self.refused.store(generation, Ordering::Release);
         // Only the one that takes the generation out of use pays for the renewal; the others ride along.
-        if live.compare_exchange(generation, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        if live
+            .compare_exchange(generation, 0, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+        {
             guard.budget.spend();
         }
         Verdict::Renew
@@ -124,14 +144,22 @@ mod tests {
             .unauthorized_budget(1, Duration::from_secs(15))
             .build()
             .expect("good settings");
-        let (settings, now) =
-            (layer.source.manager().settings(), Now::new(SystemTime::UNIX_EPOCH, Duration::ZERO));
+        let (settings, now) = (
+            layer.source.manager().settings(),
+            Now::new(SystemTime::UNIX_EPOCH, Duration::ZERO),
+        );
         let (refusals, live) = (Refusals::new(1), AtomicU64::new(7));
         // Both saw generation 7 in use before either took the guard.
         for _ in 0..2 {
-            assert!(matches!(refusals.judge(7, &live, settings, now), Verdict::Renew));
+            assert!(matches!(
+                refusals.judge(7, &live, settings, now),
+                Verdict::Renew
+            ));
         }
         live.store(8, Ordering::Release);
-        assert!(matches!(refusals.judge(8, &live, settings, now), Verdict::Stands), "the budget is out");
+        assert!(
+            matches!(refusals.judge(8, &live, settings, now), Verdict::Stands),
+            "the budget is out"
+        );
     }
 }

@@ -55,8 +55,10 @@ pub(super) struct Sent<T, Y> {
 }
 
 /// What a request that had to wait becomes.
-pub(super) type Sending<S, B, R, T, P> =
-    (<S as Service<Request<B>>>::Future, Sent<T, <P as sealed::ReplayPolicy<B, R>>::Retry<S>>);
+pub(super) type Sending<S, B, R, T, P> = (
+    <S as Service<Request<B>>>::Future,
+    Sent<T, <P as sealed::ReplayPolicy<B, R>>::Retry<S>>,
+);
 
 impl<S, B, R, T, P> ResponseFuture<S, B, R, T, P>
 where
@@ -64,17 +66,28 @@ where
     P: ReplayPolicy<B, R>,
 {
     pub(super) fn plain(future: S::Future) -> Self {
-        Self { state: State::Plain { future } }
+        Self {
+            state: State::Plain { future },
+        }
     }
 
     pub(super) fn calling(future: S::Future, sent: Sent<T, P::Retry<S>>) -> Self {
-        Self { state: State::Calling { future, sent: Some(sent) } }
+        Self {
+            state: State::Calling {
+                future,
+                sent: Some(sent),
+            },
+        }
     }
 
     pub(super) fn waiting(
         future: impl Future<Output = Result<Sending<S, B, R, T, P>, BoxError>> + Send + 'static,
     ) -> Self {
-        Self { state: State::Waiting { future: Box::pin(future) } }
+        Self {
+            state: State::Waiting {
+                future: Box::pin(future),
+            },
+        }
     }
 }
 
@@ -97,7 +110,10 @@ where
                 StateProj::Plain { future } => return future.poll(cx).map_err(Into::into),
                 StateProj::Waiting { future } => {
                     let (future, sent) = ready!(future.as_mut().poll(cx))?;
-                    state.set(State::Calling { future, sent: Some(sent) });
+                    state.set(State::Calling {
+                        future,
+                        sent: Some(sent),
+                    });
                 }
                 StateProj::Calling { future, sent } => match ready!(future.poll(cx)) {
                     Err(error) => return Poll::Ready(Err(error.into())),
@@ -110,7 +126,9 @@ where
                         return Poll::Ready(Ok(response));
                     }
                     Ok(response) => {
-                        let sent = sent.take().expect("a future is not polled after it is ready");
+                        let sent = sent
+                            .take()
+                            .expect("a future is not polled after it is ready");
                         match unauthorized::<S, B, R, T, P>(sent, response) {
                             Ok(response) => return Poll::Ready(Ok(response)),
                             Err(future) => state.set(State::Replaying { future }),
@@ -169,7 +187,9 @@ where
             let endpoints = source.endpoints(&mut inner);
             let pair = manager.token_for(wanted.take(), endpoints).await?;
             let came_usable = pair.bearer().is_usable(manager.now());
-            poll_fn(|cx| inner.poll_ready(cx)).await.map_err(Into::into)?;
+            poll_fn(|cx| inner.poll_ready(cx))
+                .await
+                .map_err(Into::into)?;
             queued += 1;
             if let Some(newest) = manager.newest_usable(&pair) {
                 break newest;
@@ -182,9 +202,18 @@ where
             inner = inner.clone();
         };
         let retry = copy.map(|copy| P::keep(&request, copy, inner.clone()));
-        request.headers_mut().insert(header::AUTHORIZATION, pair.bearer().header().clone());
+        request
+            .headers_mut()
+            .insert(header::AUTHORIZATION, pair.bearer().header().clone());
         let (future, generation) = (inner.call(request), pair.bearer().generation());
-        Ok((future, Sent { link: Link::Shared(source), generation, retry }))
+        Ok((
+            future,
+            Sent {
+                link: Link::Shared(source),
+                generation,
+                retry,
+            },
+        ))
     }
 }
 
@@ -203,13 +232,22 @@ where
     T: Transport<S, B>,
     P: ReplayPolicy<B, R>,
 {
-    let Sent { link, generation, retry } = sent;
+    let Sent {
+        link,
+        generation,
+        retry,
+    } = sent;
     // Without a replay the token is at least out of use: the next request gets a new one.
     let (Verdict::Renew, Some(retry)) = (link.manager().unauthorized(generation), retry) else {
         return Ok(first);
     };
     let (request, inner) = P::rebuild(retry);
-    Err(Box::pin(replay::<S, B, R, T, P>(link.into_source(), inner, request, first)))
+    Err(Box::pin(replay::<S, B, R, T, P>(
+        link.into_source(),
+        inner,
+        request,
+        first,
+    )))
 }
 
 /// Sends a request again with a newer token. If none is to be had, the first answer stands.
@@ -227,16 +265,23 @@ where
 {
     let manager = source.manager();
     let endpoints = source.endpoints(&mut inner);
-    let Ok(pair) = manager.acquire(Want::Usable, Some(Cause::Unauthorized), endpoints).await else {
+    let Ok(pair) = manager
+        .acquire(Want::Usable, Some(Cause::Unauthorized), endpoints)
+        .await
+    else {
         return Ok(first);
     };
     P::drain(first).await;
-    poll_fn(|cx| inner.poll_ready(cx)).await.map_err(Into::into)?;
+    poll_fn(|cx| inner.poll_ready(cx))
+        .await
+        .map_err(Into::into)?;
     // Should this token be out of use by now, it is sent all the same: the first answer is gone, and could not tell of
     // another renewal that fails.
     let pair = manager.newest_usable(&pair).unwrap_or(pair);
     let bearer = pair.bearer();
-    request.headers_mut().insert(header::AUTHORIZATION, bearer.header().clone());
+    request
+        .headers_mut()
+        .insert(header::AUTHORIZATION, bearer.header().clone());
     let response = inner.call(request).await.map_err(Into::into)?;
     if response.status() == StatusCode::UNAUTHORIZED {
         manager.replay_refused(bearer.generation());

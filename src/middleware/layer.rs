@@ -35,7 +35,10 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
     ///
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), with what to do, if a setting can't work.
     pub fn build(self) -> Result<ApiVideoAuthLayer<T, P>, Error> {
-        Ok(ApiVideoAuthLayer { source: Arc::new(self.build_source()?), replay: PhantomData })
+        Ok(ApiVideoAuthLayer {
+            source: Arc::new(self.build_source()?),
+            replay: PhantomData,
+        })
     }
 
     /// No request is kept or read ahead: a 401 passes through, and its token is replaced for the next request. With a
@@ -95,12 +98,17 @@ impl<S, T, P> Layer<S> for ApiVideoAuthLayer<T, P> {
 
 impl<T, P> Clone for ApiVideoAuthLayer<T, P> {
     fn clone(&self) -> Self {
-        Self { source: self.source.clone(), replay: PhantomData }
+        Self {
+            source: self.source.clone(),
+            replay: PhantomData,
+        }
     }
 }
 
 impl<T, P> fmt::Debug for ApiVideoAuthLayer<T, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiVideoAuthLayer").field("source", self.source.manager()).finish_non_exhaustive()
+        f.debug_struct("ApiVideoAuthLayer")
+            .field("source", self.source.manager())
+            .finish_non_exhaustive()
     }
 }

@@ -42,12 +42,18 @@ pub struct Retry<S> {
 
 impl<S> fmt::Debug for Retry<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Retry").field("method", self.request.method()).finish_non_exhaustive()
+        f.debug_struct("Retry")
+            .field("method", self.request.method())
+            .finish_non_exhaustive()
     }
 }
 
 /// What came of reading a request's body ahead.
-#[expect(unnameable_types, missing_debug_implementations, reason = "belongs to the sealed trait")]
+#[expect(
+    unnameable_types,
+    missing_debug_implementations,
+    reason = "belongs to the sealed trait"
+)]
 pub enum Ahead<B, C> {
     /// The request can be sent at once, and again if there is a copy of its body.
     Done(Option<C>),
@@ -109,7 +115,11 @@ where
     type Retry<S: Send + 'static> = Retry<S>;
 
     fn read_ahead(request: &mut Request<B>, limit: usize) -> Ahead<B, Bytes> {
-        let size = request.body().size_hint().exact().and_then(|size| usize::try_from(size).ok());
+        let size = request
+            .body()
+            .size_hint()
+            .exact()
+            .and_then(|size| usize::try_from(size).ok());
         let Some(size) =
             size.filter(|size| *size <= limit && !request.headers().contains_key(header::TRAILER))
         else {
@@ -119,7 +129,12 @@ where
             return Ahead::Done(Some(Bytes::new()));
         }
         let body = mem::replace(request.body_mut(), B::from(Bytes::new()));
-        let mut reading = Reading { body, size, read: Bytes::new(), more: BytesMut::new() };
+        let mut reading = Reading {
+            body,
+            size,
+            read: Bytes::new(),
+            more: BytesMut::new(),
+        };
         // A body in memory is there at once. One that is not is polled again, with a real waker.
         let mut context = Context::from_waker(noop_waker_ref());
         match reading.poll(&mut context) {
@@ -146,7 +161,10 @@ where
         *copy.version_mut() = request.version();
         *copy.headers_mut() = request.headers().clone();
         *copy.extensions_mut() = request.extensions().clone();
-        Retry { request: copy, inner }
+        Retry {
+            request: copy,
+            inner,
+        }
     }
 
     fn rebuild<S: Send>(retry: Retry<S>) -> (Request<B>, S) {
@@ -189,8 +207,9 @@ where
     }
 
     fn add(&mut self, frame: Frame<B::Data>) -> Result<(), BoxError> {
-        let mut data =
-            frame.into_data().map_err(|_| unlike("has trailers; announce them with a `Trailer` header"))?;
+        let mut data = frame
+            .into_data()
+            .map_err(|_| unlike("has trailers; announce them with a `Trailer` header"))?;
         let length = data.remaining();
         if length > self.size - self.read.len().max(self.more.len()) {
             return Err(unlike("is longer than it said"));
@@ -211,5 +230,9 @@ where
 }
 
 fn unlike(what: &str) -> BoxError {
-    Error::new(ErrorKind::Body, format!("the request's body {what}, so nothing was sent")).into()
+    Error::new(
+        ErrorKind::Body,
+        format!("the request's body {what}, so nothing was sent"),
+    )
+    .into()
 }

@@ -76,13 +76,21 @@ impl<T> Deref for Link<T> {
 
 impl<S, T, P> ApiVideoAuth<S, T, P> {
     pub(super) fn new(inner: S, layer: &ApiVideoAuthLayer<T, P>) -> Self {
-        Self { inner, source: layer.source.clone(), seen: Seen::Nothing, replay: PhantomData }
+        Self {
+            inner,
+            source: layer.source.clone(),
+            seen: Seen::Nothing,
+            replay: PhantomData,
+        }
     }
 
     /// The layer that this service was made with, or one that shares its token.
     #[must_use]
     pub fn to_layer(&self) -> ApiVideoAuthLayer<T, P> {
-        ApiVideoAuthLayer { source: self.source.clone(), replay: PhantomData }
+        ApiVideoAuthLayer {
+            source: self.source.clone(),
+            replay: PhantomData,
+        }
     }
 }
 
@@ -109,7 +117,10 @@ where
         if !admit(&settings.origins, &mut request) {
             return ResponseFuture::plain(self.inner.call(request));
         }
-        let wanted = request.extensions().get().map(|MinLifetime(wanted)| *wanted);
+        let wanted = request
+            .extensions()
+            .get()
+            .map(|MinLifetime(wanted)| *wanted);
         let copy = match P::read_ahead(&mut request, settings.replay_limit) {
             Ahead::Done(copy) => copy,
             Ahead::Reading(reading) => {
@@ -121,7 +132,11 @@ where
             }
         };
         // A wish for a lifetime is left to the slow path: it may have to wait.
-        let token = if wanted.is_none() { self.token_at_hand::<B>() } else { None };
+        let token = if wanted.is_none() {
+            self.token_at_hand::<B>()
+        } else {
+            None
+        };
         let Some((header, link, generation)) = token else {
             let (source, inner) = self.for_later();
             return ResponseFuture::waiting(send_later::<S, B, R, T, P>(
@@ -130,7 +145,14 @@ where
         };
         let retry = copy.map(|copy| P::keep(&request, copy, self.inner.clone()));
         request.headers_mut().insert(header::AUTHORIZATION, header);
-        ResponseFuture::calling(self.inner.call(request), Sent { link, generation, retry })
+        ResponseFuture::calling(
+            self.inner.call(request),
+            Sent {
+                link,
+                generation,
+                retry,
+            },
+        )
     }
 }
 
@@ -146,7 +168,8 @@ impl<S, T, P> ApiVideoAuth<S, T, P> {
             && own.generation == manager.live()
             && !own.life.usable_until.has_passed(now)
         {
-            let (header, link, generation) = (own.header.clone(), Link::Own(own.clone()), own.generation);
+            let (header, link, generation) =
+                (own.header.clone(), Link::Own(own.clone()), own.generation);
             if own.life.fresh_until.has_passed(now) {
                 self.renew_early::<B>(generation);
             }
@@ -160,16 +183,28 @@ impl<S, T, P> ApiVideoAuth<S, T, P> {
     where
         T: Transport<S, B>,
     {
-        let (header, generation, is_stale, life) = self.source.manager().look_at_usable(now, |pair| {
-            let bearer = pair.bearer();
-            let used_before = matches!(self.seen, Seen::Once(seen) if seen == bearer.generation());
-            let life = used_before.then(|| *bearer.life());
-            (bearer.header().clone(), bearer.generation(), bearer.is_stale(now), life)
-        })?;
+        let (header, generation, is_stale, life) =
+            self.source.manager().look_at_usable(now, |pair| {
+                let bearer = pair.bearer();
+                let used_before =
+                    matches!(self.seen, Seen::Once(seen) if seen == bearer.generation());
+                let life = used_before.then(|| *bearer.life());
+                (
+                    bearer.header().clone(),
+                    bearer.generation(),
+                    bearer.is_stale(now),
+                    life,
+                )
+            })?;
         let link = match life {
             Some(life) => {
                 let (source, header) = (self.source.clone(), own_copy(&header));
-                let own = Arc::new(Own { source, header, generation, life });
+                let own = Arc::new(Own {
+                    source,
+                    header,
+                    generation,
+                    life,
+                });
                 self.seen = Seen::Own(own.clone());
                 Link::Own(own)
             }
@@ -191,7 +226,9 @@ impl<S, T, P> ApiVideoAuth<S, T, P> {
     {
         let want = Want::NewerThan(generation);
         let endpoint = || self.source.transport.endpoint(&self.inner);
-        self.source.manager().renew_at_the_side(want, Cause::Early, endpoint);
+        self.source
+            .manager()
+            .renew_at_the_side(want, Cause::Early, endpoint);
     }
 
     /// What a request takes along that has to wait.

@@ -25,38 +25,65 @@ pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
         .await
         .expect_err("nothing is stored, so nothing is expected");
     save(&mut lock, None, &first).await.expect("the first save");
-    save(&mut lock, None, &first).await.expect("the same save again: its answer may have been lost");
-    let seen = load(&two, &key).await.expect("the other process sees the save");
-    assert_eq!(seen.record, first.record, "the record comes back byte for byte");
+    save(&mut lock, None, &first)
+        .await
+        .expect("the same save again: its answer may have been lost");
+    let seen = load(&two, &key)
+        .await
+        .expect("the other process sees the save");
+    assert_eq!(
+        seen.record, first.record,
+        "the record comes back byte for byte"
+    );
     assert_eq!(seen.header.version, first.header.version);
     assert_eq!((seen.header.mark, seen.header.not_before), (None, None));
     let left = seen.header.expires_in.expect("the expiry was saved");
-    assert!(left <= Duration::from_secs(100) && left > Duration::from_secs(50), "spans count down: {left:?}");
+    assert!(
+        left <= Duration::from_secs(100) && left > Duration::from_secs(50),
+        "spans count down: {left:?}"
+    );
     assert_eq!(load(&two, &other).await, None, "accounts are apart");
 
     let mut marked = first.clone();
-    marked.header.mark = Some(SpentMark { count: 2, settles_in: Duration::from_secs(15) });
+    marked.header.mark = Some(SpentMark {
+        count: 2,
+        settles_in: Duration::from_secs(15),
+    });
     marked.header.not_before = Some(Duration::from_secs(30));
-    save(&mut lock, Some(version(1, 1)), &marked).await.expect("a save of the same version");
+    save(&mut lock, Some(version(1, 1)), &marked)
+        .await
+        .expect("a save of the same version");
     let seen = load(&two, &key).await.expect("stored");
     let mark = seen.header.mark.expect("the mark was saved");
     assert_eq!(mark.count, 2);
     assert!(mark.settles_in <= Duration::from_secs(15) && mark.settles_in > Duration::ZERO);
-    assert!(seen.header.not_before.is_some_and(|wait| wait <= Duration::from_secs(30) && !wait.is_zero()));
+    assert!(
+        seen.header
+            .not_before
+            .is_some_and(|wait| wait <= Duration::from_secs(30) && !wait.is_zero())
+    );
 
     let second = stored(1, 2, &vec![b'x'; 4096]);
-    let conflict =
-        save(&mut lock, Some(version(1, 7)), &second).await.expect_err("another version is stored");
+    let conflict = save(&mut lock, Some(version(1, 7)), &second)
+        .await
+        .expect_err("another version is stored");
     assert_eq!(conflict.kind(), ErrorKind::StoreConflict);
     let still = load(&two, &key).await.expect("stored");
     assert_eq!(
-        (still.record, still.header.version, still.header.mark.map(|mark| mark.count)),
+        (
+            still.record,
+            still.header.version,
+            still.header.mark.map(|mark| mark.count)
+        ),
         (seen.record, seen.header.version, Some(2)),
         "a failed save changes nothing"
     );
-    save(&mut lock, Some(version(1, 1)), &second).await.expect("the next generation");
-    let conflict =
-        save(&mut lock, Some(version(1, 1)), &stored(1, 3, b"")).await.expect_err("it is 2 by now");
+    save(&mut lock, Some(version(1, 1)), &second)
+        .await
+        .expect("the next generation");
+    let conflict = save(&mut lock, Some(version(1, 1)), &stored(1, 3, b""))
+        .await
+        .expect_err("it is 2 by now");
     assert_eq!(conflict.kind(), ErrorKind::StoreConflict);
     lock.unlock().await;
 
@@ -70,15 +97,32 @@ pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
         "clearing keeps the counters"
     );
     lock.set_aside().await.expect("setting aside");
-    assert_eq!(load(&one, &key).await, None, "what was set aside is out of the way");
-    save(&mut lock, None, &first).await.expect("the key is free again");
+    assert_eq!(
+        load(&one, &key).await,
+        None,
+        "what was set aside is out of the way"
+    );
+    save(&mut lock, None, &first)
+        .await
+        .expect("the key is free again");
     let large = version(u64::MAX, (1 << 53) + 1);
     let empty = stored(large.lineage, large.generation, b"");
-    save(&mut lock, Some(version(1, 1)), &empty).await.expect("another lineage");
-    let near = Version { generation: 1 << 53, ..large };
-    save(&mut lock, Some(near), &first).await.expect_err("versions are compared to the last digit");
+    save(&mut lock, Some(version(1, 1)), &empty)
+        .await
+        .expect("another lineage");
+    let near = Version {
+        generation: 1 << 53,
+        ..large
+    };
+    save(&mut lock, Some(near), &first)
+        .await
+        .expect_err("versions are compared to the last digit");
     let seen = load(&one, &key).await.expect("stored");
-    assert_eq!((seen.header.version, &seen.record), (large, &empty.record), "an empty record is a record");
+    assert_eq!(
+        (seen.header.version, &seen.record),
+        (large, &empty.record),
+        "an empty record is a record"
+    );
     drop(lock);
 
     // A dropped lock may take the time of a lease to be free.
@@ -90,12 +134,16 @@ pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
             }
         }
     };
-    let mut lock =
-        tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("a dropped lock is free again");
+    let mut lock = tokio::time::timeout(Duration::from_secs(10), waiting)
+        .await
+        .expect("a dropped lock is free again");
     save(&mut lock, Some(version(1, 1)), &empty)
         .await
         .expect_err("what another lock saved is not this one's");
-    assert!(load(&one, &key).await.is_some(), "the record outlives its lock");
+    assert!(
+        load(&one, &key).await.is_some(),
+        "the record outlives its lock"
+    );
     lock.set_aside().await.expect("setting aside");
     lock.unlock().await;
 }
@@ -120,7 +168,10 @@ async fn save(
 }
 
 fn version(lineage: u64, generation: u64) -> Version {
-    Version { lineage, generation }
+    Version {
+        lineage,
+        generation,
+    }
 }
 
 fn stored(lineage: u64, generation: u64, record: &[u8]) -> Stored {

@@ -34,8 +34,13 @@ pub(super) async fn in_turn<G: Send + 'static, T: Send + 'static>(
     .await
 }
 
-async fn limited<T>(what: &'static str, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    time::timeout(LIMIT, work).await.unwrap_or_else(|_| Err(failed(what, "did not answer within 5 s")))
+async fn limited<T>(
+    what: &'static str,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    time::timeout(LIMIT, work)
+        .await
+        .unwrap_or_else(|_| Err(failed(what, "did not answer within 5 s")))
 }
 
 fn start<T: Send + 'static>(
@@ -47,9 +52,17 @@ fn start<T: Send + 'static>(
         .name("apivideo-auth store".to_owned())
         .spawn(move || drop(report.send(work())))
         .map_err(|error| {
-            Error::with_source(ErrorKind::StoreUnavailable, "no thread for the token store", error)
+            Error::with_source(
+                ErrorKind::StoreUnavailable,
+                "no thread for the token store",
+                error,
+            )
         })?;
-    Ok(async move { result.await.unwrap_or_else(|_| Err(failed(what, "panicked"))) })
+    Ok(async move {
+        result
+            .await
+            .unwrap_or_else(|_| Err(failed(what, "panicked")))
+    })
 }
 
 fn failed(what: &str, why: &str) -> Error {

@@ -88,7 +88,10 @@ impl<S: TokenStore> EncryptedStore<S> {
     /// Encrypts what `store` keeps.
     #[must_use]
     pub fn new(store: S, key: EncryptionKey) -> Self {
-        Self { store, sealer: Arc::new(Sealer::new(key)) }
+        Self {
+            store,
+            sealer: Arc::new(Sealer::new(key)),
+        }
     }
 }
 
@@ -98,7 +101,9 @@ impl<S: TokenStore> TokenStore for EncryptedStore<S> {
             // Known before the look: a newer pair may be saved, and seen by others, in the middle of it.
             let newest = self.sealer.newest(key);
             let stored = self.store.load(key).await?;
-            stored.map(|stored| self.sealer.open(key, stored, newest)).transpose()
+            stored
+                .map(|stored| self.sealer.open(key, stored, newest))
+                .transpose()
         })
     }
 
@@ -127,7 +132,10 @@ const FORM: u8 = b'1';
 
 impl Sealer {
     pub(super) fn new(key: EncryptionKey) -> Self {
-        Self { key, newest: Mutex::default() }
+        Self {
+            key,
+            newest: Mutex::default(),
+        }
     }
 
     #[cfg(feature = "keyring-store")]
@@ -146,7 +154,9 @@ impl Sealer {
         stored: Stored,
         newest: Option<Version>,
     ) -> Result<Stored, Error> {
-        let Some(record) = &stored.record else { return Ok(stored) };
+        let Some(record) = &stored.record else {
+            return Ok(stored);
+        };
         let version = stored.header.version;
         let record = self.unseal(&associated(key, version), record.expose())?;
         if newest.is_some_and(|newest| is_older(version, newest)) {
@@ -154,14 +164,28 @@ impl Sealer {
                 account = key.account(),
                 "the store holds an older pair than before: it was set back, and the older pair is not used"
             );
-            return Ok(Stored { record: None, ..stored });
+            return Ok(Stored {
+                record: None,
+                ..stored
+            });
         }
         self.note(key, version);
-        Ok(Stored { record: Some(Record(record)), ..stored })
+        Ok(Stored {
+            record: Some(Record(record)),
+            ..stored
+        })
     }
 
-    pub(super) fn guard(self: &Arc<Self>, key: &StoreKey, lock: Box<dyn StoreLock>) -> Box<dyn StoreLock> {
-        Box::new(Lock { lock, key: key.clone(), sealer: self.clone() })
+    pub(super) fn guard(
+        self: &Arc<Self>,
+        key: &StoreKey,
+        lock: Box<dyn StoreLock>,
+    ) -> Box<dyn StoreLock> {
+        Box::new(Lock {
+            lock,
+            key: key.clone(),
+            sealer: self.clone(),
+        })
     }
 
     fn cipher(&self) -> XChaCha20Poly1305 {
@@ -178,9 +202,16 @@ impl Sealer {
         sealed.extend_from_slice(record);
         let tag = self
             .cipher()
-            .encrypt_inout_detached(&XNonce::from(nonce), associated, (&mut sealed[start..]).into())
+            .encrypt_inout_detached(
+                &XNonce::from(nonce),
+                associated,
+                (&mut sealed[start..]).into(),
+            )
             .map_err(|aead::Error| {
-                Error::new(ErrorKind::StoreUnavailable, "a pair is too long to be encrypted")
+                Error::new(
+                    ErrorKind::StoreUnavailable,
+                    "a pair is too long to be encrypted",
+                )
             })?;
         sealed.extend_from_slice(&tag);
         Ok(sealed)
@@ -198,13 +229,14 @@ impl Sealer {
         let nonce = match sealed.split_first() {
             Some((&FORM, rest)) => rest.split_at_checked(NONCE),
             Some((form, _)) if *form > FORM => {
-                let message =
-                    "the stored pair was encrypted by a newer version of apivideo-auth; update this program";
+                let message = "the stored pair was encrypted by a newer version of apivideo-auth; update this program";
                 return Err(unreadable(message));
             }
             _ => None,
         };
-        let Some((nonce, sealed)) = nonce else { return Err(unreadable(unauthentic)) };
+        let Some((nonce, sealed)) = nonce else {
+            return Err(unreadable(unauthentic));
+        };
         let nonce = XNonce::try_from(nonce).expect("24 bytes were split off");
         let mut record = Zeroizing::new(sealed.to_vec());
         self.cipher()
@@ -215,7 +247,10 @@ impl Sealer {
 
     fn note(&self, key: &StoreKey, version: Version) {
         let mut versions = self.versions();
-        if !versions.get(key).is_some_and(|newest| is_older(version, *newest)) {
+        if !versions
+            .get(key)
+            .is_some_and(|newest| is_older(version, *newest))
+        {
             versions.insert(key.clone(), version);
         }
     }
@@ -233,8 +268,13 @@ fn random<const N: usize>() -> Result<[u8; N], Error>
 where
     [u8; N]: Generate,
 {
-    let failed =
-        |error| Error::with_source(ErrorKind::StoreUnavailable, "the system gives no random bytes", error);
+    let failed = |error| {
+        Error::with_source(
+            ErrorKind::StoreUnavailable,
+            "the system gives no random bytes",
+            error,
+        )
+    };
     <[u8; N]>::try_generate().map_err(failed)
 }
 
@@ -257,13 +297,29 @@ struct Lock {
 }
 
 impl StoreLock for Lock {
-    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
+    fn save<'a>(
+        &'a mut self,
+        expected: Option<Version>,
+        stored: Stored,
+    ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let Stored { header, record } = stored;
             let associated = associated(&self.key, header.version);
-            let seal = |record: Record| self.sealer.seal(&associated, record.expose()).map(Record::new);
+            let seal = |record: Record| {
+                self.sealer
+                    .seal(&associated, record.expose())
+                    .map(Record::new)
+            };
             let sealed = record.map(seal).transpose()?;
-            self.lock.save(expected, Stored { header, record: sealed }).await?;
+            self.lock
+                .save(
+                    expected,
+                    Stored {
+                        header,
+                        record: sealed,
+                    },
+                )
+                .await?;
             self.sealer.note(&self.key, header.version);
             Ok(())
         })
@@ -287,17 +343,35 @@ mod tests {
         let sealer = Sealer::new(EncryptionKey::from_bytes([1; 32]));
         assert!(!format!("{sealer:?}").contains("1, 1"));
         let key = |origin: &str, account: &str| StoreKey::new(origin, account).expect("a good key");
-        let version = Version { lineage: 1, generation: 2 };
+        let version = Version {
+            lineage: 1,
+            generation: 2,
+        };
         let place = associated(&key("https://a.example", "main"), version);
         let sealed = sealer.seal(&place, b"test-only").expect("sealing");
-        assert_eq!(**sealer.unseal(&place, &sealed).expect("opening"), *b"test-only");
+        assert_eq!(
+            **sealer.unseal(&place, &sealed).expect("opening"),
+            *b"test-only"
+        );
 
         let others = [
             associated(&key("https://b.example", "main"), version),
             associated(&key("https://a.example", "other"), version),
             associated(&key("https://a.examplem", "ain"), version),
-            associated(&key("https://a.example", "main"), Version { generation: 3, ..version }),
-            associated(&key("https://a.example", "main"), Version { lineage: 2, ..version }),
+            associated(
+                &key("https://a.example", "main"),
+                Version {
+                    generation: 3,
+                    ..version
+                },
+            ),
+            associated(
+                &key("https://a.example", "main"),
+                Version {
+                    lineage: 2,
+                    ..version
+                },
+            ),
         ];
         let refused = |sealer: &Sealer, place: &[u8], sealed: &[u8]| {
             let error = sealer.unseal(place, sealed).expect_err("not authentic");
@@ -312,12 +386,17 @@ mod tests {
             refused(&sealer, &place, &tampered);
             refused(&sealer, &place, &sealed[..index]);
         }
-        refused(&Sealer::new(EncryptionKey::from_bytes([2; 32])), &place, &sealed);
+        refused(
+            &Sealer::new(EncryptionKey::from_bytes([2; 32])),
+            &place,
+            &sealed,
+        );
         refused(&sealer, &place, br#"{"form":1}"#);
 
         let nonces: std::collections::HashSet<_> = (0..1000)
             .map(|_| {
-                sealer.seal(&place, b"test-only").expect("sealing")[SEALED.len() + 1..][..NONCE].to_vec()
+                sealer.seal(&place, b"test-only").expect("sealing")[SEALED.len() + 1..][..NONCE]
+                    .to_vec()
             })
             .collect();
         assert_eq!(nonces.len(), 1000);

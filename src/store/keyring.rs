@@ -13,7 +13,8 @@ use tokio::sync::Mutex;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
-    EncryptionKey, FileStore, StoreKey, Stored, TokenStore, TryLock, detached::in_turn, encrypted::Sealer,
+    EncryptionKey, FileStore, StoreKey, Stored, TokenStore, TryLock, detached::in_turn,
+    encrypted::Sealer,
 };
 use crate::error::{Error, ErrorKind};
 
@@ -56,7 +57,11 @@ impl KeyringStore {
     /// A store whose files lie in this folder. Nothing is touched before the first use.
     #[must_use]
     pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
-        Self { files: FileStore::in_folder(folder), sealers: Arc::default(), turn: Arc::default() }
+        Self {
+            files: FileStore::in_folder(folder),
+            sealers: Arc::default(),
+            turn: Arc::default(),
+        }
     }
 
     /// A store whose files lie where [`FileStore::in_user_folder`] has them.
@@ -69,7 +74,11 @@ impl KeyringStore {
     }
 
     fn known(&self, key: &StoreKey) -> Option<Arc<Sealer>> {
-        self.sealers.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.sealers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
     }
 
     /// What is known already stays, with what it has seen, if it is the same key.
@@ -110,7 +119,9 @@ impl TokenStore for KeyringStore {
         Box::pin(async move {
             let known = self.known(key);
             let newest = known.as_ref().and_then(|sealer| sealer.newest(key));
-            let Some(stored) = self.files.load(key).await? else { return Ok(None) };
+            let Some(stored) = self.files.load(key).await? else {
+                return Ok(None);
+            };
             if stored.record.is_none() {
                 return Ok(Some(stored));
             }
@@ -186,7 +197,9 @@ fn fetch(key: &StoreKey) -> Result<Option<EncryptionKey>, Error> {
 fn make(key: &StoreKey) -> Result<EncryptionKey, Error> {
     // As text: KWallet keeps nothing else.
     let text = Zeroizing::new(BASE64.encode(EncryptionKey::random()?.expose()));
-    entry(key).and_then(|entry| entry.set_password(&text)).map_err(|error| explain(key, error))?;
+    entry(key)
+        .and_then(|entry| entry.set_password(&text))
+        .map_err(|error| explain(key, error))?;
     fetch(key)?.ok_or_else(|| explain(key, KeyringError::BadStoreFormat(String::new())))
 }
 
@@ -197,27 +210,36 @@ fn entry(key: &StoreKey) -> keyring_core::Result<keyring_core::Entry> {
     let keyring = apple_native_keyring_store::keychain::Store::new()?;
     #[cfg(windows)]
     let keyring = windows_native_keyring_store::Store::new()?;
-    #[cfg(all(unix, not(any(target_os = "macos", target_os = "ios", target_os = "android"))))]
+    #[cfg(all(
+        unix,
+        not(any(target_os = "macos", target_os = "ios", target_os = "android"))
+    ))]
     let keyring = zbus_secret_service_keyring_store::Store::new()?;
     #[cfg(any(windows, all(unix, not(any(target_os = "ios", target_os = "android")))))]
     return keyring.build(SERVICE, &key.name(), None);
     #[cfg(not(any(windows, all(unix, not(any(target_os = "ios", target_os = "android"))))))]
-    return Err(KeyringError::NotSupportedByStore("this platform".to_owned()));
+    return Err(KeyringError::NotSupportedByStore(
+        "this platform".to_owned(),
+    ));
 }
 
 /// Keeps the cause only where it holds no secret: some quote what they found.
 fn explain(key: &StoreKey, error: KeyringError) -> Error {
-    let unavailable = |message, cause| Error::with_source(ErrorKind::StoreUnavailable, message, cause);
+    let unavailable =
+        |message, cause| Error::with_source(ErrorKind::StoreUnavailable, message, cause);
     match error {
-        KeyringError::NoStorageAccess(cause) => unavailable("the keyring is locked; unlock it", cause),
+        KeyringError::NoStorageAccess(cause) => {
+            unavailable("the keyring is locked; unlock it", cause)
+        }
         KeyringError::PlatformFailure(cause) => {
             let message = "the keyring can't be used; on Linux it takes a Secret Service such as GNOME Keyring or \
                            KWallet in this user's session";
             unavailable(message, cause)
         }
-        KeyringError::NotSupportedByStore(_) | KeyringError::NoDefaultStore => {
-            Error::new(ErrorKind::Configuration, "this platform has no keyring; use another store")
-        }
+        KeyringError::NotSupportedByStore(_) | KeyringError::NoDefaultStore => Error::new(
+            ErrorKind::Configuration,
+            "this platform has no keyring; use another store",
+        ),
         _ => {
             let message = format!(
                 "the keyring's entry `{}` of `{SERVICE}` is not one key that this crate made; restore it, or remove it \

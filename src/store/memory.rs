@@ -41,11 +41,26 @@ impl TokenStore for MemoryStore {
         let stored = slots.get(key).and_then(|slot| slot.stored.as_ref());
         let stored = stored.map(|(stored, saved)| {
             let left = |span| Deadline::after(*saved, span).left(system_now());
-            let Header { version, mark, not_before, expires_in } = stored.header;
-            let mark = mark.map(|mark| super::SpentMark { settles_in: left(mark.settles_in), ..mark });
-            let header =
-                Header { version, mark, not_before: not_before.map(left), expires_in: expires_in.map(left) };
-            Stored { header, record: stored.record.clone() }
+            let Header {
+                version,
+                mark,
+                not_before,
+                expires_in,
+            } = stored.header;
+            let mark = mark.map(|mark| super::SpentMark {
+                settles_in: left(mark.settles_in),
+                ..mark
+            });
+            let header = Header {
+                version,
+                mark,
+                not_before: not_before.map(left),
+                expires_in: expires_in.map(left),
+            };
+            Stored {
+                header,
+                record: stored.record.clone(),
+            }
         });
         Box::pin(async { Ok(stored) })
     }
@@ -57,7 +72,11 @@ impl TokenStore for MemoryStore {
             TryLock::Busy(Some("another layer of this process".to_owned()))
         } else {
             slot.locked = true;
-            TryLock::Locked(Box::new(Lock { store: self.clone(), key: key.clone(), saved: None }))
+            TryLock::Locked(Box::new(Lock {
+                store: self.clone(),
+                key: key.clone(),
+                saved: None,
+            }))
         };
         Box::pin(async { Ok(lock) })
     }
@@ -70,23 +89,36 @@ struct Lock {
 }
 
 impl StoreLock for Lock {
-    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
+    fn save<'a>(
+        &'a mut self,
+        expected: Option<Version>,
+        stored: Stored,
+    ) -> BoxFuture<'a, Result<(), Error>> {
         let mut slots = self.store.slots();
         let slot = slots.entry(self.key.clone()).or_default();
-        let (found, version) =
-            (slot.stored.as_ref().map(|(s, _)| s.header.version), Some(stored.header.version));
+        let (found, version) = (
+            slot.stored.as_ref().map(|(s, _)| s.header.version),
+            Some(stored.header.version),
+        );
         let result = if found == expected || (found == version && self.saved == version) {
             self.saved = version;
             slot.stored = Some((stored, system_now()));
             Ok(())
         } else {
-            Err(Error::new(ErrorKind::StoreConflict, "another pair was stored in the meantime"))
+            Err(Error::new(
+                ErrorKind::StoreConflict,
+                "another pair was stored in the meantime",
+            ))
         };
         Box::pin(async { result })
     }
 
     fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
-        self.store.slots().entry(self.key.clone()).or_default().stored = None;
+        self.store
+            .slots()
+            .entry(self.key.clone())
+            .or_default()
+            .stored = None;
         Box::pin(async { Ok(()) })
     }
 
@@ -98,6 +130,10 @@ impl StoreLock for Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        self.store.slots().entry(self.key.clone()).or_default().locked = false;
+        self.store
+            .slots()
+            .entry(self.key.clone())
+            .or_default()
+            .locked = false;
     }
 }

@@ -88,7 +88,11 @@ pub trait StoreLock: Send {
     /// After an error that leaves open whether the save was done, the same call may be made again under the same lock:
     /// it is no conflict if the version stored is the one to be saved, and this lock saved it. A save that was given
     /// up never comes after a later one.
-    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>>;
+    fn save<'a>(
+        &'a mut self,
+        expected: Option<Version>,
+        stored: Stored,
+    ) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Moves a record that can't be read out of the way, so that the key is free and a person can look at it.
     fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>>;
@@ -128,10 +132,11 @@ impl StoreKey {
         let (origin, account) = (origin.into(), account.into());
         let fits = (1..=64).contains(&account.len())
             && !account.starts_with('.')
-            && account.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+            && account
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
         if !fits {
-            let message =
-                "an account's name is 1 to 64 letters, digits, `.`, `_` or `-` and begins with no dot";
+            let message = "an account's name is 1 to 64 letters, digits, `.`, `_` or `-` and begins with no dot";
             return Err(Error::new(ErrorKind::Configuration, message));
         }
         Ok(Self { origin, account })
@@ -202,7 +207,12 @@ impl Header {
     /// A header without mark, cool-down and expiry.
     #[must_use]
     pub fn new(version: Version) -> Self {
-        Self { version, mark: None, not_before: None, expires_in: None }
+        Self {
+            version,
+            mark: None,
+            not_before: None,
+            expires_in: None,
+        }
     }
 }
 
@@ -218,7 +228,10 @@ pub struct Version {
 
 /// A refresh token was presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "count and time are all there is to it")]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "count and time are all there is to it"
+)]
 pub struct SpentMark {
     /// How often.
     pub count: u32,

@@ -82,16 +82,23 @@ impl Contents {
         let form = Form {
             form: FORM,
             access_token: self.access_token.as_ref().map(|token| text(token.expose())),
-            refresh_token: self.refresh_token.as_ref().map(|token| text(token.expose())),
+            refresh_token: self
+                .refresh_token
+                .as_ref()
+                .map(|token| text(token.expose())),
             lifetime_ms: u64::try_from(self.lifetime.as_millis()).unwrap_or(u64::MAX),
             api_key: self.api_key.clone(),
             spent_seeds: self.spent_seeds.clone(),
         };
         // Tokens have no characters to escape; the rest is short. Growing would leave a copy behind.
-        let length =
-            [&form.access_token, &form.refresh_token].into_iter().flatten().map(|t| t.len()).sum::<usize>();
+        let length = [&form.access_token, &form.refresh_token]
+            .into_iter()
+            .flatten()
+            .map(|t| t.len())
+            .sum::<usize>();
         let mut bytes = Vec::with_capacity(2 * length + 1024);
-        serde_json::to_writer(&mut bytes, &form).expect("strings and numbers always serialize into memory");
+        serde_json::to_writer(&mut bytes, &form)
+            .expect("strings and numbers always serialize into memory");
         Record::new(bytes)
     }
 
@@ -101,11 +108,14 @@ impl Contents {
             form: u32,
         }
         // The parser's own error may quote the record: it is not kept.
-        let corrupt =
-            || Error::new(ErrorKind::StoreCorrupt, "the stored record is not what this crate writes");
+        let corrupt = || {
+            Error::new(
+                ErrorKind::StoreCorrupt,
+                "the stored record is not what this crate writes",
+            )
+        };
         if record.expose().starts_with(SEALED) {
-            let message =
-                "the stored record is encrypted; wrap the store in an `EncryptedStore` with its key";
+            let message = "the stored record is encrypted; wrap the store in an `EncryptedStore` with its key";
             return Err(Error::new(ErrorKind::StoreUnreadable, message));
         }
         let Version { form } = serde_json::from_slice(record.expose()).map_err(|_| corrupt())?;
@@ -146,13 +156,22 @@ mod tests {
         assert_eq!(opened.access_token, contents.access_token);
         assert_eq!(opened.refresh_token, contents.refresh_token);
         assert_eq!(opened.lifetime, contents.lifetime);
-        assert!(opened.has_spent(&"test-only-seed".into()) && !opened.has_spent(&"test-only-other".into()));
+        assert!(
+            opened.has_spent(&"test-only-seed".into())
+                && !opened.has_spent(&"test-only-other".into())
+        );
 
         for end in 0..record.expose().len() {
             let cut = Record::new(record.expose()[..end].to_vec());
-            assert_eq!(Contents::open(&cut).expect_err("cut").kind(), ErrorKind::StoreCorrupt);
+            assert_eq!(
+                Contents::open(&cut).expect_err("cut").kind(),
+                ErrorKind::StoreCorrupt
+            );
         }
-        for sound in [br#"{"form":2,"pair":"test-only"}"#.as_slice(), b"sealed:1test-only"] {
+        for sound in [
+            br#"{"form":2,"pair":"test-only"}"#.as_slice(),
+            b"sealed:1test-only",
+        ] {
             let error = Contents::open(&Record::new(sound.to_vec())).expect_err("not for us");
             assert_eq!(error.kind(), ErrorKind::StoreUnreadable);
         }
@@ -166,6 +185,9 @@ mod tests {
             contents.note_spent(&format!("test-only-{number}").into());
         }
         let known = (0..10).map(|number| contents.has_spent(&format!("test-only-{number}").into()));
-        assert_eq!(known.collect::<Vec<_>>(), [[false; 2].as_slice(), &[true; 8]].concat());
+        assert_eq!(
+            known.collect::<Vec<_>>(),
+            [[false; 2].as_slice(), &[true; 8]].concat()
+        );
     }
 }

@@ -23,10 +23,16 @@ pub(super) fn empty(status: StatusCode) -> Response<Bytes> {
     response
 }
 
-pub(super) fn with_type(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Bytes> {
+pub(super) fn with_type(
+    status: StatusCode,
+    content_type: &'static str,
+    body: Bytes,
+) -> Response<Bytes> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -45,12 +51,18 @@ pub(super) fn named_problem(kind: &str, name: &str) -> Response<Bytes> {
         kind if kind.starts_with("authentication-") => StatusCode::UNAUTHORIZED,
         _ => StatusCode::BAD_REQUEST,
     };
-    with_type(status, "application/problem+json", problem_document(status.as_u16(), kind, name))
+    with_type(
+        status,
+        "application/problem+json",
+        problem_document(status.as_u16(), kind, name),
+    )
 }
 
 pub(super) fn method_not_allowed(allow: &'static str) -> Response<Bytes> {
     let mut response = problem("method-not-allowed");
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static(allow));
     response
 }
 
@@ -78,12 +90,15 @@ pub(super) fn problem_document(status: u16, kind: &str, name: &str) -> Bytes {
         _ => "An error occurred.",
     };
     let kind = format!("https://docs.api.video/reference/{kind}");
-    json!({ "type": kind, "title": title, "name": name, "status": status }).to_string().into()
+    json!({ "type": kind, "title": title, "name": name, "status": status })
+        .to_string()
+        .into()
 }
 
 /// What a gateway in front of the API says.
 pub(super) fn html(status: u16) -> Bytes {
-    format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>").into()
+    format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>")
+        .into()
 }
 
 pub(super) fn status(code: u16) -> io::Result<StatusCode> {
@@ -92,9 +107,15 @@ pub(super) fn status(code: u16) -> io::Result<StatusCode> {
 
 /// The rate-limit headers, where the answer has none yet.
 pub(super) fn add_rate_limit(headers: &mut HeaderMap, remaining: u64, retry_after: u64) {
-    headers.entry(LIMIT).or_insert(HeaderValue::from_static("500"));
-    headers.entry(REMAINING).or_insert(HeaderValue::from(remaining));
-    headers.entry(RETRY_AFTER).or_insert(HeaderValue::from(retry_after));
+    headers
+        .entry(LIMIT)
+        .or_insert(HeaderValue::from_static("500"));
+    headers
+        .entry(REMAINING)
+        .or_insert(HeaderValue::from(remaining));
+    headers
+        .entry(RETRY_AFTER)
+        .or_insert(HeaderValue::from(retry_after));
 }
 
 /// What a browser needs to show an answer to a page of `origin`, and to send the request in the first place.
@@ -103,23 +124,33 @@ pub(super) fn allow_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
     headers.insert(header::VARY, HeaderValue::from_static("Origin"));
     let methods = HeaderValue::from_static("GET, POST, PATCH, DELETE, OPTIONS");
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-    const HEADERS: &str =
-        "Authorization, Content-Type, Content-Range, AV-Origin-Client, AV-Origin-App, AV-Origin-Sdk";
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(HEADERS));
+    const HEADERS: &str = "Authorization, Content-Type, Content-Range, AV-Origin-Client, AV-Origin-App, AV-Origin-Sdk";
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static(HEADERS),
+    );
 }
 
 /// `2020-12-02T10:13:19+00:00`
 pub(super) fn date(time: SystemTime) -> String {
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    let seconds = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_secs();
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Howard Hinnant's `civil_from_days`, for days since 1970; years begin in March.
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}+00:00")

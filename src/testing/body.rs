@@ -28,14 +28,22 @@ enum Data {
 impl FakeBody {
     pub(super) fn whole(bytes: Bytes) -> Self {
         let left = Some(bytes.len() as u64);
-        Self { data: Data::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())), left, in_flight: None }
+        Self {
+            data: Data::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            left,
+            in_flight: None,
+        }
     }
 
     pub(super) fn stream(
         length: Option<u64>,
         stream: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     ) -> Self {
-        Self { data: Data::Stream(Mutex::new(Box::pin(stream))), left: length, in_flight: None }
+        Self {
+            data: Data::Stream(Mutex::new(Box::pin(stream))),
+            left: length,
+            in_flight: None,
+        }
     }
 
     /// Keeps the token call in flight until the body has been read or dropped.
@@ -49,7 +57,10 @@ impl Body for FakeBody {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let next = match &mut self.data {
             Data::Whole(bytes) => bytes.take().map(Ok),
             Data::Stream(stream) => {
@@ -77,6 +88,8 @@ impl Body for FakeBody {
 
 impl fmt::Debug for FakeBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FakeBody").field("left", &self.left).finish_non_exhaustive()
+        f.debug_struct("FakeBody")
+            .field("left", &self.left)
+            .finish_non_exhaustive()
     }
 }

@@ -112,7 +112,11 @@ impl FakeApiBuilder {
     /// A server without a socket.
     #[must_use]
     pub fn build(self) -> FakeApi {
-        FakeApi::new(Arc::new(self.shared()), "http://127.0.0.1:1".to_owned(), None)
+        FakeApi::new(
+            Arc::new(self.shared()),
+            "http://127.0.0.1:1".to_owned(),
+            None,
+        )
     }
 
     /// Starts an HTTP server (HTTP/1, and HTTP/2 with prior knowledge) on the current Tokio runtime.
@@ -131,7 +135,12 @@ impl FakeApiBuilder {
     fn shared(self) -> Shared {
         let journal = Journal::new(self.journal);
         let library = Library::new(self.keep_uploads);
-        let mut state = State::new(Tokens::new(self.rules), self.token_lifetime, journal, library);
+        let mut state = State::new(
+            Tokens::new(self.rules),
+            self.token_lifetime,
+            journal,
+            library,
+        );
         state.reported_lifetime = self.reported_lifetime;
         Shared {
             api_key: padded("test-only-api-key-".to_owned(), 40),

@@ -42,8 +42,14 @@ impl ManualClock {
     }
 
     fn from_origin(tokio_origin: Option<tokio::time::Instant>) -> Self {
-        let offsets = Offsets { wall: SystemTime::UNIX_EPOCH + START, monotonic: Duration::ZERO };
-        Self(Arc::new(Inner { tokio_origin, offsets: Mutex::new(offsets) }))
+        let offsets = Offsets {
+            wall: SystemTime::UNIX_EPOCH + START,
+            monotonic: Duration::ZERO,
+        };
+        Self(Arc::new(Inner {
+            tokio_origin,
+            offsets: Mutex::new(offsets),
+        }))
     }
 
     /// Time passes: both clocks go on by `duration`.
@@ -70,7 +76,13 @@ impl ManualClock {
     }
 
     fn change(&self, change: impl FnOnce(&mut Offsets)) {
-        change(&mut self.0.offsets.lock().unwrap_or_else(PoisonError::into_inner));
+        change(
+            &mut self
+                .0
+                .offsets
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
     }
 }
 
@@ -82,8 +94,15 @@ impl Default for ManualClock {
 
 impl Clock for ManualClock {
     fn now(&self) -> Now {
-        let ran = self.0.tokio_origin.map_or(Duration::ZERO, |origin| origin.elapsed());
-        let offsets = self.0.offsets.lock().unwrap_or_else(PoisonError::into_inner);
+        let ran = self
+            .0
+            .tokio_origin
+            .map_or(Duration::ZERO, |origin| origin.elapsed());
+        let offsets = self
+            .0
+            .offsets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         Now::new(offsets.wall + ran, offsets.monotonic + ran)
     }
 }

@@ -56,21 +56,36 @@ impl Fault {
     pub fn status(status: u16) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
-        Self::Status { status, headers, body: answer::html(status) }
+        Self::Status {
+            status,
+            headers,
+            body: answer::html(status),
+        }
     }
 
     /// Any answer, not processed.
     #[must_use]
     pub fn answer(status: u16, headers: HeaderMap, body: impl Into<Bytes>) -> Self {
-        Self::Status { status, headers, body: body.into() }
+        Self::Status {
+            status,
+            headers,
+            body: body.into(),
+        }
     }
 
     /// A problem document of this kind, such as `authentication-invalid-refresh-token`. Not processed.
     #[must_use]
     pub fn problem(status: u16, kind: &str) -> Self {
         let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Self::Status { status, headers, body: answer::problem_document(status, kind, "") }
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        Self::Status {
+            status,
+            headers,
+            body: answer::problem_document(status, kind, ""),
+        }
     }
 
     /// A 429 of the API's rate limit with `X-RateLimit-Retry-After`, not processed.
@@ -92,7 +107,8 @@ impl Fault {
     pub fn retry_after(status: u16, value: impl fmt::Display) -> Self {
         let mut fault = Self::status(status);
         if let Self::Status { headers, .. } = &mut fault {
-            let value = HeaderValue::from_str(&value.to_string()).expect("a value fit for a header");
+            let value =
+                HeaderValue::from_str(&value.to_string()).expect("a value fit for a header");
             headers.insert(header::RETRY_AFTER, value);
         }
         fault

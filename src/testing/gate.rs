@@ -33,7 +33,12 @@ impl Gate {
     /// Waits until `calls` calls have arrived at the gate, in total.
     pub async fn reached(&self, calls: usize) {
         // An error would mean that the sender is gone; `self.state` holds it.
-        let _ = self.state.arrived.subscribe().wait_for(|arrived| *arrived >= calls).await;
+        let _ = self
+            .state
+            .arrived
+            .subscribe()
+            .wait_for(|arrived| *arrived >= calls)
+            .await;
     }
 
     /// How many calls have arrived at the gate so far.
@@ -83,9 +88,16 @@ pub(super) struct Gates(HashMap<GatePoint, Arc<GateState>>);
 
 impl Gates {
     pub(super) fn shut(shared: &Arc<Shared>, point: GatePoint) -> Gate {
-        let state = Arc::new(GateState { arrived: watch::Sender::new(0), open: watch::Sender::new(false) });
+        let state = Arc::new(GateState {
+            arrived: watch::Sender::new(0),
+            open: watch::Sender::new(false),
+        });
         shared.lock().gates.0.insert(point, Arc::clone(&state));
-        Gate { point, state, shared: Arc::clone(shared) }
+        Gate {
+            point,
+            state,
+            shared: Arc::clone(shared),
+        }
     }
 
     pub(super) fn at(&self, point: GatePoint) -> Option<Arc<GateState>> {
@@ -93,7 +105,11 @@ impl Gates {
     }
 
     fn remove(&mut self, point: GatePoint, state: &Arc<GateState>) {
-        if self.0.get(&point).is_some_and(|present| Arc::ptr_eq(present, state)) {
+        if self
+            .0
+            .get(&point)
+            .is_some_and(|present| Arc::ptr_eq(present, state))
+        {
             self.0.remove(&point);
         }
     }

@@ -42,7 +42,11 @@ impl Exchange {
 impl fmt::Debug for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut headers = self.headers.clone();
-        for name in [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE] {
+        for name in [
+            header::AUTHORIZATION,
+            header::PROXY_AUTHORIZATION,
+            header::COOKIE,
+        ] {
             if headers.contains_key(&name) {
                 headers.insert(name, HeaderValue::from_static("[redacted]"));
             }
@@ -62,7 +66,11 @@ impl fmt::Debug for Exchange {
 /// The path of an upload token ends with the token.
 fn shown(path: &str) -> &str {
     const TOKENS: &str = "/upload-tokens/";
-    if path.starts_with(TOKENS) { TOKENS } else { path }
+    if path.starts_with(TOKENS) {
+        TOKENS
+    } else {
+        path
+    }
 }
 
 /// The number of an exchange, in order of arrival.
@@ -78,7 +86,11 @@ pub(super) struct Journal {
 
 impl Journal {
     pub(super) fn new(enabled: bool) -> Self {
-        Self { enabled, first: 0, exchanges: Vec::new() }
+        Self {
+            enabled,
+            first: 0,
+            exchanges: Vec::new(),
+        }
     }
 
     pub(super) fn arrived(&mut self, parts: &request::Parts, is_token_call: bool) -> Entry {

@@ -38,7 +38,9 @@ impl<'a> Route<'a> {
             (Some("videos"), Some(id), Some("source")) if !id.is_empty() => Self::Source(id),
             (Some("videos"), Some(id), Some("status")) if !id.is_empty() => Self::Status(id),
             (Some("upload-tokens"), None, None) => Self::UploadTokens,
-            (Some("upload-tokens"), Some(token), None) if !token.is_empty() => Self::UploadToken(token),
+            (Some("upload-tokens"), Some(token), None) if !token.is_empty() => {
+                Self::UploadToken(token)
+            }
             (Some("upload"), None, None) => Self::Upload,
             (Some("echo"), _, _) => Self::Echo,
             _ => Self::Unknown,
@@ -64,7 +66,10 @@ pub(super) struct Library {
 
 impl Library {
     pub(super) fn new(keep_uploads: bool) -> Self {
-        Self { keep_uploads, ..Self::default() }
+        Self {
+            keep_uploads,
+            ..Self::default()
+        }
     }
 
     pub(super) fn received(&self, video_id: &str) -> Option<Received> {
@@ -72,18 +77,29 @@ impl Library {
     }
 
     pub(super) fn video_ids(&self) -> Vec<String> {
-        self.videos.iter().filter_map(|video| video["videoId"].as_str().map(str::to_owned)).collect()
+        self.videos
+            .iter()
+            .filter_map(|video| video["videoId"].as_str().map(str::to_owned))
+            .collect()
     }
 
-    pub(super) fn answer(&mut self, parts: &request::Parts, body: Bytes, now: Now) -> Response<Bytes> {
+    pub(super) fn answer(
+        &mut self,
+        parts: &request::Parts,
+        body: Bytes,
+        now: Now,
+    ) -> Response<Bytes> {
         self.forget_expired(now);
         let query = parts.uri.query().unwrap_or_default();
         let path = parts.uri.path();
         let method = &parts.method;
         match Route::of(path) {
-            Route::Videos if method == Method::GET => {
-                list(&self.videos, path, query, &["createdAt", "publishedAt", "updatedAt", "title"])
-            }
+            Route::Videos if method == Method::GET => list(
+                &self.videos,
+                path,
+                query,
+                &["createdAt", "publishedAt", "updatedAt", "title"],
+            ),
             Route::Videos if method == Method::POST => self.create_video(&body, now),
             Route::UploadTokens if method == Method::GET => {
                 list(&self.upload_tokens, path, query, &["createdAt", "ttl"])
@@ -117,7 +133,11 @@ impl Library {
         let Some(token) = parameter(parts.uri.query().unwrap_or_default(), "token") else {
             return answer::problem("authentication-missing-upload-token");
         };
-        if !self.upload_tokens.iter().any(|present| present["token"] == token) {
+        if !self
+            .upload_tokens
+            .iter()
+            .any(|present| present["token"] == token)
+        {
             return answer::problem("authentication-invalid-upload-token");
         }
         let form = match Form::read(&parts.headers, body) {
@@ -129,12 +149,19 @@ impl Library {
             None => {
                 // Its first chunk may still be refused: then there is no video.
                 let mut upload = Upload::new(self.keep_uploads);
-                let title = form.file_name.clone().unwrap_or_else(|| "upload".to_owned());
+                let title = form
+                    .file_name
+                    .clone()
+                    .unwrap_or_else(|| "upload".to_owned());
                 if let Err((kind, name)) = upload.add(form) {
                     return answer::named_problem(kind, name);
                 }
-                let video = self.add_video(Map::from_iter([("title".to_owned(), json!(title))]), now);
-                self.uploads.insert(video["videoId"].as_str().unwrap_or_default().to_owned(), upload);
+                let video =
+                    self.add_video(Map::from_iter([("title".to_owned(), json!(title))]), now);
+                self.uploads.insert(
+                    video["videoId"].as_str().unwrap_or_default().to_owned(),
+                    upload,
+                );
                 answer::json(StatusCode::CREATED, &video)
             }
         }
@@ -152,7 +179,10 @@ impl Library {
             return answer::named_problem("resource-not-found", "videoId");
         };
         let keep = self.keep_uploads;
-        let upload = self.uploads.entry(id.to_owned()).or_insert_with(|| Upload::new(keep));
+        let upload = self
+            .uploads
+            .entry(id.to_owned())
+            .or_insert_with(|| Upload::new(keep));
         match upload.add(form) {
             Ok(()) => answer::json(StatusCode::CREATED, video),
             Err((kind, name)) => answer::named_problem(kind, name),
@@ -164,7 +194,10 @@ impl Library {
             return answer::named_problem("resource-not-found", "videoId");
         }
         let nothing = Upload::default();
-        answer::json(StatusCode::OK, &self.uploads.get(id).unwrap_or(&nothing).status())
+        answer::json(
+            StatusCode::OK,
+            &self.uploads.get(id).unwrap_or(&nothing).status(),
+        )
     }
 
     /// Expired tokens are not told from deleted ones.
@@ -173,7 +206,10 @@ impl Library {
         if self.upload_token_expiry.values().any(expired) {
             let expiries = &mut self.upload_token_expiry;
             self.upload_tokens.retain(|token| {
-                !token["token"].as_str().and_then(|token| expiries.get(token)).is_some_and(expired)
+                !token["token"]
+                    .as_str()
+                    .and_then(|token| expiries.get(token))
+                    .is_some_and(expired)
             });
             expiries.retain(|_, expiry| !expired(expiry));
         }
@@ -209,7 +245,10 @@ impl Library {
             "language",
             "playerId",
         ];
-        for (name, value) in wanted.into_iter().filter(|(name, _)| SETTABLE.contains(&name.as_str())) {
+        for (name, value) in wanted
+            .into_iter()
+            .filter(|(name, _)| SETTABLE.contains(&name.as_str()))
+        {
             video[name] = value;
         }
         self.videos.push(video.clone());
@@ -217,7 +256,11 @@ impl Library {
     }
 
     fn create_upload_token(&mut self, body: &Bytes, now: Now) -> Response<Bytes> {
-        let wanted = if body.is_empty() { Ok(json!({})) } else { serde_json::from_slice(body) };
+        let wanted = if body.is_empty() {
+            Ok(json!({}))
+        } else {
+            serde_json::from_slice(body)
+        };
         let Ok(Value::Object(wanted)) = wanted else {
             return answer::problem("invalid-payload");
         };
@@ -229,11 +272,13 @@ impl Library {
             },
         };
         let token = padded("to".to_owned(), 24);
-        let mut created = json!({ "token": token, "ttl": ttl, "createdAt": answer::date(now.wall) });
+        let mut created =
+            json!({ "token": token, "ttl": ttl, "createdAt": answer::date(now.wall) });
         if ttl > 0 {
             let ttl = Duration::from_secs(ttl);
             created["expiresAt"] = answer::date(now.wall + ttl).into();
-            self.upload_token_expiry.insert(token, now.monotonic.saturating_add(ttl));
+            self.upload_token_expiry
+                .insert(token, now.monotonic.saturating_add(ttl));
         }
         let response = answer::json(StatusCode::OK, &created);
         self.upload_tokens.push(created);
@@ -258,7 +303,9 @@ fn one(items: &mut Vec<Value>, key: &str, id: &str, method: &Method) -> Response
 fn echo(parts: &request::Parts, body: Bytes) -> Response<Bytes> {
     let mut response = Response::new(body);
     if let Some(content_type) = parts.headers.get(header::CONTENT_TYPE) {
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type.clone());
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, content_type.clone());
     }
     response
 }
@@ -267,7 +314,11 @@ fn echo(parts: &request::Parts, body: Bytes) -> Response<Bytes> {
 fn list(items: &[Value], path: &str, query: &str, sortable: &[&str]) -> Response<Bytes> {
     let number = |name, default, max| match parameter(query, name) {
         None => Ok(default),
-        Some(text) => text.parse().ok().filter(|number| (1..=max).contains(number)).ok_or(name),
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|number| (1..=max).contains(number))
+            .ok_or(name),
     };
     let sort_by = parameter(query, "sortBy").unwrap_or(sortable[0]);
     let sort_order = parameter(query, "sortOrder").unwrap_or("desc");
@@ -277,7 +328,10 @@ fn list(items: &[Value], path: &str, query: &str, sortable: &[&str]) -> Response
     if !["asc", "desc"].contains(&sort_order) {
         return answer::named_problem("invalid-attribute", "sortOrder");
     }
-    let (page, size) = match (number("currentPage", 1, usize::MAX), number("pageSize", 25, 100)) {
+    let (page, size) = match (
+        number("currentPage", 1, usize::MAX),
+        number("pageSize", 25, 100),
+    ) {
         (Ok(page), Ok(size)) => (page, size),
         (Err(name), _) | (_, Err(name)) => return answer::named_problem("invalid-attribute", name),
     };
@@ -287,8 +341,12 @@ fn list(items: &[Value], path: &str, query: &str, sortable: &[&str]) -> Response
     if sort_order == "desc" {
         sorted.reverse();
     }
-    let shown: Vec<&Value> =
-        sorted.iter().skip((page - 1).saturating_mul(size)).take(size).copied().collect();
+    let shown: Vec<&Value> = sorted
+        .iter()
+        .skip((page - 1).saturating_mul(size))
+        .take(size)
+        .copied()
+        .collect();
     let pages = items.len().div_ceil(size).max(1);
     let mut links = vec![("self", page), ("first", 1)];
     links.extend((page > 1).then(|| ("previous", page - 1)));
@@ -302,7 +360,10 @@ fn list(items: &[Value], path: &str, query: &str, sortable: &[&str]) -> Response
         "currentPage": page, "currentPageItems": shown.len(), "pageSize": size, "pagesTotal": pages,
         "itemsTotal": items.len(), "links": links,
     });
-    answer::json(StatusCode::OK, &json!({ "data": shown, "pagination": pagination }))
+    answer::json(
+        StatusCode::OK,
+        &json!({ "data": shown, "pagination": pagination }),
+    )
 }
 
 fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {

@@ -22,7 +22,10 @@ pub(super) fn parse(content_type: &str, body: &Bytes) -> Option<Vec<Field>> {
     let delimiter = format!("\r\n--{boundary}");
     let finder = memmem::Finder::new(&delimiter);
     let mut fields = Vec::new();
-    let mut rest = body.slice(body.starts_with(&delimiter.as_bytes()[2..]).then_some(delimiter.len() - 2)?..);
+    let mut rest = body.slice(
+        body.starts_with(&delimiter.as_bytes()[2..])
+            .then_some(delimiter.len() - 2)?..,
+    );
     loop {
         if matches!(&rest[..], b"--" | b"--\r\n") {
             return Some(fields);
@@ -62,7 +65,12 @@ fn parameter(mut parameters: &str, wanted: &str) -> Option<String> {
             None => rest.split_at(rest.find(';').unwrap_or(rest.len())),
         };
         if name.trim_matches([' ', ';']).eq_ignore_ascii_case(wanted) {
-            return Some(value.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n"));
+            return Some(
+                value
+                    .replace("%22", "\"")
+                    .replace("%0D", "\r")
+                    .replace("%0A", "\n"),
+            );
         }
         parameters = rest;
     }

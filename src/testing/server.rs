@@ -36,13 +36,19 @@ impl Drop for Handle {
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("Handle")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
     }
 }
 
 impl FakeApi {
     pub(super) fn new(shared: Arc<Shared>, url: String, server: Option<AbortHandle>) -> Self {
-        Self(Arc::new(Handle { shared, url, server }))
+        Self(Arc::new(Handle {
+            shared,
+            url,
+            server,
+        }))
     }
 
     /// Settles how the server behaves before it starts.
@@ -149,7 +155,11 @@ impl FakeApi {
 
     /// Queues the same fault for `calls` token calls.
     pub fn faults(&self, calls: usize, fault: Fault) {
-        self.0.shared.lock().faults.extend(std::iter::repeat_n(fault, calls));
+        self.0
+            .shared
+            .lock()
+            .faults
+            .extend(std::iter::repeat_n(fault, calls));
     }
 
     /// The fault of all token calls that find the queue empty, until cleared with `None`.
@@ -194,19 +204,38 @@ impl FakeApi {
     /// How often this refresh token was presented, whatever became of the calls.
     #[must_use]
     pub fn presentations(&self, refresh_token: &str) -> usize {
-        self.0.shared.lock().presentations.get(refresh_token).copied().unwrap_or(0)
+        self.0
+            .shared
+            .lock()
+            .presentations
+            .get(refresh_token)
+            .copied()
+            .unwrap_or(0)
     }
 
     /// The most times that any one refresh token was presented.
     #[must_use]
     pub fn most_presentations(&self) -> usize {
-        self.0.shared.lock().presentations.values().copied().max().unwrap_or(0)
+        self.0
+            .shared
+            .lock()
+            .presentations
+            .values()
+            .copied()
+            .max()
+            .unwrap_or(0)
     }
 
     /// How many requests (token calls apart) came with this access token.
     #[must_use]
     pub fn requests_with(&self, access_token: &str) -> usize {
-        self.0.shared.lock().bearers.get(access_token).copied().unwrap_or(0)
+        self.0
+            .shared
+            .lock()
+            .bearers
+            .get(access_token)
+            .copied()
+            .unwrap_or(0)
     }
 
     /// What has been uploaded of a video, or `None` if nothing was.

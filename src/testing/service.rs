@@ -62,7 +62,10 @@ impl fmt::Debug for FakeService {
     }
 }
 
-pub(super) async fn respond<B>(shared: Arc<Shared>, request: Request<B>) -> io::Result<Response<FakeBody>>
+pub(super) async fn respond<B>(
+    shared: Arc<Shared>,
+    request: Request<B>,
+) -> io::Result<Response<FakeBody>>
 where
     B: Body,
     B::Error: Into<BoxError>,
@@ -75,7 +78,11 @@ where
     }
 }
 
-async fn api_call<B>(shared: Arc<Shared>, parts: request::Parts, body: B) -> io::Result<Response<FakeBody>>
+async fn api_call<B>(
+    shared: Arc<Shared>,
+    parts: request::Parts,
+    body: B,
+) -> io::Result<Response<FakeBody>>
 where
     B: Body,
     B::Error: Into<BoxError>,
@@ -86,17 +93,24 @@ where
         if let Some(token) = bearer(&parts) {
             *state.bearers.entry(token.to_owned()).or_default() += 1;
         }
-        (state.journal.arrived(&parts, false), state.answer_early, state.on_api_request.clone())
+        (
+            state.journal.arrived(&parts, false),
+            state.answer_early,
+            state.on_api_request.clone(),
+        )
     };
     let is_upload = Route::of(parts.uri.path()).is_upload();
     let now = shared.clock.now();
     let overridden = overriding.and_then(|answer| answer(&parts));
     let preflight = shared.cors.is_some() && parts.method == Method::OPTIONS;
     let preflight = || preflight.then(|| answer::empty(StatusCode::NO_CONTENT));
-    let verdict =
-        overridden.or_else(preflight).or_else(|| judge(&shared, &shared.lock(), &parts, now.monotonic));
+    let verdict = overridden
+        .or_else(preflight)
+        .or_else(|| judge(&shared, &shared.lock(), &parts, now.monotonic));
 
-    let unauthorized = verdict.as_ref().is_some_and(|answer| answer.status() == StatusCode::UNAUTHORIZED);
+    let unauthorized = verdict
+        .as_ref()
+        .is_some_and(|answer| answer.status() == StatusCode::UNAUTHORIZED);
     let read = if early && unauthorized {
         Ok(Bytes::new())
     } else {
@@ -140,7 +154,9 @@ fn judge(
     let refusal = match (values.next().map(HeaderValue::to_str), values.next()) {
         (None, _) => "authentication-missing-authorization-header",
         (Some(Ok(value)), None) => match value.split_once(' ') {
-            Some(("Bearer", token)) if state.refuse_all_bearers || !state.tokens.accepts(token, now) => {
+            Some(("Bearer", token))
+                if state.refuse_all_bearers || !state.tokens.accepts(token, now) =>
+            {
                 "authentication-invalid-access-token"
             }
             Some(("Basic", key)) if state.refuse_api_key || key != basic(&shared.api_key) => {
@@ -156,7 +172,12 @@ fn judge(
 }
 
 fn bearer(parts: &request::Parts) -> Option<&str> {
-    parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+    parts
+        .headers
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?
+        .strip_prefix("Bearer ")
 }
 
 /// Base64 of the key and a colon.
@@ -168,7 +189,11 @@ fn basic(api_key: &str) -> String {
         let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
         for at in 0..4 {
             let digit = ALPHABET[(bits >> (18 - 6 * at)) as usize & 63];
-            encoded.push(if at <= chunk.len() { char::from(digit) } else { '=' });
+            encoded.push(if at <= chunk.len() {
+                char::from(digit)
+            } else {
+                '='
+            });
         }
     }
     encoded
@@ -191,7 +216,9 @@ where
 {
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(Ok(collected.to_bytes())),
-        Err(error) if error.is::<LengthLimitError>() => Ok(Err(answer::problem("payload-too-large"))),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Ok(Err(answer::problem("payload-too-large")))
+        }
         Err(error) => Err(io::Error::other(error)),
     }
 }

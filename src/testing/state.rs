@@ -92,7 +92,12 @@ impl Shared {
 }
 
 impl State {
-    pub(super) fn new(tokens: Tokens, token_lifetime: Duration, journal: Journal, library: Library) -> Self {
+    pub(super) fn new(
+        tokens: Tokens,
+        token_lifetime: Duration,
+        journal: Journal,
+        library: Library,
+    ) -> Self {
         Self {
             tokens,
             token_lifetime,

@@ -48,17 +48,33 @@ async fn a_refresh_token_presented_twice_revokes_its_family_and_no_other() {
     let (_, first) = call(&api, login(&api)).await;
     let (_, second) = call(&api, refresh(&text(&first, "refresh_token"))).await;
     let (other, _) = api.mint_pair();
-    assert_eq!(call(&api, get("/videos", &text(&second, "access_token"))).await.0, 200);
+    assert_eq!(
+        call(&api, get("/videos", &text(&second, "access_token")))
+            .await
+            .0,
+        200
+    );
 
     let (status, problem) = call(&api, refresh(&text(&first, "refresh_token"))).await;
     assert_eq!(status, 401);
     assert!(text(&problem, "type").ends_with("/authentication-invalid-refresh-token"));
-    assert_eq!(call(&api, get("/videos", &text(&second, "access_token"))).await.0, 401);
-    assert_eq!(call(&api, refresh(&text(&second, "refresh_token"))).await.0, 401);
+    assert_eq!(
+        call(&api, get("/videos", &text(&second, "access_token")))
+            .await
+            .0,
+        401
+    );
+    assert_eq!(
+        call(&api, refresh(&text(&second, "refresh_token"))).await.0,
+        401
+    );
     assert_eq!(call(&api, get("/videos", &other)).await.0, 200);
 
     let counts = api.counts();
-    assert_eq!((counts.reuse_violations, counts.grants, counts.refused), (1, 2, 2));
+    assert_eq!(
+        (counts.reuse_violations, counts.grants, counts.refused),
+        (1, 2, 2)
+    );
     assert_eq!(api.presentations(&text(&first, "refresh_token")), 2);
 }
 
@@ -66,15 +82,28 @@ async fn a_refresh_token_presented_twice_revokes_its_family_and_no_other() {
 async fn an_access_token_lives_as_long_as_the_clock_says() {
     let clock = ManualClock::new();
     let lifetime = Duration::from_millis(2500);
-    let api = FakeApi::builder().clock(clock.clone()).token_lifetime(lifetime).build();
+    let api = FakeApi::builder()
+        .clock(clock.clone())
+        .token_lifetime(lifetime)
+        .build();
     let (_, pair) = call(&api, login(&api)).await;
     assert_eq!(pair["expires_in"], 2.5);
 
     clock.advance(lifetime - Duration::from_nanos(1));
     clock.suspend(lifetime);
-    assert_eq!(call(&api, get("/videos", &text(&pair, "access_token"))).await.0, 200);
+    assert_eq!(
+        call(&api, get("/videos", &text(&pair, "access_token")))
+            .await
+            .0,
+        200
+    );
     clock.advance(Duration::from_nanos(1));
-    assert_eq!(call(&api, get("/videos", &text(&pair, "access_token"))).await.0, 401);
+    assert_eq!(
+        call(&api, get("/videos", &text(&pair, "access_token")))
+            .await
+            .0,
+        401
+    );
 }
 
 #[tokio::test]
@@ -82,27 +111,44 @@ async fn a_fault_commits_or_leaves_everything_as_it_was() {
     let api = FakeApi::in_process();
     let (_, first) = api.mint_pair();
     let redirect = Fault::Redirect(307, "/elsewhere".to_owned());
-    for fault in [Fault::status(503), Fault::rate_limited(7), redirect, Fault::Malformed, Fault::DropBefore] {
+    for fault in [
+        Fault::status(503),
+        Fault::rate_limited(7),
+        redirect,
+        Fault::Malformed,
+        Fault::DropBefore,
+    ] {
         api.fault(fault);
         let _ = api.service().oneshot(refresh(&first)).await;
         assert_eq!(api.live_refresh_token().as_ref(), Some(&first));
     }
 
     let edited = Fault::json(|pair| pair["expires_in"] = Value::Null);
-    for fault in [Fault::DropAfter, Fault::StatusAfter(504), Fault::Truncated, Fault::Empty, edited] {
+    for fault in [
+        Fault::DropAfter,
+        Fault::StatusAfter(504),
+        Fault::Truncated,
+        Fault::Empty,
+        edited,
+    ] {
         let live = api.live_refresh_token().unwrap();
         api.fault(fault);
         let _ = api.service().oneshot(refresh(&live)).await;
         assert_ne!(api.live_refresh_token().unwrap(), live);
     }
-    assert_eq!((api.counts().reuse_violations, api.counts().in_flight), (0, 0));
+    assert_eq!(
+        (api.counts().reuse_violations, api.counts().in_flight),
+        (0, 0)
+    );
 }
 
 #[tokio::test]
 async fn a_call_that_is_dropped_at_a_gate_is_no_longer_in_flight() {
     let api = FakeApi::in_process();
     let gate = api.gate(GatePoint::BeforeCommit);
-    let calls: Vec<_> = (0..3).map(|_| tokio::spawn(api.service().oneshot(login(&api)))).collect();
+    let calls: Vec<_> = (0..3)
+        .map(|_| tokio::spawn(api.service().oneshot(login(&api))))
+        .collect();
     gate.reached(3).await;
     assert_eq!((api.counts().in_flight, api.counts().grants), (3, 0));
 
@@ -134,7 +180,8 @@ async fn held_time_lets_no_timeout_fire_while_a_gate_is_shut() {
     for held in [true, false] {
         let hold = held.then(hold_time);
         let gate = api.gate(GatePoint::BeforeCommit);
-        let timed = tokio::time::timeout(Duration::from_secs(10), api.service().oneshot(login(&api)));
+        let timed =
+            tokio::time::timeout(Duration::from_secs(10), api.service().oneshot(login(&api)));
         let task = tokio::spawn(timed);
         gate.reached(1).await;
         // All tasks wait for another thread.
@@ -157,7 +204,10 @@ async fn a_manual_clock_moves_as_told_and_with_tokio() {
     tokio::time::advance(Duration::from_secs(1)).await;
     clock.advance(Duration::from_secs(2));
     clock.set_wall_back(Duration::from_secs(4));
-    assert_eq!(clock.now().monotonic, start.monotonic + Duration::from_secs(3));
+    assert_eq!(
+        clock.now().monotonic,
+        start.monotonic + Duration::from_secs(3)
+    );
     assert_eq!(clock.now().wall, start.wall - Duration::from_secs(1));
 }
 
@@ -172,7 +222,10 @@ async fn the_server_closes_the_socket_on_a_dropped_call_and_when_the_last_handle
     api.fault(Fault::DropAfter);
     let body = json!({ "apiKey": api.api_key() }).to_string();
     let head = "POST /auth/api-key HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ";
-    called.write_all(format!("{head}{}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
+    called
+        .write_all(format!("{head}{}\r\n\r\n{body}", body.len()).as_bytes())
+        .await
+        .unwrap();
     assert_eq!(called.read(&mut [0]).await.unwrap(), 0);
     assert_eq!(api.counts().grants, 1);
 
@@ -185,7 +238,10 @@ async fn a_truncated_answer_breaks_in_its_body() {
     let api = FakeApi::in_process();
     api.fault(Fault::Truncated);
     let answer = api.service().oneshot(login(&api)).await.unwrap();
-    assert_eq!(read(answer).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    assert_eq!(
+        read(answer).await.unwrap_err().kind(),
+        io::ErrorKind::UnexpectedEof
+    );
 }
 
 #[tokio::test]
@@ -194,7 +250,12 @@ async fn debug_shows_no_secret() {
     let (access, _) = api.mint_pair();
     call(&api, login(&api)).await;
     call(&api, get("/echo?token=test-only", &access)).await;
-    let all = format!("{api:?} {:?} {:?} {:?}", api.service(), api.journal(), FakeApi::builder());
+    let all = format!(
+        "{api:?} {:?} {:?} {:?}",
+        api.service(),
+        api.journal(),
+        FakeApi::builder()
+    );
     assert!(!all.contains("test-only"), "{all}");
 }
 

@@ -60,7 +60,11 @@ where
         Err(too_large) => Call::Bad(too_large),
     };
     if let Call::Refresh(token) = &call {
-        *shared.lock().presentations.entry(token.clone()).or_default() += 1;
+        *shared
+            .lock()
+            .presentations
+            .entry(token.clone())
+            .or_default() += 1;
     }
     if let Some(Fault::Latency(latency)) = fault {
         tokio::time::sleep(latency).await;
@@ -91,8 +95,14 @@ fn parse(parts: &request::Parts, body: &Bytes) -> Call {
     if parts.method != Method::POST {
         return Call::Bad(answer::method_not_allowed("POST"));
     }
-    let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
+    let content_type = parts
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let essence = content_type
+        .and_then(|value| value.split(';').next())
+        .unwrap_or_default()
+        .trim();
     let is_json = essence.eq_ignore_ascii_case("application/json");
     if !is_json || parts.headers.contains_key(header::AUTHORIZATION) {
         return Call::Bad(answer::problem("invalid-payload"));
@@ -120,10 +130,14 @@ fn commit(shared: &Shared, call: Call, now: Now) -> Response<Bytes> {
         Call::Login(_) => Ok(state.login(now)),
         Call::Refresh(token) => {
             let lifetime = state.token_lifetime;
-            state.tokens.refresh(&token, now.monotonic, lifetime).map_err(|refused| {
-                state.counts.reuse_violations += usize::from(matches!(refused, Refused::Reused));
-                "authentication-invalid-refresh-token"
-            })
+            state
+                .tokens
+                .refresh(&token, now.monotonic, lifetime)
+                .map_err(|refused| {
+                    state.counts.reuse_violations +=
+                        usize::from(matches!(refused, Refused::Reused));
+                    "authentication-invalid-refresh-token"
+                })
         }
     };
     match pair {
@@ -140,8 +154,11 @@ fn commit(shared: &Shared, call: Call, now: Now) -> Response<Bytes> {
 
 fn granted(state: &State, pair: &Pair) -> Response<Bytes> {
     let reported = state.reported_lifetime.unwrap_or(state.token_lifetime);
-    let expires_in =
-        if reported.subsec_nanos() == 0 { json!(reported.as_secs()) } else { json!(reported.as_secs_f64()) };
+    let expires_in = if reported.subsec_nanos() == 0 {
+        json!(reported.as_secs())
+    } else {
+        json!(reported.as_secs_f64())
+    };
     let pair = json!({
         "token_type": "Bearer", "expires_in": expires_in,
         "access_token": pair.access, "refresh_token": pair.refresh,
@@ -161,7 +178,11 @@ fn refusal(as_400: bool, kind: &str) -> Response<Bytes> {
 /// The answer of a fault that comes before the call is processed.
 fn before(fault: Option<&Fault>) -> Option<io::Result<Response<Bytes>>> {
     let answer = match fault? {
-        Fault::Status { status, headers, body } => answer::status(*status).map(|status| {
+        Fault::Status {
+            status,
+            headers,
+            body,
+        } => answer::status(*status).map(|status| {
             let mut response = answer::empty(status);
             *response.headers_mut() = headers.clone();
             response.map(|_| body.clone())
@@ -172,7 +193,11 @@ fn before(fault: Option<&Fault>) -> Option<io::Result<Response<Bytes>>> {
             response.headers_mut().insert(header::LOCATION, location);
             Ok(response)
         }),
-        Fault::Malformed => Ok(answer::with_type(StatusCode::OK, "text/html", answer::html(200))),
+        Fault::Malformed => Ok(answer::with_type(
+            StatusCode::OK,
+            "text/html",
+            answer::html(200),
+        )),
         Fault::DropBefore => Err(closed()),
         _ => return None,
     };
@@ -229,7 +254,10 @@ fn truncated(mut answer: Response<Bytes>) -> Response<FakeBody> {
         let end = async {
             // Lets the HTTP server write out the first half before it closes the connection.
             tokio::task::yield_now().await;
-            Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the fake server cut the answer short"))
+            Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the fake server cut the answer short",
+            ))
         };
         FakeBody::stream(None, stream::iter([Ok(first)]).chain(stream::once(end)))
     })
@@ -237,8 +265,15 @@ fn truncated(mut answer: Response<Bytes>) -> Response<FakeBody> {
 
 fn huge() -> FakeBody {
     let chunk = Bytes::from(vec![b'a'; HUGE_CHUNK]);
-    let start = stream::iter([Ok(Bytes::from_static(br#"{"token_type":"Bearer","access_token":""#))]);
-    FakeBody::stream(None, start.chain(stream::iter((0..HUGE_CHUNKS).map(move |_| Ok(chunk.clone())))))
+    let start = stream::iter([Ok(Bytes::from_static(
+        br#"{"token_type":"Bearer","access_token":""#,
+    ))]);
+    FakeBody::stream(
+        None,
+        start.chain(stream::iter(
+            (0..HUGE_CHUNKS).map(move |_| Ok(chunk.clone())),
+        )),
+    )
 }
 
 fn drip() -> FakeBody {
@@ -252,5 +287,8 @@ fn drip() -> FakeBody {
 }
 
 fn closed() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, "the fake server closed the connection")
+    io::Error::new(
+        io::ErrorKind::ConnectionReset,
+        "the fake server closed the connection",
+    )
 }

@@ -54,7 +54,10 @@ pub(super) enum Refused {
 
 impl Tokens {
     pub(super) fn new(rules: Rules) -> Self {
-        Self { rules, ..Self::default() }
+        Self {
+            rules,
+            ..Self::default()
+        }
     }
 
     pub(super) fn login(&mut self, now: Duration, lifetime: Duration) -> Pair {
@@ -91,9 +94,9 @@ impl Tokens {
     }
 
     pub(super) fn accepts(&self, access: &str, now: Duration) -> bool {
-        self.access
-            .get(access)
-            .is_some_and(|token| !token.revoked && now.saturating_sub(token.issued) < token.lifetime)
+        self.access.get(access).is_some_and(|token| {
+            !token.revoked && now.saturating_sub(token.issued) < token.lifetime
+        })
     }
 
     pub(super) fn revoke_access_tokens(&mut self) {
@@ -111,19 +114,28 @@ impl Tokens {
     }
 
     pub(super) fn live_refresh_token(&self) -> Option<String> {
-        let live = self.refresh.iter().filter(|(_, token)| token.state == RefreshState::Live);
-        live.max_by_key(|(_, token)| token.serial).map(|(token, _)| token.clone())
+        let live = self
+            .refresh
+            .iter()
+            .filter(|(_, token)| token.state == RefreshState::Live);
+        live.max_by_key(|(_, token)| token.serial)
+            .map(|(token, _)| token.clone())
     }
 
     /// Revokes the tokens of one family, or all. A spent refresh token stays spent: its reuse is to be seen.
     fn revoke(&mut self, family: Option<u64>, access: bool, refresh: bool) {
         if access {
-            let concerned = self.access.values_mut().filter(|token| family.is_none_or(|f| f == token.family));
+            let concerned = self
+                .access
+                .values_mut()
+                .filter(|token| family.is_none_or(|f| f == token.family));
             concerned.for_each(|token| token.revoked = true);
         }
         if refresh {
-            let concerned =
-                self.refresh.values_mut().filter(|token| family.is_none_or(|f| f == token.family));
+            let concerned = self
+                .refresh
+                .values_mut()
+                .filter(|token| family.is_none_or(|f| f == token.family));
             concerned
                 .filter(|token| token.state == RefreshState::Live)
                 .for_each(|token| token.state = RefreshState::Revoked);
@@ -137,8 +149,23 @@ impl Tokens {
             access: padded(format!("eyJ0eXAi.test-only-access-{serial}."), 800),
             refresh: padded(format!("def50200-test-only-refresh-{serial}-"), 700),
         };
-        self.access.insert(pair.access.clone(), Access { family, issued: now, lifetime, revoked: false });
-        self.refresh.insert(pair.refresh.clone(), Refresh { family, serial, state: RefreshState::Live });
+        self.access.insert(
+            pair.access.clone(),
+            Access {
+                family,
+                issued: now,
+                lifetime,
+                revoked: false,
+            },
+        );
+        self.refresh.insert(
+            pair.refresh.clone(),
+            Refresh {
+                family,
+                serial,
+                state: RefreshState::Live,
+            },
+        );
         pair
     }
 }

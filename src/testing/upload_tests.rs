@@ -42,7 +42,9 @@ impl Account {
 
     async fn video(&self) -> String {
         let request = Request::post("/videos").header(header::AUTHORIZATION, &self.bearer);
-        let (_, video) = self.call(request.body(Full::from(r#"{"title":"a film"}"#)).unwrap()).await;
+        let (_, video) = self
+            .call(request.body(Full::from(r#"{"title":"a film"}"#)).unwrap())
+            .await;
         video["videoId"].as_str().unwrap().to_owned()
     }
 
@@ -54,17 +56,32 @@ impl Account {
         if !range.is_empty() {
             request = request.header(header::CONTENT_RANGE, range);
         }
-        let (status, answer) = self.call(request.body(Full::from(form(&[("file", chunk)]))).unwrap()).await;
-        let kind = answer["type"].as_str().and_then(|kind| kind.rsplit('/').next()).unwrap_or_default();
-        (status, format!("{kind} {}", answer["name"].as_str().unwrap_or_default()).trim().to_owned())
+        let (status, answer) = self
+            .call(request.body(Full::from(form(&[("file", chunk)]))).unwrap())
+            .await;
+        let kind = answer["type"]
+            .as_str()
+            .and_then(|kind| kind.rsplit('/').next())
+            .unwrap_or_default();
+        (
+            status,
+            format!("{kind} {}", answer["name"].as_str().unwrap_or_default())
+                .trim()
+                .to_owned(),
+        )
     }
 }
 
 fn form(fields: &[(&str, &[u8])]) -> Vec<u8> {
     let mut form = Vec::new();
     for (name, data) in fields {
-        let file_name = if *name == "file" { "; filename=\"a \\; b.mp4\"" } else { "" };
-        let head = format!("--xyz\r\nContent-Disposition: form-data; name=\"{name}\"{file_name}\r\n\r\n");
+        let file_name = if *name == "file" {
+            "; filename=\"a \\; b.mp4\""
+        } else {
+            ""
+        };
+        let head =
+            format!("--xyz\r\nContent-Disposition: form-data; name=\"{name}\"{file_name}\r\n\r\n");
         form.extend_from_slice(head.as_bytes());
         form.extend_from_slice(data);
         form.extend_from_slice(b"\r\n");
@@ -78,10 +95,16 @@ async fn chunks_are_put_together_in_any_order() {
     let film: Vec<u8> = (0..3 * CHUNK + 7).map(|at| (at / 999) as u8).collect();
     let account = Account::new();
     let total = film.len();
-    let by_bytes =
-        |chunk: usize| format!("bytes {}-{}/{total}", chunk * CHUNK, ((chunk + 1) * CHUNK).min(total) - 1);
+    let by_bytes = |chunk: usize| {
+        format!(
+            "bytes {}-{}/{total}",
+            chunk * CHUNK,
+            ((chunk + 1) * CHUNK).min(total) - 1
+        )
+    };
     let by_parts = |chunk: usize| format!("part {}/4", chunk + 1);
-    let open_end = |chunk: usize| format!("part {}/{}", chunk + 1, if chunk == 3 { "4" } else { "*" });
+    let open_end =
+        |chunk: usize| format!("part {}/{}", chunk + 1, if chunk == 3 { "4" } else { "*" });
     type Name<'a> = &'a dyn Fn(usize) -> String;
     for name in [&by_bytes as Name, &by_parts, &open_end] {
         for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [3, 0, 2, 1]] {
@@ -109,7 +132,10 @@ async fn chunks_are_put_together_in_any_order() {
                 (&"uploaded".into(), &total.into())
             );
             let again = account.chunk(&id, &name(0), &film[..CHUNK]).await;
-            assert_eq!(again, (400, "video-source-already-uploaded file".to_owned()));
+            assert_eq!(
+                again,
+                (400, "video-source-already-uploaded file".to_owned())
+            );
         }
     }
 }
@@ -141,9 +167,24 @@ async fn a_chunk_that_does_not_fit_is_refused_with_a_problem() {
         ("part 3/*", "part 2/2", CHUNK, range),
         ("part 1/*", "part 1/*", CHUNK - 1, file),
         ("bytes 0-5242879/15728640", "part 2/3", CHUNK, range),
-        ("bytes 0-5242879/15728640", "bytes 5242880-10485759/15728641", CHUNK, range),
-        ("bytes 0-5242879/15728640", "bytes 5242879-10485758/15728640", CHUNK, range),
-        ("bytes 5242880-10485759/*", "bytes 1-5242880/*", CHUNK, range),
+        (
+            "bytes 0-5242879/15728640",
+            "bytes 5242880-10485759/15728641",
+            CHUNK,
+            range,
+        ),
+        (
+            "bytes 0-5242879/15728640",
+            "bytes 5242879-10485758/15728640",
+            CHUNK,
+            range,
+        ),
+        (
+            "bytes 5242880-10485759/*",
+            "bytes 1-5242880/*",
+            CHUNK,
+            range,
+        ),
     ] {
         let id = account.video().await;
         if !before.is_empty() {
@@ -156,7 +197,10 @@ async fn a_chunk_that_does_not_fit_is_refused_with_a_problem() {
         );
         assert!(!account.api.received(&id).is_some_and(|it| it.finished));
     }
-    assert_eq!(account.chunk("vi-unknown", "", &data).await, (404, "resource-not-found videoId".to_owned()));
+    assert_eq!(
+        account.chunk("vi-unknown", "", &data).await,
+        (404, "resource-not-found videoId".to_owned())
+    );
 }
 
 #[tokio::test]
@@ -169,24 +213,48 @@ async fn a_form_that_is_none_is_refused_and_makes_no_video() {
     for (content_type, body, kind) in [
         (good, form(&[]), "uploaded-file-no-file"),
         (good, form(&[("videoId", b"vi1")]), "uploaded-file-no-file"),
-        (good, form(&[("file", b"1"), ("file", b"2")]), "uploaded-file-multiple-files"),
+        (
+            good,
+            form(&[("file", b"1"), ("file", b"2")]),
+            "uploaded-file-multiple-files",
+        ),
         (good, cut, "invalid-payload"),
         (good, b"a film".to_vec(), "invalid-payload"),
-        ("multipart/form-data; boundary=other", one.clone(), "invalid-payload"),
-        ("multipart/mixed; boundary=xyz", one.clone(), "invalid-payload"),
+        (
+            "multipart/form-data; boundary=other",
+            one.clone(),
+            "invalid-payload",
+        ),
+        (
+            "multipart/mixed; boundary=xyz",
+            one.clone(),
+            "invalid-payload",
+        ),
         ("video/mp4", one.clone(), "invalid-payload"),
-        (good, form(&[("videoId", b"vi1"), ("file", b"1")]), "resource-not-found"),
+        (
+            good,
+            form(&[("videoId", b"vi1"), ("file", b"1")]),
+            "resource-not-found",
+        ),
     ] {
-        let request =
-            Request::post(format!("/upload?token={token}")).header(header::CONTENT_TYPE, content_type);
+        let request = Request::post(format!("/upload?token={token}"))
+            .header(header::CONTENT_TYPE, content_type);
         let (status, problem) = account.call(request.body(Full::from(body)).unwrap()).await;
-        assert!(problem["type"].as_str().unwrap().ends_with(kind), "{status} {problem}");
+        assert!(
+            problem["type"].as_str().unwrap().ends_with(kind),
+            "{status} {problem}"
+        );
     }
     assert!(account.api.video_ids().is_empty());
 
-    let request = Request::post(format!("/upload?token={token}"))
-        .header(header::CONTENT_TYPE, "multipart/form-data; boundary=\"xyz\"");
-    assert_eq!(account.call(request.body(Full::from(one)).unwrap()).await.0, 201);
+    let request = Request::post(format!("/upload?token={token}")).header(
+        header::CONTENT_TYPE,
+        "multipart/form-data; boundary=\"xyz\"",
+    );
+    assert_eq!(
+        account.call(request.body(Full::from(one)).unwrap()).await.0,
+        201
+    );
 }
 
 #[tokio::test]
@@ -198,27 +266,52 @@ async fn each_chunk_without_a_video_id_becomes_a_video_of_its_own() {
             .header(header::CONTENT_TYPE, "multipart/form-data; boundary=xyz")
             .header(header::CONTENT_RANGE, format!("part {part}/3"));
         let body = form(&[("file", &vec![1; CHUNK])]);
-        assert_eq!(account.call(request.body(Full::from(body)).unwrap()).await.0, 201);
+        assert_eq!(
+            account
+                .call(request.body(Full::from(body)).unwrap())
+                .await
+                .0,
+            201
+        );
     }
     let ids = account.api.video_ids();
     assert_eq!(ids.len(), 3);
-    assert!(ids.iter().all(|id| !account.api.received(id).unwrap().finished));
+    assert!(
+        ids.iter()
+            .all(|id| !account.api.received(id).unwrap().finished)
+    );
 }
 
 #[tokio::test]
 async fn cors_lets_the_pages_of_one_origin_in() {
-    let options = || Request::options("/upload?token=x").body(Full::<Bytes>::default()).unwrap();
+    let options = || {
+        Request::options("/upload?token=x")
+            .body(Full::<Bytes>::default())
+            .unwrap()
+    };
     let api = FakeApi::in_process();
     let answer = api.service().oneshot(options()).await.unwrap();
     assert_eq!(answer.status(), 405);
-    assert!(!answer.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN));
+    assert!(
+        !answer
+            .headers()
+            .contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN)
+    );
 
     let api = FakeApi::builder().cors("https://www.example.com").build();
     let answer = api.service().oneshot(options()).await.unwrap();
     assert_eq!(answer.status(), 204);
-    assert_eq!(answer.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN], "https://www.example.com");
-    let refused = Request::get("/videos").body(Full::<Bytes>::default()).unwrap();
+    assert_eq!(
+        answer.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN],
+        "https://www.example.com"
+    );
+    let refused = Request::get("/videos")
+        .body(Full::<Bytes>::default())
+        .unwrap();
     let answer = api.service().oneshot(refused).await.unwrap();
     assert_eq!(answer.status(), 401);
-    assert_eq!(answer.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN], "https://www.example.com");
+    assert_eq!(
+        answer.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN],
+        "https://www.example.com"
+    );
 }

@@ -55,7 +55,8 @@ pub(super) struct Form {
 
 impl Form {
     pub(super) fn read(headers: &HeaderMap, body: &Bytes) -> Result<Self, Refusal> {
-        let text = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+        let text =
+            |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
         let range = text(header::CONTENT_RANGE).map_or(Some(Range::Whole), Range::parse);
         let Some(range) = range else {
             return Err(("invalid-attribute", "Content-Range"));
@@ -74,9 +75,12 @@ impl Form {
         }
         let one = files.pop();
         match one {
-            Some(one) if files.is_empty() => {
-                Ok(Self { video_id, file_name: one.file_name, file: one.data, range })
-            }
+            Some(one) if files.is_empty() => Ok(Self {
+                video_id,
+                file_name: one.file_name,
+                file: one.data,
+                range,
+            }),
             Some(_) => Err(("uploaded-file-multiple-files", "file")),
             None => Err(("uploaded-file-no-file", "file")),
         }
@@ -85,8 +89,15 @@ impl Form {
 
 enum Range {
     Whole,
-    Bytes { from: u64, to: u64, total: Option<u64> },
-    Part { part: u64, parts: Option<u64> },
+    Bytes {
+        from: u64,
+        to: u64,
+        total: Option<u64>,
+    },
+    Part {
+        part: u64,
+        parts: Option<u64>,
+    },
 }
 
 impl Range {
@@ -97,7 +108,11 @@ impl Range {
         };
         let (unit, rest) = text.split_once(' ')?;
         let (place, total) = rest.split_once('/')?;
-        let total = if total == "*" { None } else { Some(number(total)?) };
+        let total = if total == "*" {
+            None
+        } else {
+            Some(number(total)?)
+        };
         match unit {
             "bytes" => {
                 let (from, to) = place.split_once('-')?;
@@ -142,7 +157,10 @@ pub(super) struct Upload {
 
 impl Upload {
     pub(super) fn new(keep: bool) -> Self {
-        Self { kept: keep.then(BytesMut::new), ..Self::default() }
+        Self {
+            kept: keep.then(BytesMut::new),
+            ..Self::default()
+        }
     }
 
     /// Takes a chunk in, unless the API would refuse it.
@@ -157,19 +175,22 @@ impl Upload {
             Range::Bytes { from, to, total } => (true, from, to + 1, total, Some(to + 1) == total),
             Range::Part { part, parts } => (false, part, part + 1, parts, Some(part) == parts),
         };
-        if by_bytes && end - start != length || self.by_bytes.is_some_and(|present| present != by_bytes) {
+        if by_bytes && end - start != length
+            || self.by_bytes.is_some_and(|present| present != by_bytes)
+        {
             return invalid("Content-Range");
         }
         if length > MAX_CHUNK || length < MIN_CHUNK && !is_last {
             return invalid("file");
         }
         let past_total = |total| if by_bytes { end > total } else { start > total };
-        let furthest =
-            self.chunks.last_key_value().map_or(0, |(start, (end, _))| if by_bytes { *end } else { *start });
-        if self
-            .total
-            .is_some_and(|present| total.is_some_and(|total| total != present) || past_total(present))
-            || total.is_some_and(|total| furthest > total)
+        let furthest = self
+            .chunks
+            .last_key_value()
+            .map_or(0, |(start, (end, _))| if by_bytes { *end } else { *start });
+        if self.total.is_some_and(|present| {
+            total.is_some_and(|total| total != present) || past_total(present)
+        }) || total.is_some_and(|total| furthest > total)
         {
             return invalid("Content-Range");
         }
@@ -179,8 +200,16 @@ impl Upload {
             Some(_) => return invalid("Content-Range"),
             None => {}
         }
-        let before = self.chunks.range(..start).next_back().is_none_or(|(_, (end, _))| *end <= start);
-        let after = self.chunks.range(start..).next().is_none_or(|(start, _)| *start >= end);
+        let before = self
+            .chunks
+            .range(..start)
+            .next_back()
+            .is_none_or(|(_, (end, _))| *end <= start);
+        let after = self
+            .chunks
+            .range(start..)
+            .next()
+            .is_none_or(|(start, _)| *start >= end);
         if !(before && after) {
             return invalid("Content-Range");
         }
@@ -205,7 +234,13 @@ impl Upload {
             }
             self.next = self.chunks[&self.next].0;
         }
-        let end = self.total.map(|total| if self.by_bytes == Some(true) { total } else { total + 1 });
+        let end = self.total.map(|total| {
+            if self.by_bytes == Some(true) {
+                total
+            } else {
+                total + 1
+            }
+        });
         self.finished = end == Some(self.next);
     }
 

@@ -35,9 +35,18 @@ impl Problem {
     fn read(status: StatusCode, body: &[u8]) -> Self {
         let document: Value = serde_json::from_slice(body).unwrap_or_default();
         let text = |name: &str| document[name].as_str().unwrap_or_default();
-        let path = text("type").split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+        let path = text("type")
+            .split(['?', '#'])
+            .next()
+            .unwrap_or_default()
+            .trim_end_matches('/');
         let kind = path.rsplit('/').next().unwrap_or_default().to_owned();
-        Self { status, kind, title: text("title").to_owned(), name: text("name").to_owned() }
+        Self {
+            status,
+            kind,
+            title: text("title").to_owned(),
+            name: text("name").to_owned(),
+        }
     }
 
     /// The problem behind an error, if the API has answered with one.
@@ -80,7 +89,9 @@ impl Problem {
 
 impl fmt::Debug for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Problem").field("status", &self.status).finish_non_exhaustive()
+        f.debug_struct("Problem")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
     }
 }
 
@@ -93,7 +104,10 @@ impl fmt::Display for Problem {
 impl StdError for Problem {}
 
 /// Sends a request and reads the answer, if it is a good one, in full.
-pub(super) async fn send<S, B, R>(service: S, request: Request<Bytes>) -> Result<Zeroizing<Vec<u8>>, Error>
+pub(super) async fn send<S, B, R>(
+    service: S,
+    request: Request<Bytes>,
+) -> Result<Zeroizing<Vec<u8>>, Error>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<BoxError>,
@@ -101,13 +115,20 @@ where
     R: Body,
     R::Error: Into<BoxError>,
 {
-    let response = service.oneshot(request.map(B::from)).await.map_err(|error| failed(error.into()))?;
+    let response = service
+        .oneshot(request.map(B::from))
+        .await
+        .map_err(|error| failed(error.into()))?;
     let (head, body) = response.into_parts();
     let body = answer::read(body, ANSWER_LIMIT).await;
     if head.status.is_success() {
         body
     } else {
-        Err(declined(head.status, &head.headers, &body.unwrap_or_default()))
+        Err(declined(
+            head.status,
+            &head.headers,
+            &body.unwrap_or_default(),
+        ))
     }
 }
 
@@ -117,16 +138,21 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
 }
 
 pub(super) fn unreadable() -> Error {
-    Error::new(ErrorKind::Ambiguous, "the API's answer is not the JSON it should be")
+    Error::new(
+        ErrorKind::Ambiguous,
+        "the API's answer is not the JSON it should be",
+    )
 }
 
 /// An error of the service: ours stays as it is.
 fn failed(error: BoxError) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => *error,
-        Err(error) if answer::never_sent(&*error) => {
-            Error::with_source(ErrorKind::Unavailable, "the API could not be reached", error)
-        }
+        Err(error) if answer::never_sent(&*error) => Error::with_source(
+            ErrorKind::Unavailable,
+            "the API could not be reached",
+            error,
+        ),
         Err(error) => Error::with_source(ErrorKind::Ambiguous, "the call broke off", error),
     }
 }
@@ -134,18 +160,26 @@ fn failed(error: BoxError) -> Error {
 fn declined(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
     let problem = Problem::read(status, body);
     let (kind, message) = match status.as_u16() {
-        401 if problem.kind().contains("upload-token") => {
-            (ErrorKind::Refused, "the API knows no such upload token; it was deleted, or has expired")
-        }
+        401 if problem.kind().contains("upload-token") => (
+            ErrorKind::Refused,
+            "the API knows no such upload token; it was deleted, or has expired",
+        ),
         401 => (ErrorKind::Refused, "the API refused the credentials"),
         403 if problem.kind() == "authorization-suspended-account" => {
             (ErrorKind::Suspended, "the api.video account is suspended")
         }
-        404 => (ErrorKind::NotFound, "the API knows no such upload token or video"),
+        404 => (
+            ErrorKind::NotFound,
+            "the API knows no such upload token or video",
+        ),
         429 => (ErrorKind::Unavailable, "the API asks for a pause"),
         502 | 504 | 520..=529 => (ErrorKind::Ambiguous, "a gateway lost the API's answer"),
         300..=399 | 408 | 425 | 500..=599 => (ErrorKind::Unavailable, "the API can't serve now"),
         _ => (ErrorKind::Rejected, "the API declined the call"),
     };
-    Error::with_source(kind, message, problem).after(answer::wait(status, headers, system_now().wall))
+    Error::with_source(kind, message, problem).after(answer::wait(
+        status,
+        headers,
+        system_now().wall,
+    ))
 }

@@ -86,7 +86,10 @@ impl ListOptions {
 impl<S, B> UploadTokens<S, B> {
     /// Over a service that completes URIs which are only a path, and adds a bearer.
     pub fn new(service: S) -> Self {
-        Self { service, body: PhantomData }
+        Self {
+            service,
+            body: PhantomData,
+        }
     }
 }
 
@@ -111,7 +114,9 @@ where
     pub async fn create(&self, ttl: Option<Duration>) -> Result<UploadToken, Error> {
         let seconds = match ttl {
             None => 0,
-            Some(ttl) => ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)),
+            Some(ttl) => ttl
+                .as_secs()
+                .saturating_add(u64::from(ttl.subsec_nanos() > 0)),
         };
         if ttl.is_some_and(|ttl| ttl.is_zero()) || seconds > MAX_TTL {
             return Err(Error::new(
@@ -141,7 +146,9 @@ where
         stream::try_unfold(Some(1), move |page| {
             let path = page.map(|page| (page, options.path(page)));
             async move {
-                let Some((page, path)) = path else { return Ok(None) };
+                let Some((page, path)) = path else {
+                    return Ok(None);
+                };
                 let body = answer::send(self.service.clone(), request(Method::GET, &path)?).await?;
                 let Page { data, pagination } = answer::parse(&body)?;
                 let next = (!data.is_empty() && page < pagination.pages_total).then_some(page + 1);
@@ -174,7 +181,12 @@ where
     ///
     /// If the future is dropped, the token may or may not have been deleted.
     pub async fn delete(&self, token: &DelegatedToken) -> Result<(), Error> {
-        answer::send(self.service.clone(), request(Method::DELETE, &path(token)?)?).await.map(drop)
+        answer::send(
+            self.service.clone(),
+            request(Method::DELETE, &path(token)?)?,
+        )
+        .await
+        .map(drop)
     }
 
     async fn one(&self, request: Request<Bytes>) -> Result<UploadToken, Error> {
@@ -205,7 +217,12 @@ pub(super) fn request(method: Method, path: &str) -> Result<Request<Bytes>, Erro
         .uri(path)
         .header(header::ACCEPT, HeaderValue::from_static("application/json"))
         .body(Bytes::new())
-        .map_err(|_| Error::new(ErrorKind::Configuration, "a token, video id or path can't stand in a URI"))
+        .map_err(|_| {
+            Error::new(
+                ErrorKind::Configuration,
+                "a token, video id or path can't stand in a URI",
+            )
+        })
 }
 
 impl<S: Clone, B> Clone for UploadTokens<S, B> {
@@ -216,6 +233,8 @@ impl<S: Clone, B> Clone for UploadTokens<S, B> {
 
 impl<S: fmt::Debug, B> fmt::Debug for UploadTokens<S, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UploadTokens").field("service", &self.service).finish()
+        f.debug_struct("UploadTokens")
+            .field("service", &self.service)
+            .finish()
     }
 }

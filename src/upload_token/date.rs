@@ -6,18 +6,29 @@ use std::time::{Duration, SystemTime};
 pub(super) fn parse(text: &str) -> Option<SystemTime> {
     let digits = |from: usize, to: usize| {
         let part = text.get(from..to)?;
-        part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse::<i64>().ok()).flatten()
+        part.bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| part.parse::<i64>().ok())
+            .flatten()
     };
-    let between = |at: usize, allowed: &str| text.get(at..=at).filter(|found| allowed.contains(*found));
+    let between =
+        |at: usize, allowed: &str| text.get(at..=at).filter(|found| allowed.contains(*found));
     for (at, allowed) in [(4, "-"), (7, "-"), (10, "Tt "), (13, ":"), (16, ":")] {
         between(at, allowed)?;
     }
     let (year, month, day) = (digits(0, 4)?, digits(5, 7)?, digits(8, 10)?);
     let (hour, minute, second) = (digits(11, 13)?, digits(14, 16)?, digits(17, 19)?);
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+    if !(1..=12).contains(&month)
+        || !(1..=31).contains(&day)
+        || hour > 23
+        || minute > 59
+        || second > 60
+    {
         return None;
     }
-    let zone = text.get(19..)?.trim_start_matches(|letter: char| letter == '.' || letter.is_ascii_digit());
+    let zone = text
+        .get(19..)?
+        .trim_start_matches(|letter: char| letter == '.' || letter.is_ascii_digit());
     let offset = match zone.split_at_checked(1)? {
         ("Z" | "z", "") => 0,
         (sign @ ("+" | "-"), zone) => {
@@ -36,7 +47,8 @@ pub(super) fn parse(text: &str) -> Option<SystemTime> {
 fn days(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year - 719_468
+    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year
+        - 719_468
 }
 
 #[cfg(test)]
@@ -53,7 +65,11 @@ mod tests {
             ("2024-02-29T23:59:59Z", 1_709_251_199),
             ("2094-01-01T00:00:00Z", 3_913_142_400),
         ] {
-            assert_eq!(parse(text), Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), "{text}");
+            assert_eq!(
+                parse(text),
+                Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+                "{text}"
+            );
         }
         for text in [
             "",

@@ -68,7 +68,10 @@ impl UploadTokenLayerBuilder {
     pub fn build(self) -> Result<UploadTokenLayer, Error> {
         self.token.check()?;
         let origin = Origin::parse(&self.base_url, self.allow_http)?;
-        Ok(UploadTokenLayer(Arc::new(Pass { token: self.token, origin })))
+        Ok(UploadTokenLayer(Arc::new(Pass {
+            token: self.token,
+            origin,
+        })))
     }
 }
 
@@ -113,7 +116,9 @@ impl Pass {
     }
 
     fn is_for(&self, uri: &Uri, headers: &HeaderMap) -> bool {
-        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else { return false };
+        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+            return false;
+        };
         self.origin.is_origin_of(scheme, authority) && self.origin.is_named_by(headers)
     }
 
@@ -123,8 +128,12 @@ impl Pass {
             Some(query) if !query.is_empty() => format!("/upload?{query}&token={token}"),
             _ => format!("/upload?token={token}"),
         };
-        let too_long =
-            |_| Error::new(ErrorKind::Misdirected, "the request was not sent, for its query is too long");
+        let too_long = |_| {
+            Error::new(
+                ErrorKind::Misdirected,
+                "the request was not sent, for its query is too long",
+            )
+        };
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(self.origin.scheme().clone());
         parts.authority = Some(self.origin.authority().clone());
@@ -134,18 +143,24 @@ impl Pass {
 }
 
 fn has_token(query: &str) -> bool {
-    query.split('&').any(|pair| pair.split('=').next() == Some("token"))
+    query
+        .split('&')
+        .any(|pair| pair.split('=').next() == Some("token"))
 }
 
 impl fmt::Debug for Pass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pass").field("origin", &self.origin).finish_non_exhaustive()
+        f.debug_struct("Pass")
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for UploadTokenLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UploadTokenLayer").field("origin", &self.0.origin).finish_non_exhaustive()
+        f.debug_struct("UploadTokenLayer")
+            .field("origin", &self.0.origin)
+            .finish_non_exhaustive()
     }
 }
 

@@ -11,7 +11,11 @@ pub(super) struct Boundary(String);
 
 impl Boundary {
     pub(super) fn new() -> Self {
-        Self(std::iter::repeat_with(fastrand::alphanumeric).take(30).collect())
+        Self(
+            std::iter::repeat_with(fastrand::alphanumeric)
+                .take(30)
+                .collect(),
+        )
     }
 
     pub(super) fn content_type(&self) -> HeaderValue {
@@ -23,7 +27,9 @@ impl Boundary {
     pub(super) fn head(&self, video_id: Option<&str>, file_name: &str) -> String {
         let boundary = &self.0;
         let id = video_id.map(|id| {
-            format!("--{boundary}\r\nContent-Disposition: form-data; name=\"videoId\"\r\n\r\n{id}\r\n")
+            format!(
+                "--{boundary}\r\nContent-Disposition: form-data; name=\"videoId\"\r\n\r\n{id}\r\n"
+            )
         });
         let name = quoted(file_name);
         let file = format!(
@@ -74,10 +80,14 @@ mod tests {
     /// Another's decoder reads what the encoder wrote, whatever the name and the bytes are.
     #[tokio::test]
     async fn any_name_and_any_bytes_come_out_as_they_went_in() {
-        let letters = ['a', '"', '\\', '\r', '\n', ';', '=', '%', '-', 'é', '🎬', '\0', ' ', '/'];
+        let letters = [
+            'a', '"', '\\', '\r', '\n', ';', '=', '%', '-', 'é', '🎬', '\0', ' ', '/',
+        ];
         let mut random = fastrand::Rng::with_seed(5);
         for round in 0..500 {
-            let name: String = (0..random.usize(..40)).filter_map(|_| random.choice(letters)).collect();
+            let name: String = (0..random.usize(..40))
+                .filter_map(|_| random.choice(letters))
+                .collect();
             let boundary = Boundary::new();
             let mut data: Vec<u8> = (0..random.usize(..300)).map(|_| random.u8(..)).collect();
             if round % 3 == 0 {
@@ -85,7 +95,12 @@ mod tests {
                 data.extend_from_slice(&boundary.tail().as_bytes()[..random.usize(..34)]);
             }
             let id = (round % 2 == 0).then_some("vi4k0jvEUuaTdRAEjQ4Jfrgz");
-            let form = [boundary.head(id, &name).as_bytes(), &data, boundary.tail().as_bytes()].concat();
+            let form = [
+                boundary.head(id, &name).as_bytes(),
+                &data,
+                boundary.tail().as_bytes(),
+            ]
+            .concat();
 
             let content_type = boundary.content_type();
             let content_type = multer::parse_boundary(content_type.to_str().unwrap()).unwrap();
@@ -97,7 +112,11 @@ mod tests {
                 assert_eq!(field.text().await.unwrap(), id);
             }
             let field = form.next_field().await.unwrap().unwrap();
-            assert_eq!((field.name(), field.file_name()), (Some("file"), Some(&*quoted(&name))), "{name:?}");
+            assert_eq!(
+                (field.name(), field.file_name()),
+                (Some("file"), Some(&*quoted(&name))),
+                "{name:?}"
+            );
             assert_eq!(field.bytes().await.unwrap(), data, "{name:?}");
             assert!(form.next_field().await.unwrap().is_none());
         }

@@ -59,7 +59,10 @@ impl UploadOptions {
     /// Uploads the source of a video that was created before, by `POST /videos/{videoId}/source`, over a service whose
     /// requests get a bearer.
     pub fn to_video(video_id: impl Into<String>) -> Self {
-        Self { video_id: Some(video_id.into()), ..Self::new() }
+        Self {
+            video_id: Some(video_id.into()),
+            ..Self::new()
+        }
     }
 
     /// Goes on with an upload that has stopped. The source is read from its beginning again, but only what is missing
@@ -110,9 +113,18 @@ impl UploadOptions {
         if length.is_some_and(|length| length > MAX_LENGTH) {
             return Err(wrong(TOO_LONG));
         }
-        let Some(Unfinished(before)) = &self.unfinished else { return Ok(self.chunk_size) };
-        if self.video_id.as_ref().is_some_and(|id| *id != before.video_id) || before.length != length {
-            return refuse("the upload to go on with was of another video, or of a source of another length");
+        let Some(Unfinished(before)) = &self.unfinished else {
+            return Ok(self.chunk_size);
+        };
+        if self
+            .video_id
+            .as_ref()
+            .is_some_and(|id| *id != before.video_id)
+            || before.length != length
+        {
+            return refuse(
+                "the upload to go on with was of another video, or of a source of another length",
+            );
         }
         Ok(before.chunk_size)
     }
@@ -184,7 +196,12 @@ impl fmt::Debug for Unfinished {
 
 impl fmt::Display for Unfinished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes in {} chunks were accepted", self.0.bytes, self.0.done.len())
+        write!(
+            f,
+            "{} bytes in {} chunks were accepted",
+            self.0.bytes,
+            self.0.done.len()
+        )
     }
 }
 
@@ -197,5 +214,7 @@ impl StdError for Unfinished {
 /// Whether a text has the form of a video id: it is put into URIs and messages as it is.
 pub(super) fn is_id(text: &str) -> bool {
     (1..=64).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }

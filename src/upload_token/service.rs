@@ -39,12 +39,17 @@ where
     type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx).map_err(|error| without_token(error.into(), &self.pass))
+        self.inner
+            .poll_ready(cx)
+            .map_err(|error| without_token(error.into(), &self.pass))
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let state = match self.pass.admit(&mut request) {
-            Ok(()) => State::Calling { future: self.inner.call(request), pass: self.pass.clone() },
+            Ok(()) => State::Calling {
+                future: self.inner.call(request),
+                pass: self.pass.clone(),
+            },
             Err(error) => State::Refused { error: Some(error) },
         };
         ResponseFuture { state }
@@ -80,12 +85,13 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProj::Calling { future, pass } => {
-                Poll::Ready(ready!(future.poll(cx)).map_err(|error| without_token(error.into(), pass)))
-            }
-            StateProj::Refused { error } => {
-                Poll::Ready(Err(error.take().expect("a future is not polled after it was ready").into()))
-            }
+            StateProj::Calling { future, pass } => Poll::Ready(
+                ready!(future.poll(cx)).map_err(|error| without_token(error.into(), pass)),
+            ),
+            StateProj::Refused { error } => Poll::Ready(Err(error
+                .take()
+                .expect("a future is not polled after it was ready")
+                .into())),
         }
     }
 }

@@ -25,7 +25,11 @@ pub struct Source<A> {
 impl<A: AsyncRead + Unpin> Source<A> {
     /// Of unknown length, as far as the reader goes.
     pub fn new(reader: A) -> Self {
-        Self { reader, length: None, file_name: "video".to_owned() }
+        Self {
+            reader,
+            length: None,
+            file_name: "video".to_owned(),
+        }
     }
 
     /// Tells the length in bytes, so that the API and [`Progress`](super::Progress) know the total from the beginning.
@@ -59,7 +63,11 @@ impl Source<File> {
         }
         let source = Self::new(file);
         // Of pipes and devices, the length is not known.
-        let source = if metadata.is_file() { source.length(metadata.len()) } else { source };
+        let source = if metadata.is_file() {
+            source.length(metadata.len())
+        } else {
+            source
+        };
         Ok(match path.file_name() {
             Some(name) => source.file_name(name.to_string_lossy()),
             None => source,
@@ -101,7 +109,14 @@ pub(super) struct Chunks<A> {
 
 impl<A: AsyncRead + Unpin> Chunks<A> {
     pub(super) fn new(source: Source<A>, chunk_size: usize) -> Self {
-        Self { source, chunk_size, number: 0, offset: 0, ahead: Vec::new(), ended: false }
+        Self {
+            source,
+            chunk_size,
+            number: 0,
+            offset: 0,
+            ahead: Vec::new(),
+            ended: false,
+        }
     }
 
     /// The next chunk that is not in `done`, in a buffer that never grows. `None` after the last.
@@ -118,7 +133,10 @@ impl<A: AsyncRead + Unpin> Chunks<A> {
         if self.ended {
             return Ok(None);
         }
-        let (head, tail) = (boundary.head(video_id, &self.source.file_name), boundary.tail());
+        let (head, tail) = (
+            boundary.head(video_id, &self.source.file_name),
+            boundary.tail(),
+        );
         let size = self.size();
         let mut form = Vec::with_capacity(head.len() + size + tail.len());
         form.extend_from_slice(head.as_bytes());
@@ -127,12 +145,21 @@ impl<A: AsyncRead + Unpin> Chunks<A> {
         let length = (form.len() - head.len()) as u64;
         form.extend_from_slice(tail.as_bytes());
         self.finish(length).await?;
-        Ok(Some(Chunk { number, from, length, is_last: self.ended, form }))
+        Ok(Some(Chunk {
+            number,
+            from,
+            length,
+            is_last: self.ended,
+            form,
+        }))
     }
 
     /// How long the next chunk is, if the source is as long as was said.
     fn size(&self) -> usize {
-        let left = self.source.length.map(|length| length.saturating_sub(self.offset));
+        let left = self
+            .source
+            .length
+            .map(|length| length.saturating_sub(self.offset));
         left.and_then(|left| usize::try_from(left).ok())
             .map_or(self.chunk_size, |left| left.min(self.chunk_size))
     }
@@ -150,7 +177,11 @@ impl<A: AsyncRead + Unpin> Chunks<A> {
         form.extend(self.ahead.drain(..ahead));
         let mut left = size - ahead;
         while left > 0 {
-            let read = self.source.reader.read_buf(&mut (&mut *form).limit(left)).await?;
+            let read = self
+                .source
+                .reader
+                .read_buf(&mut (&mut *form).limit(left))
+                .await?;
             if read == 0 {
                 break;
             }
@@ -167,7 +198,11 @@ impl<A: AsyncRead + Unpin> Chunks<A> {
             || self.source.length == Some(self.offset)
         {
             self.ahead.reserve(PEEK);
-            self.source.reader.read_buf(&mut self.ahead).await.map_err(unread)?;
+            self.source
+                .reader
+                .read_buf(&mut self.ahead)
+                .await
+                .map_err(unread)?;
         }
         self.ended = self.ahead.is_empty();
         match self.source.length {
@@ -184,7 +219,8 @@ impl<A: AsyncRead + Unpin> Chunks<A> {
     }
 }
 
-pub(super) const TOO_LONG: &str = "the source is longer than the 52,428,800,000 bytes that the API takes";
+pub(super) const TOO_LONG: &str =
+    "the source is longer than the 52,428,800,000 bytes that the API takes";
 
 pub(super) fn wrong(message: &str) -> Error {
     Error::new(ErrorKind::Source, message)

@@ -21,7 +21,10 @@ impl DelegatedToken {
     /// It is put into URIs as it is.
     pub(super) fn check(&self) -> Result<(), Error> {
         let text = self.expose();
-        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        if !text.is_empty()
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
         {
             return Ok(());
         }
@@ -101,6 +104,11 @@ impl TryFrom<Wire> for UploadToken {
         let created_at = wire.created_at.as_deref().and_then(date::parse);
         let said = wire.expires_at.as_deref().and_then(date::parse);
         let expires_at = said.or_else(|| created_at?.checked_add(ttl?));
-        Ok(Self { token, ttl, created_at, expires_at })
+        Ok(Self {
+            token,
+            ttl,
+            created_at,
+            expires_at,
+        })
     }
 }

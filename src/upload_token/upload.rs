@@ -54,7 +54,9 @@ impl Uploaded {
 
 impl fmt::Debug for Uploaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Uploaded").field("video_id", &self.video_id).finish_non_exhaustive()
+        f.debug_struct("Uploaded")
+            .field("video_id", &self.video_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -110,16 +112,25 @@ where
     // Each of these holds one chunk at most.
     let workers = (0..plan.concurrency).map(|_| async {
         loop {
-            let chunk = chunks.lock().await.next(&done, &plan.boundary, field).await?;
+            let chunk = chunks
+                .lock()
+                .await
+                .next(&done, &plan.boundary, field)
+                .await?;
             let Some(chunk) = chunk else { return Ok(()) };
             let (sent, video) = plan.send::<B, S, R>(&service, Some(&id), chunk).await?;
             lock().accept(&plan, &sent, video);
         }
     });
     let result = try_join_all(workers).await;
-    let progress = progress.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let progress = progress
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
     match (result, progress.video) {
-        (Ok(_), Some(video)) => Ok(Uploaded { video_id: id, video }),
+        (Ok(_), Some(video)) => Ok(Uploaded {
+            video_id: id,
+            video,
+        }),
         (Ok(_), None) => Err(wrong("nothing was left to be sent")),
         (Err(error), _) => Err(plan.stopped(id, progress.done, progress.bytes, error)),
     }
@@ -161,7 +172,10 @@ impl UploadProgress {
             bytes: before.map_or(0, |before| before.bytes),
             chunks: plan.chunks(),
             video: None,
-            video_id: plan.target.clone().or_else(|| Some(before?.video_id.clone())),
+            video_id: plan
+                .target
+                .clone()
+                .or_else(|| Some(before?.video_id.clone())),
             on_progress: options.on_progress,
         }
     }
@@ -172,10 +186,18 @@ impl UploadProgress {
         if sent.is_last {
             self.chunks = Some(sent.number + 1);
         }
-        self.video = Some(video).filter(|video| !video.is_empty()).or(self.video.take());
+        self.video = Some(video)
+            .filter(|video| !video.is_empty())
+            .or(self.video.take());
         if let Some(call) = &mut self.on_progress {
-            let (bytes, total, chunk, chunks) = (self.bytes, plan.length, sent.number + 1, self.chunks);
-            call(Progress { bytes, total, chunk, chunks });
+            let (bytes, total, chunk, chunks) =
+                (self.bytes, plan.length, sent.number + 1, self.chunks);
+            call(Progress {
+                bytes,
+                total,
+                chunk,
+                chunks,
+            });
         }
     }
 }
@@ -196,14 +218,22 @@ impl Plan {
     }
 
     fn chunks(&self) -> Option<u64> {
-        self.length.map(|length| length.div_ceil(self.chunk_size as u64))
+        self.length
+            .map(|length| length.div_ceil(self.chunk_size as u64))
     }
 
     fn stopped(&self, video_id: String, done: BTreeSet<u64>, bytes: u64, cause: Error) -> Error {
         let (kind, wait) = (cause.kind(), cause.retry_after());
         let message = format!("the upload of video {video_id} has stopped");
         let (chunk_size, length) = (self.chunk_size, self.length);
-        let stopped = Stopped { video_id, chunk_size, length, done, bytes, cause };
+        let stopped = Stopped {
+            video_id,
+            chunk_size,
+            length,
+            done,
+            bytes,
+            cause,
+        };
         Error::with_source(kind, message, Unfinished(Arc::new(stopped))).after(wait)
     }
 
@@ -221,7 +251,11 @@ impl Plan {
         R: Body,
         R::Error: Into<BoxError>,
     {
-        let sent = Sent { number: chunk.number, length: chunk.length, is_last: chunk.is_last };
+        let sent = Sent {
+            number: chunk.number,
+            length: chunk.length,
+            is_last: chunk.is_last,
+        };
         let is_whole = chunk.is_last && chunk.number == 0;
         let request = self.request(&chunk)?;
         let form = Bytes::from(chunk.form);
@@ -233,7 +267,8 @@ impl Plan {
                 Ok(video) => return Ok((sent, Bytes::copy_from_slice(&video))),
                 Err(error) => error,
             };
-            let complete = Problem::of(&error).is_some_and(|it| it.kind() == "video-source-already-uploaded");
+            let complete =
+                Problem::of(&error).is_some_and(|it| it.kind() == "video-source-already-uploaded");
             if complete && may_have_come {
                 return Ok((sent, Bytes::new()));
             }
@@ -255,12 +290,16 @@ impl Plan {
     }
 
     fn request(&self, chunk: &Chunk) -> Result<Request<Bytes>, Error> {
-        let path = self.target.as_ref().map(|id| format!("/videos/{id}/source"));
+        let path = self
+            .target
+            .as_ref()
+            .map(|id| format!("/videos/{id}/source"));
         let mut request = request(Method::POST, path.as_deref().unwrap_or("/upload"))?;
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, self.boundary.content_type());
         if let Some(range) = self.range(chunk) {
-            let range = HeaderValue::try_from(range).expect("letters and digits can stand in a header");
+            let range =
+                HeaderValue::try_from(range).expect("letters and digits can stand in a header");
             headers.insert(header::CONTENT_RANGE, range);
         }
         Ok(request)
@@ -271,7 +310,11 @@ impl Plan {
         let part = chunk.number + 1;
         match self.length {
             _ if chunk.is_last && chunk.number == 0 => None,
-            Some(total) => Some(format!("bytes {}-{}/{total}", chunk.from, chunk.from + chunk.length - 1)),
+            Some(total) => Some(format!(
+                "bytes {}-{}/{total}",
+                chunk.from,
+                chunk.from + chunk.length - 1
+            )),
             None if chunk.is_last => Some(format!("part {part}/{part}")),
             None => Some(format!("part {part}/*")),
         }
@@ -285,11 +328,17 @@ fn video_id(video: &[u8]) -> Result<String, Error> {
         video_id: String,
     }
     let Video { video_id } = answer::parse(video)?;
-    if is_id(&video_id) { Ok(video_id) } else { Err(answer::unreadable()) }
+    if is_id(&video_id) {
+        Ok(video_id)
+    } else {
+        Err(answer::unreadable())
+    }
 }
 
 /// Half of it is random, so that chunks which failed together do not come together again.
 fn backoff(attempt: u32) -> Duration {
-    let wait = FIRST_WAIT.saturating_mul(1 << attempt.min(10).saturating_sub(1)).min(LONGEST_WAIT);
+    let wait = FIRST_WAIT
+        .saturating_mul(1 << attempt.min(10).saturating_sub(1))
+        .min(LONGEST_WAIT);
     wait.mul_f64(0.5 + fastrand::f64() / 2.0)
 }

@@ -45,7 +45,10 @@ async fn g12_lifetimes_are_read_from_what_can_be_a_number() {
         (Some(json!({ "seconds": 3600 })), 300),
     ] {
         let (api, clock) = paused();
-        let layer = with_refresh_token(&api).clock(clock.clone()).build().unwrap();
+        let layer = with_refresh_token(&api)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
         let row = expires_in.clone();
         api.fault(Fault::json(move |pair| {
             match &expires_in {
@@ -61,7 +64,13 @@ async fn g12_lifetimes_are_read_from_what_can_be_a_number() {
 
 #[tokio::test(start_paused = true)]
 async fn g12_odd_fields_are_taken_for_what_they_mean() {
-    for kind in [json!("bearer"), json!("BEARER"), json!("Bearer"), Value::Null, json!(["x"])] {
+    for kind in [
+        json!("bearer"),
+        json!("BEARER"),
+        json!("Bearer"),
+        Value::Null,
+        json!(["x"]),
+    ] {
         let (api, clock) = paused();
         let layer = with_refresh_token(&api).clock(clock).build().unwrap();
         api.fault(Fault::json(move |pair| {
@@ -76,7 +85,13 @@ async fn g12_odd_fields_are_taken_for_what_they_mean() {
 #[tokio::test(start_paused = true)]
 async fn g12_without_a_new_refresh_token_the_one_sent_counts_as_spent() {
     for with_api_key in [false, true] {
-        for odd in [None, Some(json!("")), Some(Value::Null), Some(json!(7.5)), Some(json!("with space"))] {
+        for odd in [
+            None,
+            Some(json!("")),
+            Some(Value::Null),
+            Some(json!(7.5)),
+            Some(json!("with space")),
+        ] {
             let (api, clock) = paused();
             let mut layer = with_refresh_token(&api).clock(clock.clone());
             if with_api_key {
@@ -93,11 +108,19 @@ async fn g12_without_a_new_refresh_token_the_one_sent_counts_as_spent() {
             clock.advance(HOUR);
             let outcome = list(&client).await;
             if with_api_key {
-                assert_eq!((outcome.unwrap().as_u16(), api.counts().logins), (200, 1), "{odd:?}");
+                assert_eq!(
+                    (outcome.unwrap().as_u16(), api.counts().logins),
+                    (200, 1),
+                    "{odd:?}"
+                );
                 assert_eq!(api.most_presentations(), 1, "{odd:?}");
             } else if odd != Some(json!(7.5)) {
                 // The last resort; the fake's tokens are single use.
-                assert_eq!(ours(&outcome.unwrap_err()).kind(), ErrorKind::Refused, "{odd:?}");
+                assert_eq!(
+                    ours(&outcome.unwrap_err()).kind(),
+                    ErrorKind::Refused,
+                    "{odd:?}"
+                );
                 assert_eq!(api.most_presentations(), 2, "{odd:?}");
             }
         }
@@ -108,12 +131,21 @@ async fn g12_without_a_new_refresh_token_the_one_sent_counts_as_spent() {
 async fn g12_a_new_refresh_token_is_kept_even_without_an_access_token() {
     for login in [false, true] {
         let (api, clock) = paused();
-        let layer = if login { with_key(&api) } else { with_refresh_token(&api) };
+        let layer = if login {
+            with_key(&api)
+        } else {
+            with_refresh_token(&api)
+        };
         let layer = layer.clock(clock).build().unwrap();
-        api.fault(Fault::json(|pair| drop(pair.as_object_mut().unwrap().remove("access_token"))));
+        api.fault(Fault::json(|pair| {
+            drop(pair.as_object_mut().unwrap().remove("access_token"))
+        }));
         assert_eq!(list(&client(&layer, &api)).await.unwrap(), 200);
         let counts = api.counts();
-        assert_eq!((counts.logins, counts.refreshes), if login { (1, 1) } else { (0, 2) });
+        assert_eq!(
+            (counts.logins, counts.refreshes),
+            if login { (1, 1) } else { (0, 2) }
+        );
         assert_eq!(api.most_presentations(), 1);
     }
 }
@@ -139,7 +171,11 @@ async fn g12_nothing_loops() {
         let client = client(&layer, &api);
         api.always(Some(fault.clone()));
         list(&client).await.unwrap_err();
-        assert!(api.counts().token_calls <= 5, "{fault:?}: {}", api.counts().token_calls);
+        assert!(
+            api.counts().token_calls <= 5,
+            "{fault:?}: {}",
+            api.counts().token_calls
+        );
         api.clear_faults();
         time::sleep(seconds(15.0)).await;
         assert_eq!(list(&client).await.unwrap(), 200, "{fault:?}");

@@ -20,7 +20,10 @@ const ROUNDS: usize = 100;
 
 /// Answers with the token of the request.
 async fn echo(request: Request<Body>) -> Result<Response<Body>, BoxError> {
-    let token = request.headers()[header::AUTHORIZATION].to_str()?.trim_start_matches("Bearer ").to_owned();
+    let token = request.headers()[header::AUTHORIZATION]
+        .to_str()?
+        .trim_start_matches("Bearer ")
+        .to_owned();
     Ok(Response::new(Body::from(token)))
 }
 
@@ -30,7 +33,10 @@ type Seen = (u64, String);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_starts_with_a_token_that_is_known_to_be_replaced_or_invalidated() {
     let api = FakeApi::in_process();
-    let layer = with_refresh_token(&api).token_service::<_, Body, _>(api.service()).build().unwrap();
+    let layer = with_refresh_token(&api)
+        .token_service::<_, Body, _>(api.service())
+        .build()
+        .unwrap();
     let client = layer.layer(service_fn(echo));
     let known = Arc::new(AtomicU64::new(0));
     let sent = Arc::new(AtomicUsize::new(0));
@@ -43,9 +49,17 @@ async fn no_request_starts_with_a_token_that_is_known_to_be_replaced_or_invalida
             tokio::spawn(async move {
                 while !done.load(Ordering::Acquire) {
                     let least = known.load(Ordering::Acquire);
-                    let response = client.ready().await.unwrap().call(get("/videos")).await.unwrap();
+                    let response = client
+                        .ready()
+                        .await
+                        .unwrap()
+                        .call(get("/videos"))
+                        .await
+                        .unwrap();
                     let token = response.into_body().collect().await.unwrap().to_bytes();
-                    seen.lock().unwrap().push((least, String::from_utf8(token.to_vec()).unwrap()));
+                    seen.lock()
+                        .unwrap()
+                        .push((least, String::from_utf8(token.to_vec()).unwrap()));
                     sent.fetch_add(1, Ordering::AcqRel);
                     tokio::task::yield_now().await;
                 }
@@ -80,6 +94,9 @@ async fn no_request_starts_with_a_token_that_is_known_to_be_replaced_or_invalida
     for (least, token) in seen.iter() {
         // What no round knows was used before the first one ended.
         let used = generations.get(token).copied().unwrap_or(0);
-        assert!(used >= *least, "generation {used} was used when {least} was known");
+        assert!(
+            used >= *least,
+            "generation {used} was used when {least} was known"
+        );
     }
 }

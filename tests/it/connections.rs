@@ -34,19 +34,32 @@ use crate::support::with_key;
 type Count = Arc<AtomicUsize>;
 
 /// A hyper client that counts the connections it opens.
-fn counting(http2: bool) -> (Client<impl Connect + Clone + Send + Sync + 'static, Body>, Count) {
+fn counting(
+    http2: bool,
+) -> (
+    Client<impl Connect + Clone + Send + Sync + 'static, Body>,
+    Count,
+) {
     let count = Count::default();
     let (connector, opened) = (HttpConnector::new(), count.clone());
     let connector = tower::service_fn(move |uri: Uri| {
         opened.fetch_add(1, Ordering::SeqCst);
         connector.clone().oneshot(uri)
     });
-    (Client::builder(TokioExecutor::new()).http2_only(http2).build(connector), count)
+    (
+        Client::builder(TokioExecutor::new())
+            .http2_only(http2)
+            .build(connector),
+        count,
+    )
 }
 
 /// A layer whose token calls go into the fake without a connection.
 fn layer(api: &FakeApi) -> ApiVideoAuthLayer<SeparateService, Replay> {
-    with_key(api).token_service::<FakeService, Body, _>(api.service()).build().unwrap()
+    with_key(api)
+        .token_service::<FakeService, Body, _>(api.service())
+        .build()
+        .unwrap()
 }
 
 fn put(body: Body) -> Request<Body> {
@@ -69,9 +82,22 @@ async fn g14_one_connection_carries_both_sends() {
                     api.revoke_access_tokens();
                 }
                 let before = api.counts().api_calls;
-                let response = client.clone().oneshot(put(bytes(size).into())).await.unwrap();
+                let response = client
+                    .clone()
+                    .oneshot(put(bytes(size).into()))
+                    .await
+                    .unwrap();
                 assert_eq!(response.status(), 200);
-                assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), size);
+                assert_eq!(
+                    response
+                        .into_body()
+                        .collect()
+                        .await
+                        .unwrap()
+                        .to_bytes()
+                        .len(),
+                    size
+                );
                 assert_eq!(api.counts().api_calls - before, expected);
             }
         }
@@ -114,25 +140,43 @@ async fn g14_the_first_401_is_kept_unread_and_then_read_on_a_little() {
     let gate = api.gate(GatePoint::AfterCommit);
     let request = tokio::spawn(client.oneshot(put(Body::empty())));
     gate.reached(1).await;
-    assert_eq!(pulled.load(Ordering::SeqCst), 0, "it may still be the answer");
+    assert_eq!(
+        pulled.load(Ordering::SeqCst),
+        0,
+        "it may still be the answer"
+    );
     gate.open();
     assert_eq!(request.await.unwrap().unwrap().status(), 200);
     let pulled = pulled.load(Ordering::SeqCst);
-    assert!((16..=17).contains(&pulled), "{pulled} KiB of a body without end");
+    assert!(
+        (16..=17).contains(&pulled),
+        "{pulled} KiB of a body without end"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn g14_a_401_whose_body_does_not_end_delays_the_replay_by_a_tenth_of_a_second() {
     for body in [
         || Body::from_stream(stream::pending::<io::Result<Bytes>>()),
-        || Body::from_stream(stream::iter([Ok(bytes(100))]).chain(stream::pending::<io::Result<Bytes>>())),
+        || {
+            Body::from_stream(
+                stream::iter([Ok(bytes(100))]).chain(stream::pending::<io::Result<Bytes>>()),
+            )
+        },
         || Body::from_stream(stream::iter([Ok(bytes(100)), Err(io::Error::other("cut"))])),
     ] {
         let api = FakeApi::in_process();
         let client = layer(&api).layer(refusing_once(body));
         let start = Instant::now();
-        assert_eq!(client.oneshot(put(Body::empty())).await.unwrap().status(), 200);
-        assert!(start.elapsed() <= Duration::from_millis(101), "{:?}", start.elapsed());
+        assert_eq!(
+            client.oneshot(put(Body::empty())).await.unwrap().status(),
+            200
+        );
+        assert!(
+            start.elapsed() <= Duration::from_millis(101),
+            "{:?}",
+            start.elapsed()
+        );
     }
 }
 
@@ -140,7 +184,9 @@ async fn g14_a_401_whose_body_does_not_end_delays_the_replay_by_a_tenth_of_a_sec
 async fn g14_a_replay_on_its_way_starts_no_second_renewal() {
     let api = FakeApi::in_process();
     let layer = layer(&api);
-    let client = layer.layer(refusing_once(|| Body::from_stream(stream::pending::<io::Result<Bytes>>())));
+    let client = layer.layer(refusing_once(|| {
+        Body::from_stream(stream::pending::<io::Result<Bytes>>())
+    }));
     client.token().await.unwrap();
     let mut renewals = layer.subscribe();
     let request = tokio::spawn(client.oneshot(put(Body::empty())));
@@ -156,14 +202,25 @@ async fn g14_a_replay_on_its_way_starts_no_second_renewal() {
 async fn g14_if_the_renewal_fails_a_401_that_is_a_stream_comes_through_whole() {
     let api = FakeApi::in_process();
     let client = layer(&api).layer(refusing_once(|| {
-        Body::from_stream(stream::iter((0..50).map(|_| Ok::<_, io::Error>(bytes(1024)))))
+        Body::from_stream(stream::iter(
+            (0..50).map(|_| Ok::<_, io::Error>(bytes(1024))),
+        ))
     }));
     client.token().await.unwrap();
     api.refuse_api_key(true);
     api.revoke_refresh_tokens();
     let response = client.oneshot(put(Body::empty())).await.unwrap();
     assert_eq!(response.status(), 401);
-    assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), 50 * 1024);
+    assert_eq!(
+        response
+            .into_body()
+            .collect()
+            .await
+            .unwrap()
+            .to_bytes()
+            .len(),
+        50 * 1024
+    );
 }
 
 #[tokio::test]
@@ -171,7 +228,9 @@ async fn g16_a_401_that_comes_before_the_body_is_sent_hangs_and_breaks_nothing()
     let chunk = bytes(64 * 1024);
     let streamed = move |chunks: usize| {
         let chunk = chunk.clone();
-        Body::from_stream(stream::iter((0..chunks).map(move |_| Ok::<_, io::Error>(chunk.clone()))))
+        Body::from_stream(stream::iter(
+            (0..chunks).map(move |_| Ok::<_, io::Error>(chunk.clone())),
+        ))
     };
     for http2 in [false, true] {
         let api = FakeApi::start().await.unwrap();
@@ -179,12 +238,17 @@ async fn g16_a_401_that_comes_before_the_body_is_sent_hangs_and_breaks_nothing()
         let (inner, _) = counting(http2);
         let client = layer(&api).layer(inner);
         client.token().await.unwrap();
-        let without_end =
-            Body::from_stream(stream::iter([Ok::<_, io::Error>(bytes(10))]).chain(stream::pending()));
+        let without_end = Body::from_stream(
+            stream::iter([Ok::<_, io::Error>(bytes(10))]).chain(stream::pending()),
+        );
         for (name, body, replays) in [
             ("kept", Body::from(bytes(1024 * 1024)), true),
             ("streamed", streamed(256), false),
-            ("too large to keep", Body::from(bytes(8 * 1024 * 1024)), false),
+            (
+                "too large to keep",
+                Body::from(bytes(8 * 1024 * 1024)),
+                false,
+            ),
             ("stalled", without_end, false),
         ] {
             let what = format!("{name}, HTTP/2: {http2}");
@@ -193,11 +257,20 @@ async fn g16_a_401_that_comes_before_the_body_is_sent_hangs_and_breaks_nothing()
             let outcome = timeout(Duration::from_secs(2), call).await.expect(&what);
             // A server that closes the connection may take its answer along: then that is the error.
             match outcome {
-                Ok(response) => assert_eq!(response.status(), if replays { 200 } else { 401 }, "{what}"),
-                Err(error) => assert!(error.is::<hyper_util::client::legacy::Error>(), "{what}: {error:?}"),
+                Ok(response) => {
+                    assert_eq!(response.status(), if replays { 200 } else { 401 }, "{what}")
+                }
+                Err(error) => assert!(
+                    error.is::<hyper_util::client::legacy::Error>(),
+                    "{what}: {error:?}"
+                ),
             }
             // The next request is served, whatever became of the connection.
-            let next = client.clone().oneshot(put(Body::from("next"))).await.unwrap();
+            let next = client
+                .clone()
+                .oneshot(put(Body::from("next")))
+                .await
+                .unwrap();
             assert_eq!(next.status(), 200, "{what}");
         }
     }

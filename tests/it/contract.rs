@@ -21,8 +21,9 @@ use tower::{BoxError, Layer, ServiceExt};
 use crate::support::{ours, with_key};
 
 /// Sends a request and reads the answer.
-type Sender =
-    Box<dyn Fn(Request<Payload>) -> BoxFuture<'static, Result<Response<Bytes>, BoxError>> + Send + Sync>;
+type Sender = Box<
+    dyn Fn(Request<Payload>) -> BoxFuture<'static, Result<Response<Bytes>, BoxError>> + Send + Sync,
+>;
 
 #[derive(Clone)]
 enum Payload {
@@ -39,7 +40,11 @@ fn http2(layer: &ApiVideoAuthLayer) -> Sender {
 }
 
 fn hyper(layer: &ApiVideoAuthLayer, http2: bool) -> Sender {
-    let client = layer.layer(Client::builder(TokioExecutor::new()).http2_only(http2).build_http::<Body>());
+    let client = layer.layer(
+        Client::builder(TokioExecutor::new())
+            .http2_only(http2)
+            .build_http::<Body>(),
+    );
     Box::new(move |request| {
         let call = client.clone().oneshot(request.map(|payload| match payload {
             Payload::Whole(bytes) => bytes.into(),
@@ -63,12 +68,15 @@ fn adaptor(layer: &ApiVideoAuthLayer) -> Sender {
         let mut extensions = request.extensions().clone();
         let request = request.map(|payload| match payload {
             Payload::Whole(bytes) => bytes.into(),
-            Payload::Streamed(bytes) => ::reqwest::Body::wrap_stream(stream::iter([io::Result::Ok(bytes)])),
+            Payload::Streamed(bytes) => {
+                ::reqwest::Body::wrap_stream(stream::iter([io::Result::Ok(bytes)]))
+            }
         });
         async move {
             let request = ::reqwest::Request::try_from(request)?;
             let call = client.execute_with_extensions(request, &mut extensions);
-            let response: Response<::reqwest::Body> = call.map_err(crate::reqwest::unwrapped).await?.into();
+            let response: Response<::reqwest::Body> =
+                call.map_err(crate::reqwest::unwrapped).await?.into();
             let (head, body) = response.into_parts();
             Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
         }
@@ -86,22 +94,41 @@ struct Fixture {
 impl Fixture {
     async fn new(transport: fn(&ApiVideoAuthLayer) -> Sender) -> Self {
         let clock = ManualClock::new();
-        let api = FakeApi::builder().clock(clock.clone()).serve().await.unwrap();
-        let layer = with_key(&api).clock(clock.clone()).patience(Duration::from_millis(500)).build().unwrap();
-        Self { sender: transport(&layer), api, clock, layer }
+        let api = FakeApi::builder()
+            .clock(clock.clone())
+            .serve()
+            .await
+            .unwrap();
+        let layer = with_key(&api)
+            .clock(clock.clone())
+            .patience(Duration::from_millis(500))
+            .build()
+            .unwrap();
+        Self {
+            sender: transport(&layer),
+            api,
+            clock,
+            layer,
+        }
     }
 
     fn get(&self, path: &str) -> request::Builder {
         Request::get(self.api.url() + path)
     }
 
-    async fn send(&self, request: request::Builder, payload: Payload) -> Result<Response<Bytes>, BoxError> {
+    async fn send(
+        &self,
+        request: request::Builder,
+        payload: Payload,
+    ) -> Result<Response<Bytes>, BoxError> {
         (self.sender)(request.body(payload).unwrap()).await
     }
 
     /// Lists the videos.
     async fn list(&self) -> Result<u16, BoxError> {
-        let response = self.send(self.get("/videos"), Payload::Whole(Bytes::new())).await?;
+        let response = self
+            .send(self.get("/videos"), Payload::Whole(Bytes::new()))
+            .await?;
         Ok(response.status().as_u16())
     }
 
@@ -117,7 +144,9 @@ impl Fixture {
 }
 
 fn bytes(size: usize) -> Bytes {
-    (0..=255_u8).collect::<Vec<_>>().repeat(size / 256 + 1)[..size].to_vec().into()
+    (0..=255_u8).collect::<Vec<_>>().repeat(size / 256 + 1)[..size]
+        .to_vec()
+        .into()
 }
 
 macro_rules! over {
@@ -174,7 +203,11 @@ async fn g1_callers_share_one_flight(it: Fixture) {
 }
 
 async fn g2_a_dropped_caller_loses_no_pair(it: Fixture) {
-    for point in [GatePoint::BeforeCommit, GatePoint::AfterCommit, GatePoint::MidBody] {
+    for point in [
+        GatePoint::BeforeCommit,
+        GatePoint::AfterCommit,
+        GatePoint::MidBody,
+    ] {
         let gate = it.api.gate(point);
         tokio::select! {
             _ = it.list() => panic!("the gate is shut"),
@@ -197,9 +230,14 @@ async fn g7_in_the_early_window_nobody_waits(it: Fixture) {
     for _ in 0..10 {
         assert_eq!(it.list().await.unwrap(), 200);
     }
-    tokio::time::timeout(Duration::from_secs(2), gate.reached(1)).await.expect("one flight at the side");
+    tokio::time::timeout(Duration::from_secs(2), gate.reached(1))
+        .await
+        .expect("one flight at the side");
     gate.open();
-    assert_eq!(renewals.next().await.unwrap().cause, apivideo_auth::Cause::Early);
+    assert_eq!(
+        renewals.next().await.unwrap().cause,
+        apivideo_auth::Cause::Early
+    );
     assert_eq!(it.counts(), (11, 2));
 }
 
@@ -212,15 +250,26 @@ async fn g8_a_failed_early_renewal_changes_nothing(it: Fixture) {
         assert_eq!(it.list().await.unwrap(), 200);
     }
     it.clock.advance(Duration::from_secs(100));
-    assert_eq!(ours(&it.list().await.unwrap_err()).kind(), ErrorKind::Refused);
+    assert_eq!(
+        ours(&it.list().await.unwrap_err()).kind(),
+        ErrorKind::Refused
+    );
 }
 
 async fn g10_a_wish_for_a_lifetime_renews_first(it: Fixture) {
     it.list().await.unwrap();
     it.clock.advance(Duration::from_secs(2_000));
     for (asked, token_calls) in [(1_600, 1), (1_601, 2), (1_800, 2)] {
-        let request = it.get("/videos").extension(MinLifetime(Duration::from_secs(asked)));
-        assert_eq!(it.send(request, Payload::Whole(Bytes::new())).await.unwrap().status(), 200);
+        let request = it
+            .get("/videos")
+            .extension(MinLifetime(Duration::from_secs(asked)));
+        assert_eq!(
+            it.send(request, Payload::Whole(Bytes::new()))
+                .await
+                .unwrap()
+                .status(),
+            200
+        );
         assert_eq!(it.counts().1, token_calls, "{asked} s");
     }
 }
@@ -231,7 +280,10 @@ async fn g11_errors_are_ours_and_say_when_to_come_back(it: Fixture) {
         let error = it.list().await.unwrap_err();
         assert_eq!(ours(&error).kind(), ErrorKind::Unavailable);
         assert!(ours(&error).is_transient());
-        assert_eq!(ours(&error).retry_after().unwrap().as_secs_f64().round(), 40.0);
+        assert_eq!(
+            ours(&error).retry_after().unwrap().as_secs_f64().round(),
+            40.0
+        );
     }
     assert_eq!(it.counts(), (0, 1));
     it.clock.advance(Duration::from_secs(40));
@@ -241,8 +293,12 @@ async fn g11_errors_are_ours_and_say_when_to_come_back(it: Fixture) {
 async fn g13_token_calls_follow_no_redirect(it: Fixture) {
     let other = FakeApi::start().await.unwrap();
     for status in [302, 307, 308] {
-        it.api.always(Some(Fault::Redirect(status, other.url() + "/auth/api-key")));
-        assert_eq!(ours(&it.list().await.unwrap_err()).kind(), ErrorKind::Unavailable);
+        it.api
+            .always(Some(Fault::Redirect(status, other.url() + "/auth/api-key")));
+        assert_eq!(
+            ours(&it.list().await.unwrap_err()).kind(),
+            ErrorKind::Unavailable
+        );
         it.clock.advance(Duration::from_secs(60));
     }
     assert!(other.journal().is_empty());
@@ -257,10 +313,18 @@ async fn g14_g15_a_revoked_token_is_cured_and_so_is_the_next(it: Fixture) {
         let response = it.echo(Payload::Whole(bytes(size))).await;
         assert_eq!(response.status(), 200);
         assert!(*response.body() == bytes(size));
-        let sent: Vec<_> = it.api.journal().into_iter().filter(|sent| !sent.is_token_call).collect();
+        let sent: Vec<_> = it
+            .api
+            .journal()
+            .into_iter()
+            .filter(|sent| !sent.is_token_call)
+            .collect();
         let [mut first, mut second] = <[_; 2]>::try_from(sent).unwrap();
         assert!(first.body == second.body && second.body == bytes(size));
-        assert_ne!(first.headers.remove(header::AUTHORIZATION), second.headers.remove(header::AUTHORIZATION));
+        assert_ne!(
+            first.headers.remove(header::AUTHORIZATION),
+            second.headers.remove(header::AUTHORIZATION)
+        );
         assert_eq!((first.headers, first.uri), (second.headers, second.uri));
         assert_eq!(it.counts().1, 2 + round);
     }
@@ -271,8 +335,16 @@ async fn g14_the_second_401_is_the_answer(it: Fixture) {
     for n in 1..=20 {
         let response = it.echo(Payload::Whole("x".into())).await;
         assert_eq!(response.status(), 401);
-        assert!(std::str::from_utf8(response.body()).unwrap().contains("invalid-access-token"));
-        assert_eq!(it.counts(), (1 + n, 2), "two calls for the first request, one for those in the guard");
+        assert!(
+            std::str::from_utf8(response.body())
+                .unwrap()
+                .contains("invalid-access-token")
+        );
+        assert_eq!(
+            it.counts(),
+            (1 + n, 2),
+            "two calls for the first request, one for those in the guard"
+        );
     }
 }
 
@@ -282,9 +354,16 @@ async fn g14_if_the_renewal_fails_the_first_401_is_the_answer(it: Fixture) {
     it.api.always(Some(Fault::status(503)));
     let response = it.echo(Payload::Whole("x".into())).await;
     assert_eq!(response.status(), 401);
-    assert!(std::str::from_utf8(response.body()).unwrap().contains("invalid-access-token"));
+    assert!(
+        std::str::from_utf8(response.body())
+            .unwrap()
+            .contains("invalid-access-token")
+    );
     assert_eq!(it.counts().0, 2);
-    assert_eq!(ours(&it.list().await.unwrap_err()).kind(), ErrorKind::Unavailable);
+    assert_eq!(
+        ours(&it.list().await.unwrap_err()).kind(),
+        ErrorKind::Unavailable
+    );
     assert_eq!(it.counts().0, 2);
 }
 
@@ -307,10 +386,16 @@ async fn g16_what_cannot_be_kept_is_sent_once(it: Fixture) {
     for (name, request, payload) in cases {
         it.api.revoke_access_tokens();
         let (calls, token_calls) = it.counts();
-        let response = it.send(request(it.api.url() + "/echo"), payload.clone()).await.unwrap();
+        let response = it
+            .send(request(it.api.url() + "/echo"), payload.clone())
+            .await
+            .unwrap();
         assert_eq!(response.status(), 401, "{name}");
         assert_eq!(it.counts(), (calls + 1, token_calls), "{name}");
-        let response = it.send(request(it.api.url() + "/echo"), payload.clone()).await.unwrap();
+        let response = it
+            .send(request(it.api.url() + "/echo"), payload.clone())
+            .await
+            .unwrap();
         assert_eq!(response.status(), 200, "{name}");
         let (Payload::Whole(bytes) | Payload::Streamed(bytes)) = payload;
         assert!(*response.body() == bytes, "{name}");
@@ -320,11 +405,22 @@ async fn g16_what_cannot_be_kept_is_sent_once(it: Fixture) {
 
 async fn g17_no_token_for_others_nor_for_auth_nor_for_upload(it: Fixture) {
     let other = FakeApi::start().await.unwrap();
-    for (api, path) in [(&other, "/videos"), (&it.api, "/upload?token=test-only"), (&it.api, "/auth/other")] {
+    for (api, path) in [
+        (&other, "/videos"),
+        (&it.api, "/upload?token=test-only"),
+        (&it.api, "/auth/other"),
+    ] {
         let request = Request::post(api.url() + path);
         let _ = it.send(request, Payload::Whole("x".into())).await.unwrap();
         let journal = api.journal();
-        assert!(!journal.last().unwrap().headers.contains_key(header::AUTHORIZATION), "{path}");
+        assert!(
+            !journal
+                .last()
+                .unwrap()
+                .headers
+                .contains_key(header::AUTHORIZATION),
+            "{path}"
+        );
     }
     assert_eq!(it.api.counts().logins, 0);
 }
@@ -335,7 +431,10 @@ async fn g18_own_authorization_is_left_alone(it: Fixture) {
     let own = it.get("/videos").header("authorization", "Bearer other");
     let none = it.get("/videos").extension(NoAuth);
     for (request, sent) in [(own, Some("Bearer other")), (none, None)] {
-        let response = it.send(request, Payload::Whole(Bytes::new())).await.unwrap();
+        let response = it
+            .send(request, Payload::Whole(Bytes::new()))
+            .await
+            .unwrap();
         assert_eq!(response.status(), 401);
         let journal = it.api.journal();
         let authorization = journal.last().unwrap().headers.get(header::AUTHORIZATION);

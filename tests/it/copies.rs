@@ -27,7 +27,10 @@ struct Throttled {
 
 impl From<Bytes> for Throttled {
     fn from(bytes: Bytes) -> Self {
-        Self { body: Full::new(bytes), was_polled: false }
+        Self {
+            body: Full::new(bytes),
+            was_polled: false,
+        }
     }
 }
 
@@ -55,20 +58,35 @@ impl http_body::Body for Throttled {
 #[tokio::test]
 async fn g16_a_body_that_is_slow_even_from_memory_is_read_once_and_replayed() {
     let api = FakeApi::in_process();
-    let layer = with_key(&api).token_service::<_, Body, _>(api.service()).build().unwrap();
+    let layer = with_key(&api)
+        .token_service::<_, Body, _>(api.service())
+        .build()
+        .unwrap();
     let sent = Arc::new(AtomicUsize::new(0));
     let refuse_the_first = {
         let sent = sent.clone();
         move |_: Request<Throttled>| {
             let is_first = sent.fetch_add(1, Ordering::SeqCst) == 0;
-            let status = if is_first { StatusCode::UNAUTHORIZED } else { StatusCode::OK };
-            let response = Response::builder().status(status).body(Body::default()).unwrap();
+            let status = if is_first {
+                StatusCode::UNAUTHORIZED
+            } else {
+                StatusCode::OK
+            };
+            let response = Response::builder()
+                .status(status)
+                .body(Body::default())
+                .unwrap();
             std::future::ready(Ok::<_, BoxError>(response))
         }
     };
     let client = layer.layer(service_fn(refuse_the_first));
-    let request = Request::post("/videos").body(Throttled::from(Bytes::from_static(b"hello"))).unwrap();
-    assert_eq!(client.oneshot(request).await.unwrap().status(), StatusCode::OK);
+    let request = Request::post("/videos")
+        .body(Throttled::from(Bytes::from_static(b"hello")))
+        .unwrap();
+    assert_eq!(
+        client.oneshot(request).await.unwrap().status(),
+        StatusCode::OK
+    );
     assert_eq!(sent.load(Ordering::SeqCst), 2);
 }
 
@@ -103,8 +121,12 @@ async fn g16_the_copy_of_a_request_ends_with_its_answer() {
         let witness = Arc::new(());
         let mut request = get("/videos");
         request.extensions_mut().insert(witness.clone());
-        let mut future =
-            Box::pin(ServiceExt::<Request<Body>>::ready(&mut client).await.unwrap().call(request));
+        let mut future = Box::pin(
+            ServiceExt::<Request<Body>>::ready(&mut client)
+                .await
+                .unwrap()
+                .call(request),
+        );
         let response = (&mut future).await.unwrap();
         // Whoever reads the answer while the future is still there holds no copy.
         assert_eq!(Arc::strong_count(&witness), 1);

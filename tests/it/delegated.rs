@@ -31,12 +31,27 @@ async fn g17_a_delegated_token_goes_to_post_upload_of_its_origin_only() {
     let mut service = layer.layer(service);
     for (uri, sent) in [
         ("/upload", "https://ws.api.video/upload?token=to-test-only"),
-        ("/upload?a=b&c", "https://ws.api.video/upload?a=b&c&token=to-test-only"),
+        (
+            "/upload?a=b&c",
+            "https://ws.api.video/upload?a=b&c&token=to-test-only",
+        ),
         ("/upload?", "https://ws.api.video/upload?token=to-test-only"),
-        ("https://ws.api.video/upload", "https://ws.api.video/upload?token=to-test-only"),
-        ("https://WS.api.video:443/upload?x=1", "https://ws.api.video/upload?x=1&token=to-test-only"),
+        (
+            "https://ws.api.video/upload",
+            "https://ws.api.video/upload?token=to-test-only",
+        ),
+        (
+            "https://WS.api.video:443/upload?x=1",
+            "https://ws.api.video/upload?x=1&token=to-test-only",
+        ),
     ] {
-        service.ready().await.unwrap().call(post(uri)).await.unwrap();
+        service
+            .ready()
+            .await
+            .unwrap()
+            .call(post(uri))
+            .await
+            .unwrap();
         assert_eq!(seen.lock().unwrap().pop().unwrap().to_string(), sent);
     }
 
@@ -67,10 +82,20 @@ async fn g17_a_delegated_token_goes_to_post_upload_of_its_origin_only() {
         with(Method::POST, "https://sandbox.api.video/upload", None),
         with(Method::POST, "https://user@ws.api.video/upload", None),
         with(Method::POST, "https://evil.example/upload", None),
-        with(Method::POST, "https://ws.api.video/upload", Some("evil.example")),
+        with(
+            Method::POST,
+            "https://ws.api.video/upload",
+            Some("evil.example"),
+        ),
     ] {
         let shown = format!("{refused:?}");
-        let error = service.ready().await.unwrap().call(refused).await.unwrap_err();
+        let error = service
+            .ready()
+            .await
+            .unwrap()
+            .call(refused)
+            .await
+            .unwrap_err();
         assert_eq!(ours(&error).kind(), ErrorKind::Misdirected, "{shown}");
         assert!(!format!("{error} {error:?}").contains("test-only"));
     }
@@ -88,11 +113,22 @@ where
 {
     let film = vec![1; 6 * 1024 * 1024];
     let options = UploadOptions::new().chunk_size(5 * 1024 * 1024);
-    upload::<Body, _, _>(service.clone(), Source::new(&film[..]), options).await.expect("an upload");
+    upload::<Body, _, _>(service.clone(), Source::new(&film[..]), options)
+        .await
+        .expect("an upload");
     let mut own = post("/upload");
-    own.headers_mut().append(header::AUTHORIZATION, "Bearer test-only".parse().expect("a header"));
-    own.headers_mut().append(header::AUTHORIZATION, "Basic test-only".parse().expect("a header"));
-    assert_eq!(service.oneshot(own).await.expect("an answer").status(), StatusCode::BAD_REQUEST);
+    own.headers_mut().append(
+        header::AUTHORIZATION,
+        "Bearer test-only".parse().expect("a header"),
+    );
+    own.headers_mut().append(
+        header::AUTHORIZATION,
+        "Basic test-only".parse().expect("a header"),
+    );
+    assert_eq!(
+        service.oneshot(own).await.expect("an answer").status(),
+        StatusCode::BAD_REQUEST
+    );
 }
 
 #[tokio::test]
@@ -128,7 +164,10 @@ async fn g19_an_error_that_quotes_the_token_is_left_out_and_others_pass() {
         Err::<Response<Body>, _>(io::Error::from(io::ErrorKind::BrokenPipe))
     }));
     let error = other.oneshot(post("/upload")).await.unwrap_err();
-    assert_eq!(error.downcast_ref::<io::Error>().unwrap().kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(
+        error.downcast_ref::<io::Error>().unwrap().kind(),
+        io::ErrorKind::BrokenPipe
+    );
 }
 
 #[tokio::test]
@@ -144,7 +183,9 @@ async fn g19_upload_tokens_are_never_printed() {
     tokens.delete(token.token()).await.unwrap();
     let not_found = tokens.get(token.token()).await.unwrap_err();
     let source = Source::new(&b"a film"[..]);
-    let refused = upload::<Body, _, _>(service.clone(), source, UploadOptions::new()).await.unwrap_err();
+    let refused = upload::<Body, _, _>(service.clone(), source, UploadOptions::new())
+        .await
+        .unwrap_err();
 
     let mut shown = format!(
         "{token:?} {:?} {tokens:?} {delegated:?} {service:?} {:?} {:?}",
@@ -167,13 +208,17 @@ async fn g19_upload_tokens_are_never_printed() {
 #[tokio::test]
 async fn g20_readiness_passes_through_and_a_refused_request_is_not_sent() {
     let layer = UploadTokenLayer::builder("to-test-only").build().unwrap();
-    let (mut service, mut handle) = tower_test::mock::spawn_layer::<Request<Body>, Response<Body>, _>(layer);
+    let (mut service, mut handle) =
+        tower_test::mock::spawn_layer::<Request<Body>, Response<Body>, _>(layer);
     handle.allow(0);
     tokio_test::assert_pending!(service.poll_ready());
     handle.allow(2);
     tokio_test::assert_ready_ok!(service.poll_ready());
     let mut refused = tokio_test::task::spawn(service.call(post("/videos")));
-    assert_eq!(ours(&tokio_test::assert_ready_err!(refused.poll())).kind(), ErrorKind::Misdirected);
+    assert_eq!(
+        ours(&tokio_test::assert_ready_err!(refused.poll())).kind(),
+        ErrorKind::Misdirected
+    );
     tokio_test::assert_pending!(handle.poll_request());
 
     tokio_test::assert_ready_ok!(service.poll_ready());

@@ -42,7 +42,10 @@ async fn g1_ten_thousand_cold_callers_make_one_token_call() {
         assert_eq!(outcome.unwrap(), 200);
     }
     let counts = api.counts();
-    assert_eq!((counts.token_calls, counts.max_in_flight, counts.api_calls), (1, 1, 10_000));
+    assert_eq!(
+        (counts.token_calls, counts.max_in_flight, counts.api_calls),
+        (1, 1, 10_000)
+    );
 }
 
 /// What 10 000 callers find while the endpoint fails, and how it ends.
@@ -51,7 +54,10 @@ async fn g1_callers_share_one_failure_and_then_one_probe() {
     type Turn = fn(&FakeApi, bool);
     let unavailable: Turn = |api, fails| api.always(fails.then(|| Fault::status(503)));
     let refused: Turn = |api, fails| api.refuse_api_key(fails);
-    for (turn, kind, calls) in [(unavailable, ErrorKind::Unavailable, 4), (refused, ErrorKind::Refused, 1)] {
+    for (turn, kind, calls) in [
+        (unavailable, ErrorKind::Unavailable, 4),
+        (refused, ErrorKind::Refused, 1),
+    ] {
         let (api, clock) = paused();
         let layer = with_key(&api).clock(clock).build().unwrap();
         let clients = clones(&layer, &api, 64);
@@ -61,7 +67,10 @@ async fn g1_callers_share_one_failure_and_then_one_probe() {
             assert_eq!(ours(&error).kind(), kind);
             assert!(ours(&error).retry_after().is_some());
         }
-        assert_eq!((api.counts().token_calls, api.counts().max_in_flight), (calls, 1));
+        assert_eq!(
+            (api.counts().token_calls, api.counts().max_in_flight),
+            (calls, 1)
+        );
 
         // In the pause the error comes at once.
         let mut pause = Duration::ZERO;
@@ -81,8 +90,17 @@ async fn g1_callers_share_one_failure_and_then_one_probe() {
         gate.reached(1).await;
         settle().await;
         gate.open();
-        assert!(callers.await.unwrap().into_iter().all(|outcome| outcome.unwrap() == 200));
-        assert_eq!((api.counts().token_calls, api.counts().max_in_flight), (calls + 1, 1));
+        assert!(
+            callers
+                .await
+                .unwrap()
+                .into_iter()
+                .all(|outcome| outcome.unwrap() == 200)
+        );
+        assert_eq!(
+            (api.counts().token_calls, api.counts().max_in_flight),
+            (calls + 1, 1)
+        );
         drop(hold);
     }
 }
@@ -102,16 +120,27 @@ async fn g1_a_refused_refresh_token_is_presented_once_until_credentials_are_set(
         advance(HOUR).await;
     }
     assert_eq!(api.counts().token_calls, 1);
-    layer.set_credentials(Credentials::new().refresh_token(api.mint_pair().1)).unwrap();
-    assert!(many(1_000, &clients).await.into_iter().all(|outcome| outcome.unwrap() == 200));
+    layer
+        .set_credentials(Credentials::new().refresh_token(api.mint_pair().1))
+        .unwrap();
+    assert!(
+        many(1_000, &clients)
+            .await
+            .into_iter()
+            .all(|outcome| outcome.unwrap() == 200)
+    );
     assert_eq!((api.counts().token_calls, api.most_presentations()), (2, 1));
 }
 
 /// Drops callers while the flight waits at each of its await points, then lets it go on.
 #[tokio::test(start_paused = true)]
 async fn g2_dropped_callers_lose_no_pair_wherever_the_flight_waits() {
-    for point in [None, Some(GatePoint::BeforeCommit), Some(GatePoint::AfterCommit), Some(GatePoint::MidBody)]
-    {
+    for point in [
+        None,
+        Some(GatePoint::BeforeCommit),
+        Some(GatePoint::AfterCommit),
+        Some(GatePoint::MidBody),
+    ] {
         for all in [false, true] {
             let (api, clock) = paused();
             let slots = Arc::new(Semaphore::new(1));
@@ -145,8 +174,16 @@ async fn g2_dropped_callers_lose_no_pair_wherever_the_flight_waits() {
             settle().await;
             drop((gate, slot));
             settle().await;
-            let renewed = news.next().now_or_never().expect("the flight goes on").unwrap();
-            assert_eq!((renewed.generation, renewed.way), (1, Way::Refresh), "{point:?}");
+            let renewed = news
+                .next()
+                .now_or_never()
+                .expect("the flight goes on")
+                .unwrap();
+            assert_eq!(
+                (renewed.generation, renewed.way),
+                (1, Way::Refresh),
+                "{point:?}"
+            );
             drop(hold);
             assert_eq!(call().await.unwrap().unwrap().status(), 200, "{point:?}");
             let pair = client.pair().await.unwrap();
@@ -155,7 +192,11 @@ async fn g2_dropped_callers_lose_no_pair_wherever_the_flight_waits() {
                 api.live_refresh_token().unwrap(),
                 "{point:?}"
             );
-            assert_eq!((api.counts().token_calls, api.most_presentations()), (1, 1), "{point:?}");
+            assert_eq!(
+                (api.counts().token_calls, api.most_presentations()),
+                (1, 1),
+                "{point:?}"
+            );
             for caller in callers.into_iter().skip(dropped) {
                 assert_eq!(caller.await.unwrap().unwrap().status(), 200, "{point:?}");
             }
@@ -179,7 +220,11 @@ async fn g2_a_caller_may_be_dropped_after_any_poll() {
         drop(request);
         settle().await;
         assert_eq!(list(&client).await.unwrap(), 200);
-        assert_eq!((api.counts().token_calls, api.most_presentations()), (1, 1), "after {polls} polls");
+        assert_eq!(
+            (api.counts().token_calls, api.most_presentations()),
+            (1, 1),
+            "after {polls} polls"
+        );
         if done {
             assert!(polls > 1, "there is something to wait for");
             return;
@@ -208,13 +253,20 @@ async fn g3_after_a_hang_the_next_step_still_fits_into_the_flight() {
         let begun = Instant::now();
         let outcome = list(&client).await;
         let waited = begun.elapsed().as_secs_f64();
-        assert!((waited - f64::from(took)).abs() < 0.1, "{hang:?}: {waited} s");
+        assert!(
+            (waited - f64::from(took)).abs() < 0.1,
+            "{hang:?}: {waited} s"
+        );
         match way {
             Some(_) => assert_eq!(outcome.unwrap(), 200),
             // The token was spent, and presenting it again is all that could be tried.
             None => assert_eq!(ours(&outcome.unwrap_err()).kind(), ErrorKind::Refused),
         }
-        assert_eq!(layer.subscribe().latest().map(|renewed| renewed.way), way, "{hang:?}");
+        assert_eq!(
+            layer.subscribe().latest().map(|renewed| renewed.way),
+            way,
+            "{hang:?}"
+        );
         assert_eq!(api.counts().token_calls, 2);
     }
 }
@@ -223,7 +275,11 @@ async fn g3_after_a_hang_the_next_step_still_fits_into_the_flight() {
 async fn g3_the_wait_is_bounded_whatever_hangs() {
     for hang in [Fault::Latency(HOUR), Fault::Drip] {
         let (api, clock) = paused();
-        let layer = with_refresh_token(&api).api_key(api.api_key()).clock(clock).build().unwrap();
+        let layer = with_refresh_token(&api)
+            .api_key(api.api_key())
+            .clock(clock)
+            .build()
+            .unwrap();
         api.always(Some(hang.clone()));
         let begun = Instant::now();
         let error = list(&client(&layer, &api)).await.unwrap_err();
@@ -236,7 +292,10 @@ async fn g3_the_wait_is_bounded_whatever_hangs() {
 async fn g3_the_callers_own_timeout_never_ends_the_flight() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
-    let hurried = ServiceBuilder::new().timeout(seconds(1)).layer(layer.clone()).service(api.service());
+    let hurried = ServiceBuilder::new()
+        .timeout(seconds(1))
+        .layer(layer.clone())
+        .service(api.service());
     let hold = hold_time();
     let gate = api.gate(GatePoint::AfterCommit);
     let caller = tokio::spawn(hurried.clone().oneshot(get("/videos")));
@@ -254,7 +313,10 @@ async fn g3_the_callers_own_timeout_never_ends_the_flight() {
     // One that is longer than the flight sees our error, not its own.
     let (api, clock) = paused();
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
-    let patient = ServiceBuilder::new().timeout(seconds(40)).layer(layer).service(api.service());
+    let patient = ServiceBuilder::new()
+        .timeout(seconds(40))
+        .layer(layer)
+        .service(api.service());
     api.always(Some(Fault::Latency(HOUR)));
     let error = patient.oneshot(get("/videos")).await.unwrap_err();
     assert_eq!(ours(&error).kind(), ErrorKind::Ambiguous);
@@ -265,7 +327,11 @@ async fn g3_the_callers_own_timeout_never_ends_the_flight() {
 async fn g3_a_late_answer_is_kept_for_a_minute_after_the_call() {
     for (arrives, is_kept) in [(11, true), (59, true), (61, false)] {
         let (api, clock) = paused();
-        let layer = with_refresh_token(&api).flight_timeout(seconds(10)).clock(clock).build().unwrap();
+        let layer = with_refresh_token(&api)
+            .flight_timeout(seconds(10))
+            .clock(clock)
+            .build()
+            .unwrap();
         let client = client(&layer, &api);
         let hold = hold_time();
         let gate = api.gate(GatePoint::MidBody);
@@ -285,7 +351,11 @@ async fn g3_a_late_answer_is_kept_for_a_minute_after_the_call() {
         drop(hold);
         let outcome = list(&client).await;
         assert_eq!(outcome.is_ok(), is_kept, "after {arrives} s: {outcome:?}");
-        assert_eq!(api.most_presentations(), if is_kept { 1 } else { 2 }, "after {arrives} s");
+        assert_eq!(
+            api.most_presentations(),
+            if is_kept { 1 } else { 2 },
+            "after {arrives} s"
+        );
     }
 }
 
@@ -307,12 +377,22 @@ fn g3_an_answer_that_came_while_the_runtime_stood_still_is_kept() {
 
         let gate = api.gate(point);
         let limit = Duration::from_millis(first_request);
-        client.block_on(async { time::timeout(limit, request()).await }).unwrap_err();
+        client
+            .block_on(async { time::timeout(limit, request()).await })
+            .unwrap_err();
         server.block_on(gate.reached(1));
         gate.open();
         std::thread::sleep(Duration::from_millis(500));
-        assert_eq!(client.block_on(request()).unwrap().status(), 200, "{point:?}");
-        assert_eq!((api.counts().token_calls, api.most_presentations()), (1, 1), "{point:?}");
+        assert_eq!(
+            client.block_on(request()).unwrap().status(),
+            200,
+            "{point:?}"
+        );
+        assert_eq!(
+            (api.counts().token_calls, api.most_presentations()),
+            (1, 1),
+            "{point:?}"
+        );
     }
 }
 
@@ -366,7 +446,10 @@ async fn g3_a_late_answer_beats_the_call_that_followed_it() {
         settle().await;
         assert_eq!(layer.subscribe().latest().unwrap().way, Way::Refresh);
         let pair = client.pair::<Body>().await.unwrap();
-        assert_eq!(pair.refresh_token().unwrap().expose(), api.live_refresh_token().unwrap());
+        assert_eq!(
+            pair.refresh_token().unwrap().expose(),
+            api.live_refresh_token().unwrap()
+        );
         assert_eq!((api.counts().grants, api.counts().reuse_violations), (1, 0));
     }
 }

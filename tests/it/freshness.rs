@@ -20,7 +20,10 @@ fn seconds(seconds: f64) -> Duration {
 #[tokio::test(start_paused = true)]
 async fn g7_nobody_waits_while_a_side_renewal_runs() {
     let (api, clock) = paused();
-    let layer = with_refresh_token(&api).clock(clock.clone()).build().unwrap();
+    let layer = with_refresh_token(&api)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
     let clients: Vec<_> = (0..64).map(|_| client(&layer, &api)).collect();
     assert_eq!(list(&clients[0]).await.unwrap(), 200);
     let mut news = layer.subscribe();
@@ -36,7 +39,10 @@ async fn g7_nobody_waits_while_a_side_renewal_runs() {
     assert_eq!(api.counts().token_calls, 2);
     gate.open();
     let renewed = news.next().await.unwrap();
-    assert_eq!((renewed.generation, renewed.cause, renewed.way), (2, Cause::Early, Way::Refresh));
+    assert_eq!(
+        (renewed.generation, renewed.cause, renewed.way),
+        (2, Cause::Early, Way::Refresh)
+    );
     drop(hold);
     assert_eq!(api.counts().max_in_flight, 1);
 }
@@ -46,8 +52,14 @@ async fn g7_nobody_waits_while_a_side_renewal_runs() {
 async fn g8_a_usable_token_beats_a_failed_side_renewal() {
     type Break = fn(&FakeApi);
     let cases: [(Break, ErrorKind); 4] = [
-        (|api| api.always(Some(Fault::status(503))), ErrorKind::Unavailable),
-        (|api| api.always(Some(Fault::DropBefore)), ErrorKind::Ambiguous),
+        (
+            |api| api.always(Some(Fault::status(503))),
+            ErrorKind::Unavailable,
+        ),
+        (
+            |api| api.always(Some(Fault::DropBefore)),
+            ErrorKind::Ambiguous,
+        ),
         (FakeApi::revoke_refresh_tokens, ErrorKind::Refused),
         (
             |api| api.always(Some(Fault::problem(403, "authorization-suspended-account"))),
@@ -56,19 +68,29 @@ async fn g8_a_usable_token_beats_a_failed_side_renewal() {
     ];
     for (break_it, kind) in cases {
         let (api, clock) = paused();
-        let layer = with_refresh_token(&api).clock(clock.clone()).build().unwrap();
+        let layer = with_refresh_token(&api)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
         let client = client(&layer, &api);
         assert_eq!(list(&client).await.unwrap(), 200);
         break_it(&api);
         advance(seconds(3400.0)).await;
         for _ in 0..189 {
-            assert_eq!(list(&client).now_or_never().expect("no wait").unwrap(), 200, "{kind:?}");
+            assert_eq!(
+                list(&client).now_or_never().expect("no wait").unwrap(),
+                200,
+                "{kind:?}"
+            );
             advance(seconds(1.0)).await;
             settle().await;
         }
         assert!(api.counts().token_calls > 1);
         advance(seconds(1.0)).await;
-        let error = time::timeout(seconds(31.0), list(&client)).await.unwrap().unwrap_err();
+        let error = time::timeout(seconds(31.0), list(&client))
+            .await
+            .unwrap()
+            .unwrap_err();
         assert_eq!(ours(&error).kind(), kind);
     }
 }
@@ -86,7 +108,11 @@ async fn g7_short_lifetimes_mean_no_renewal_per_request() {
             time::sleep(seconds(lifetime / 50.0)).await;
         }
         let counts = api.counts();
-        assert!((10..=21).contains(&counts.token_calls), "{lifetime} s: {}", counts.token_calls);
+        assert!(
+            (10..=21).contains(&counts.token_calls),
+            "{lifetime} s: {}",
+            counts.token_calls
+        );
         assert_eq!((counts.unauthorized, counts.reuse_violations), (0, 0));
     }
 }
@@ -126,7 +152,11 @@ async fn g9_the_clock_table() {
     ];
     for (steps, expired) in rows {
         let (clock, api) = (ManualClock::new(), FakeApi::in_process());
-        let layer = with_key(&api).early_window(Duration::ZERO).clock(clock.clone()).build().unwrap();
+        let layer = with_key(&api)
+            .early_window(Duration::ZERO)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
         let client = client(&layer, &api);
         assert_eq!(list(&client).await.unwrap(), 200);
         steps.iter().for_each(|step| pass(&clock, *step));
@@ -134,7 +164,11 @@ async fn g9_the_clock_table() {
         for _ in 0..2 {
             assert_eq!(list(&client).await.unwrap(), 200);
         }
-        assert_eq!(api.counts().token_calls, if expired { 2 } else { 1 }, "{steps:?}");
+        assert_eq!(
+            api.counts().token_calls,
+            if expired { 2 } else { 1 },
+            "{steps:?}"
+        );
     }
 }
 
@@ -143,9 +177,17 @@ async fn g9_the_clock_table() {
 async fn g9_a_token_got_under_a_wrong_clock_lives_no_longer_than_its_lifetime() {
     for wrong in ["forward", "back"] {
         let (clock, api) = (ManualClock::new(), FakeApi::in_process());
-        let layer = with_key(&api).early_window(Duration::ZERO).clock(clock.clone()).build().unwrap();
+        let layer = with_key(&api)
+            .early_window(Duration::ZERO)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
         let client = client(&layer, &api);
-        let right = if wrong == "forward" { "back" } else { "forward" };
+        let right = if wrong == "forward" {
+            "back"
+        } else {
+            "forward"
+        };
         pass(&clock, (wrong, DAY.as_secs_f64()));
         assert_eq!(list(&client).await.unwrap(), 200);
         pass(&clock, (right, DAY.as_secs_f64()));
@@ -162,7 +204,11 @@ async fn g9_a_token_got_under_a_wrong_clock_lives_no_longer_than_its_lifetime() 
 async fn g9_a_lifetime_counts_from_the_moment_the_call_was_sent() {
     for (after, renews) in [(3584.9, false), (3585.1, true)] {
         let (api, clock) = paused();
-        let layer = with_key(&api).early_window(Duration::ZERO).clock(clock.clone()).build().unwrap();
+        let layer = with_key(&api)
+            .early_window(Duration::ZERO)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
         let client = client(&layer, &api);
         let sent = apivideo_auth::Clock::now(&clock).wall;
         api.fault(Fault::Latency(seconds(5.0)));

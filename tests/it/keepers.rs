@@ -28,7 +28,10 @@ async fn g2_a_keeper_renews_without_traffic() {
     for generation in 2..6 {
         let begun = Instant::now();
         let renewed = news.next().await.unwrap();
-        assert_eq!((renewed.generation, renewed.cause), (generation, Cause::Early));
+        assert_eq!(
+            (renewed.generation, renewed.cause),
+            (generation, Cause::Early)
+        );
         assert!((3300..=3376).contains(&begun.elapsed().as_secs()));
         assert_eq!(list(&client).now_or_never().expect("no wait").unwrap(), 200);
     }
@@ -41,7 +44,10 @@ async fn g2_a_keeper_renews_without_traffic() {
 #[tokio::test(start_paused = true)]
 async fn g9_a_keeper_notices_within_30_s_that_the_machine_slept() {
     let (api, clock) = paused();
-    let layer = with_refresh_token(&api).clock(clock.clone()).build().unwrap();
+    let layer = with_refresh_token(&api)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
     let client = client(&layer, &api);
     let _guard = client.keep_fresh::<Body>().unwrap();
     let mut news = layer.subscribe();
@@ -55,7 +61,11 @@ async fn g9_a_keeper_notices_within_30_s_that_the_machine_slept() {
 
 #[tokio::test(start_paused = true)]
 async fn g2_a_keeper_survives_outages_and_permanent_errors() {
-    for fault in [Fault::status(503), Fault::DropBefore, Fault::Latency(HOUR * 24)] {
+    for fault in [
+        Fault::status(503),
+        Fault::DropBefore,
+        Fault::Latency(HOUR * 24),
+    ] {
         let (api, clock) = paused();
         let layer = with_key(&api).clock(clock).build().unwrap();
         let client = client(&layer, &api);
@@ -63,12 +73,20 @@ async fn g2_a_keeper_survives_outages_and_permanent_errors() {
         let mut news = layer.subscribe();
         api.always(Some(fault.clone()));
         time::sleep(HOUR).await;
-        assert!(api.counts().token_calls <= 220, "{fault:?}: {}", api.counts().token_calls);
+        assert!(
+            api.counts().token_calls <= 220,
+            "{fault:?}: {}",
+            api.counts().token_calls
+        );
         api.clear_faults();
         let begun = Instant::now();
         news.next().await.unwrap();
         // A call that hangs when the outage ends is waited for.
-        assert!(begun.elapsed() <= seconds(41), "{fault:?}: {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() <= seconds(41),
+            "{fault:?}: {:?}",
+            begun.elapsed()
+        );
     }
 
     let (api, clock) = paused();
@@ -79,8 +97,17 @@ async fn g2_a_keeper_survives_outages_and_permanent_errors() {
     api.revoke_refresh_tokens();
     time::sleep(HOUR).await;
     assert_eq!(api.counts().token_calls, 1);
-    layer.set_credentials(Credentials::new().api_key(api.api_key())).unwrap();
-    assert_eq!(time::timeout(seconds(31), news.next()).await.unwrap().unwrap().way, Way::ApiKey);
+    layer
+        .set_credentials(Credentials::new().api_key(api.api_key()))
+        .unwrap();
+    assert_eq!(
+        time::timeout(seconds(31), news.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .way,
+        Way::ApiKey
+    );
 }
 
 /// After an outage without traffic the keeper is as quick as a caller.
@@ -98,7 +125,11 @@ async fn g11_a_keeper_recovers_within_a_fifth_of_the_outage() {
         let begun = Instant::now();
         news.next().await.unwrap();
         let limit = (seconds(outage) / 5).clamp(seconds(1), seconds(30));
-        assert!(begun.elapsed() <= limit, "{outage} s: {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() <= limit,
+            "{outage} s: {:?}",
+            begun.elapsed()
+        );
     }
 }
 
@@ -119,7 +150,10 @@ async fn g11_a_keeper_that_ran_out_of_patience_with_a_probe_tries_again_in_time(
     gate.open();
     api.clear_faults();
     let outage = seconds(5);
-    assert!(time::timeout(outage, news.next()).await.is_ok(), "it sleeps on");
+    assert!(
+        time::timeout(outage, news.next()).await.is_ok(),
+        "it sleeps on"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,10 +169,24 @@ async fn g2_a_keeper_ends_with_its_guard_the_last_handle_or_shutdown() {
             "guard" => drop(guard.take()),
             "handle" => drop(handles.take()),
             "shutdown" => assert!(handles.as_ref().unwrap().0.shutdown(seconds(5)).await),
-            _ => drop(handles.as_ref().unwrap().1.hand_over::<Body>().await.unwrap()),
+            _ => drop(
+                handles
+                    .as_ref()
+                    .unwrap()
+                    .1
+                    .hand_over::<Body>()
+                    .await
+                    .unwrap(),
+            ),
         }
         settle().await;
-        assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0, "{end}");
+        assert_eq!(
+            tokio::runtime::Handle::current()
+                .metrics()
+                .num_alive_tasks(),
+            0,
+            "{end}"
+        );
         time::sleep(HOUR * 2).await;
         assert_eq!(api.counts().token_calls, 1, "{end}");
     }

@@ -52,7 +52,9 @@ struct Deadly<S> {
 impl<S> Deadly<S> {
     fn reached(&self, step: &str) {
         if *self.step == *step {
-            let _ = Command::new("kill").args(["-9", &std::process::id().to_string()]).status();
+            let _ = Command::new("kill")
+                .args(["-9", &std::process::id().to_string()])
+                .status();
             unreachable!("killed");
         }
     }
@@ -68,7 +70,10 @@ impl<S: TokenStore + Clone> TokenStore for Deadly<S> {
             Ok(match self.inner.try_lock(key).await? {
                 TryLock::Locked(lock) => {
                     self.reached("locked");
-                    TryLock::Locked(Box::new(DeadlyLock { lock, store: self.clone() }))
+                    TryLock::Locked(Box::new(DeadlyLock {
+                        lock,
+                        store: self.clone(),
+                    }))
                 }
                 busy => busy,
             })
@@ -82,7 +87,11 @@ struct DeadlyLock<S> {
 }
 
 impl<S: TokenStore + Clone> StoreLock for DeadlyLock<S> {
-    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
+    fn save<'a>(
+        &'a mut self,
+        expected: Option<Version>,
+        stored: Stored,
+    ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let (before, after) = match self.store.saves.fetch_add(1, Ordering::SeqCst) {
                 0 => ("before the mark", "marked"),
@@ -112,19 +121,35 @@ type Hyper = ApiVideoAuth<Client<HttpConnector, Body>>;
 type Builder = ApiVideoAuthLayerBuilder<SameService, Replay>;
 
 fn process(api: &str, with: impl FnOnce(Builder) -> Builder) -> (ApiVideoAuthLayer, Hyper) {
-    let layer = with(ApiVideoAuthLayer::builder().base_url(api).call_timeout(CALL_TIMEOUT)).build().unwrap();
+    let layer = with(
+        ApiVideoAuthLayer::builder()
+            .base_url(api)
+            .call_timeout(CALL_TIMEOUT),
+    )
+    .build()
+    .unwrap();
     let client = layer.layer(Client::builder(TokioExecutor::new()).build_http());
     (layer, client)
 }
 
 async fn works(client: &Hyper) {
-    assert_eq!(client.clone().oneshot(get("/videos")).await.unwrap().status(), 200);
+    assert_eq!(
+        client
+            .clone()
+            .oneshot(get("/videos"))
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
 }
 
 /// What the child process does: takes over the stored pair, renews it, and says how that went.
 #[tokio::test]
 async fn a_child_that_renews() {
-    let (Ok(api), Ok(step)) = (env::var("KILLED_API"), env::var("KILLED_STEP")) else { return };
+    let (Ok(api), Ok(step)) = (env::var("KILLED_API"), env::var("KILLED_STEP")) else {
+        return;
+    };
     let (layer, client) = process(&api, |builder| match env::var("KILLED_REDIS") {
         Ok(url) => builder
             .call_timeout(Duration::from_secs(30))
@@ -132,7 +157,11 @@ async fn a_child_that_renews() {
             .store(RedisStore::builder(url).build().unwrap()),
         Err(_) => {
             let inner = FileStore::in_folder(env::var("KILLED_FOLDER").unwrap());
-            builder.store(Deadly { inner, step: step.into(), saves: Arc::default() })
+            builder.store(Deadly {
+                inner,
+                step: step.into(),
+                saves: Arc::default(),
+            })
         }
     });
     works(&client).await;
@@ -157,21 +186,35 @@ fn child(api: &FakeApi, step: &str) -> Command {
 }
 
 async fn killed_at(step: &str, presented: bool, has_key: bool) {
-    let (api, folder) = (FakeApi::start().await.unwrap(), tempfile::tempdir().unwrap());
+    let (api, folder) = (
+        FakeApi::start().await.unwrap(),
+        tempfile::tempdir().unwrap(),
+    );
     let tokens = folder.path().join("tokens");
     let store = FileStore::in_folder(&tokens);
-    let (_, first) = process(&api.url(), |builder| builder.api_key(api.api_key()).store(store.clone()));
+    let (_, first) = process(&api.url(), |builder| {
+        builder.api_key(api.api_key()).store(store.clone())
+    });
     works(&first).await;
     let token = api.live_refresh_token().unwrap();
 
-    let mut victim = child(&api, step).env("KILLED_FOLDER", &tokens).spawn().unwrap();
-    let status = tokio::task::spawn_blocking(move || victim.wait().unwrap()).await.unwrap();
+    let mut victim = child(&api, step)
+        .env("KILLED_FOLDER", &tokens)
+        .spawn()
+        .unwrap();
+    let status = tokio::task::spawn_blocking(move || victim.wait().unwrap())
+        .await
+        .unwrap();
     assert!(!status.success(), "{step}: {status}");
 
     // The next process, with the store as it was left.
     let (layer, next) = process(&api.url(), |builder| {
         let builder = builder.store(store);
-        if has_key { builder.api_key(api.api_key()) } else { builder }
+        if has_key {
+            builder.api_key(api.api_key())
+        } else {
+            builder
+        }
     });
     works(&next).await;
     let renewed = next.renew().await;
@@ -210,15 +253,26 @@ async fn g22_a_kill_at_any_step_leaves_the_next_process_working() {
 async fn g23_a_process_stopped_beyond_its_lease_overwrites_nothing() {
     let (api, redis) = (FakeApi::start().await.unwrap(), RedisServer::start());
     let store = || RedisStore::builder(redis.url()).build().unwrap();
-    let (_, first) = process(&api.url(), |builder| builder.api_key(api.api_key()).store(store()));
+    let (_, first) = process(&api.url(), |builder| {
+        builder.api_key(api.api_key()).store(store())
+    });
     works(&first).await;
     let token = api.live_refresh_token().unwrap();
 
     let gate = api.gate(GatePoint::BeforeCommit);
-    let stopped = child(&api, "none").env("KILLED_REDIS", redis.url()).spawn().unwrap();
+    let stopped = child(&api, "none")
+        .env("KILLED_REDIS", redis.url())
+        .spawn()
+        .unwrap();
     gate.reached(1).await;
     let signal = |name: &str| {
-        assert!(Command::new("kill").args([name, &stopped.id().to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([name, &stopped.id().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
     };
     signal("-STOP");
     // Each of its threads stops on its own.
@@ -235,20 +289,43 @@ async fn g23_a_process_stopped_beyond_its_lease_overwrites_nothing() {
     gate.open();
 
     // Its lease ends, its mark does not: the holder of the key logs in, and presents nothing.
-    let (layer, other) = process(&api.url(), |builder| builder.api_key(api.api_key()).store(store()));
+    let (layer, other) = process(&api.url(), |builder| {
+        builder.api_key(api.api_key()).store(store())
+    });
     works(&other).await;
     other.renew().await.unwrap();
-    assert_eq!(layer.subscribe().latest().map(|renewed| renewed.way), Some(Way::ApiKey));
-    let newest = other.pair().await.unwrap().refresh_token().unwrap().expose().to_owned();
+    assert_eq!(
+        layer.subscribe().latest().map(|renewed| renewed.way),
+        Some(Way::ApiKey)
+    );
+    let newest = other
+        .pair()
+        .await
+        .unwrap()
+        .refresh_token()
+        .unwrap()
+        .expose()
+        .to_owned();
 
     signal("-CONT");
-    let output = tokio::task::spawn_blocking(move || stopped.wait_with_output().unwrap()).await.unwrap();
+    let output = tokio::task::spawn_blocking(move || stopped.wait_with_output().unwrap())
+        .await
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("renewed: Ok(()) Some(Adopted)"), "{said}");
-    assert_eq!((api.presentations(&token), api.counts().reuse_violations), (1, 0));
+    assert_eq!(
+        (api.presentations(&token), api.counts().reuse_violations),
+        (1, 0)
+    );
 
     let (layer, last) = process(&api.url(), |builder| builder.store(store()));
     works(&last).await;
-    assert_eq!(layer.subscribe().latest().map(|renewed| renewed.way), Some(Way::Adopted));
-    assert_eq!(last.pair().await.unwrap().refresh_token().unwrap().expose(), newest);
+    assert_eq!(
+        layer.subscribe().latest().map(|renewed| renewed.way),
+        Some(Way::Adopted)
+    );
+    assert_eq!(
+        last.pair().await.unwrap().refresh_token().unwrap().expose(),
+        newest
+    );
 }

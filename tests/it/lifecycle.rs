@@ -10,7 +10,9 @@ use futures::FutureExt;
 use tokio::time::{self, Instant, advance};
 use tower::{ServiceExt, limit::ConcurrencyLimit};
 
-use crate::support::{Body, Client, client, list, ours, paused, settle, with_key, with_refresh_token};
+use crate::support::{
+    Body, Client, client, list, ours, paused, settle, with_key, with_refresh_token,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SOON: Duration = Duration::from_secs(5);
@@ -26,7 +28,12 @@ async fn g2_no_task_stands_around_unless_asked_for() {
     let client = client(&layer, &api);
     assert_eq!(list(&client).await.unwrap(), 200);
     settle().await;
-    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+    assert_eq!(
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks(),
+        0
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -56,10 +63,17 @@ async fn g11_renew_obeys_the_cool_down() {
     let client = client(&layer, &api);
     assert_eq!(list(&client).await.unwrap(), 200);
     api.always(Some(Fault::status(503)));
-    assert_eq!(client.renew::<Body>().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(
+        client.renew::<Body>().await.unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
     let calls = api.counts().token_calls;
     for _ in 0..10 {
-        let error = client.renew::<Body>().now_or_never().expect("no wait").unwrap_err();
+        let error = client
+            .renew::<Body>()
+            .now_or_never()
+            .expect("no wait")
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
     }
     assert_eq!(api.counts().token_calls, calls);
@@ -103,7 +117,10 @@ async fn g11_new_credentials_end_pauses_and_win_over_answers_to_old_ones() {
     // In mid-flight, before the refusal of the old token and before its acceptance.
     for accepted in [false, true] {
         let (api, clock) = paused();
-        let layer = with_refresh_token(&api).clock(clock.clone()).build().unwrap();
+        let layer = with_refresh_token(&api)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
         let client = client(&layer, &api);
         if !accepted {
             api.fault(Fault::problem(401, "authentication-invalid-refresh-token"));
@@ -116,7 +133,9 @@ async fn g11_new_credentials_end_pauses_and_win_over_answers_to_old_ones() {
         });
         gate.reached(1).await;
         let (_, fresh) = api.mint_pair();
-        layer.set_credentials(Credentials::new().refresh_token(fresh.as_str())).unwrap();
+        layer
+            .set_credentials(Credentials::new().refresh_token(fresh.as_str()))
+            .unwrap();
         gate.open();
         assert_eq!(caller.await.unwrap().unwrap(), 200, "accepted: {accepted}");
         drop(hold);
@@ -125,36 +144,59 @@ async fn g11_new_credentials_end_pauses_and_win_over_answers_to_old_ones() {
         assert_eq!(spent, usize::from(!accepted));
         clock.advance(HOUR);
         assert_eq!(list(&client).await.unwrap(), 200);
-        assert_eq!((api.presentations(&fresh), api.most_presentations()), (1, 1));
+        assert_eq!(
+            (api.presentations(&fresh), api.most_presentations()),
+            (1, 1)
+        );
     }
 
     let (api, clock) = paused();
     let layer = with_key(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
-    for bad in [Credentials::new().api_key(""), Credentials::new().refresh_token("a b\n")] {
-        assert_eq!(layer.set_credentials(bad).unwrap_err().kind(), ErrorKind::Configuration);
+    for bad in [
+        Credentials::new().api_key(""),
+        Credentials::new().refresh_token("a b\n"),
+    ] {
+        assert_eq!(
+            layer.set_credentials(bad).unwrap_err().kind(),
+            ErrorKind::Configuration
+        );
     }
     api.refuse_api_key(true);
     list(&client).await.unwrap_err();
-    layer.set_credentials(Credentials::new().refresh_token(api.mint_pair().1)).unwrap();
+    layer
+        .set_credentials(Credentials::new().refresh_token(api.mint_pair().1))
+        .unwrap();
     assert_eq!(list(&client).await.unwrap(), 200, "no pause is left");
 }
 
 #[tokio::test(start_paused = true)]
 async fn g2_a_pair_is_a_copy_and_a_hand_over_is_the_end() {
     let (api, clock) = paused();
-    let layer = with_refresh_token(&api).clock(clock.clone()).build().unwrap();
+    let layer = with_refresh_token(&api)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
     let client = client(&layer, &api);
     let pair = client.pair::<Body>().await.unwrap();
-    assert_eq!(pair.refresh_token().unwrap().expose(), api.live_refresh_token().unwrap());
+    assert_eq!(
+        pair.refresh_token().unwrap().expose(),
+        api.live_refresh_token().unwrap()
+    );
     clock.advance(HOUR);
     let pair = client.hand_over::<Body>().await.unwrap();
     assert_eq!(pair.bearer().generation(), 2);
-    assert_eq!(pair.refresh_token().unwrap().expose(), api.live_refresh_token().unwrap());
+    assert_eq!(
+        pair.refresh_token().unwrap().expose(),
+        api.live_refresh_token().unwrap()
+    );
     for _ in 0..2 {
         let error = list(&client).await.unwrap_err();
         assert_eq!(ours(&error).kind(), ErrorKind::Closed);
-        assert_eq!(client.hand_over::<Body>().await.unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(
+            client.hand_over::<Body>().await.unwrap_err().kind(),
+            ErrorKind::Closed
+        );
         time::sleep(HOUR).await;
     }
     assert_eq!((api.counts().token_calls, api.most_presentations()), (2, 1));
@@ -182,10 +224,17 @@ async fn g2_a_hand_over_waits_for_the_flight_and_may_be_dropped() {
         drop(hold);
         if dropped {
             renewal.await.unwrap().unwrap();
-            assert_eq!(client.renew::<Body>().await.unwrap().generation(), 3, "the source goes on");
+            assert_eq!(
+                client.renew::<Body>().await.unwrap().generation(),
+                3,
+                "the source goes on"
+            );
         } else {
             let pair = hand_over.await.unwrap().unwrap();
-            assert_eq!(pair.refresh_token().unwrap().expose(), api.live_refresh_token().unwrap());
+            assert_eq!(
+                pair.refresh_token().unwrap().expose(),
+                api.live_refresh_token().unwrap()
+            );
         }
     }
     assert_eq!(api.most_presentations(), 1);
@@ -200,7 +249,10 @@ async fn g2_of_two_hand_overs_one_gets_the_pair_and_the_source_stays_closed() {
         assert_eq!(list(&client).await.unwrap(), 200);
         let hand_overs = (0..4).map(|_| tokio::spawn(client.hand_over::<Body>()));
         let outcomes = futures::future::join_all(hand_overs).await;
-        let given = outcomes.iter().filter(|outcome| outcome.as_ref().unwrap().is_ok()).count();
+        let given = outcomes
+            .iter()
+            .filter(|outcome| outcome.as_ref().unwrap().is_ok())
+            .count();
         assert_eq!(given, 1);
         let error = list(&client).await.unwrap_err();
         assert_eq!(ours(&error).kind(), ErrorKind::Closed);
@@ -210,7 +262,10 @@ async fn g2_of_two_hand_overs_one_gets_the_pair_and_the_source_stays_closed() {
 #[tokio::test(start_paused = true)]
 async fn g2_shutdown_waits_for_the_flight_and_starts_no_other() {
     let (api, clock) = paused();
-    let layer = with_refresh_token(&api).clock(clock.clone()).build().unwrap();
+    let layer = with_refresh_token(&api)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
     let client = client(&layer, &api);
     assert_eq!(list(&client).await.unwrap(), 200);
     clock.advance(seconds(3400));
@@ -226,7 +281,10 @@ async fn g2_shutdown_waits_for_the_flight_and_starts_no_other() {
     drop(hold);
     // The pair is there, requests go on, and nothing is renewed any more.
     let pair = client.pair::<Body>().await.unwrap();
-    assert_eq!(pair.refresh_token().unwrap().expose(), api.live_refresh_token().unwrap());
+    assert_eq!(
+        pair.refresh_token().unwrap().expose(),
+        api.live_refresh_token().unwrap()
+    );
     for age in [0, 3400] {
         clock.advance(seconds(age));
         assert_eq!(list(&client).now_or_never().expect("no wait").unwrap(), 200);
@@ -234,7 +292,10 @@ async fn g2_shutdown_waits_for_the_flight_and_starts_no_other() {
     settle().await;
     clock.advance(HOUR);
     let error = list(&client).now_or_never().expect("no wait").unwrap_err();
-    assert_eq!((ours(&error).kind(), api.counts().token_calls), (ErrorKind::Closed, 2));
+    assert_eq!(
+        (ours(&error).kind(), api.counts().token_calls),
+        (ErrorKind::Closed, 2)
+    );
     assert!(layer.shutdown(SOON).await, "twice is no harm");
 }
 
@@ -261,7 +322,11 @@ async fn g2_shutdown_ends_at_its_deadline() {
 #[tokio::test(start_paused = true)]
 async fn g2_shutdown_does_not_wait_for_an_answer_that_is_worth_nothing() {
     let (api, clock) = paused();
-    let layer = with_refresh_token(&api).api_key(api.api_key()).clock(clock).build().unwrap();
+    let layer = with_refresh_token(&api)
+        .api_key(api.api_key())
+        .clock(clock)
+        .build()
+        .unwrap();
     let client = client(&layer, &api);
     api.fault(Fault::Latency(HOUR));
     assert_eq!(list(&client).await.unwrap(), 200);
@@ -280,14 +345,26 @@ async fn g2_a_subscription_tells_the_latest_renewal() {
     assert!(news.next().now_or_never().is_none());
     assert_eq!(list(&client).await.unwrap(), 200);
     let first = news.next().await.unwrap();
-    assert_eq!((first.generation, first.cause, first.way), (1, Cause::First, Way::ApiKey));
+    assert_eq!(
+        (first.generation, first.cause, first.way),
+        (1, Cause::First, Way::ApiKey)
+    );
     clock.advance(HOUR);
     assert_eq!(list(&client).await.unwrap(), 200);
     client.renew::<Body>().await.unwrap();
     let latest = news.next().await.unwrap();
-    assert_eq!((latest.generation, latest.cause, latest.way), (3, Cause::Requested, Way::Refresh));
-    assert!(news.next().now_or_never().is_none(), "one that was skipped is not told later");
-    assert_eq!(latest.expires_at, client.token::<Body>().await.unwrap().expires_at());
+    assert_eq!(
+        (latest.generation, latest.cause, latest.way),
+        (3, Cause::Requested, Way::Refresh)
+    );
+    assert!(
+        news.next().now_or_never().is_none(),
+        "one that was skipped is not told later"
+    );
+    assert_eq!(
+        latest.expires_at,
+        client.token::<Body>().await.unwrap().expires_at()
+    );
     drop((client, layer));
     assert_eq!(news.next().await, None);
 }
@@ -296,7 +373,11 @@ async fn g2_a_subscription_tells_the_latest_renewal() {
 async fn in_the_early_window(with_key: bool) -> (FakeApi, ApiVideoAuthLayer, Client) {
     let (api, clock) = paused();
     let builder = with_refresh_token(&api).clock(clock);
-    let builder = if with_key { builder.api_key(api.api_key()) } else { builder };
+    let builder = if with_key {
+        builder.api_key(api.api_key())
+    } else {
+        builder
+    };
     let layer = builder.build().unwrap();
     let client = client(&layer, &api);
     assert_eq!(list(&client).await.unwrap(), 200);
@@ -328,7 +409,10 @@ async fn g3_a_hand_over_does_not_wait_for_late_answers_for_ever() {
     time::sleep(seconds(21)).await;
     let begun = Instant::now();
     let error = client.hand_over::<Body>().await.unwrap_err();
-    assert_eq!((error.kind(), begun.elapsed().as_secs()), (ErrorKind::TimedOut, 31));
+    assert_eq!(
+        (error.kind(), begun.elapsed().as_secs()),
+        (ErrorKind::TimedOut, 31)
+    );
     assert_eq!(list(&client).await.unwrap(), 200, "the source goes on");
 }
 
@@ -348,12 +432,27 @@ async fn g11_a_token_that_replaced_the_one_on_its_way_is_not_taken_for_spent() {
         .unwrap();
     let client = tower::Layer::layer(&layer, api.service());
     // The call has its token and waits for the slot.
-    ServiceExt::<http::Request<Body>>::ready(&mut slot).await.unwrap();
+    ServiceExt::<http::Request<Body>>::ready(&mut slot)
+        .await
+        .unwrap();
     let waiting = tokio::spawn(client.token());
     settle().await;
-    layer.set_credentials(Credentials::new().api_key(api.api_key()).refresh_token(second.as_str())).unwrap();
+    layer
+        .set_credentials(
+            Credentials::new()
+                .api_key(api.api_key())
+                .refresh_token(second.as_str()),
+        )
+        .unwrap();
     api.fault(Fault::DropBefore);
     drop(slot);
     waiting.await.unwrap().unwrap();
-    assert_eq!((api.presentations(&first), api.presentations(&second), api.counts().logins), (1, 1, 0));
+    assert_eq!(
+        (
+            api.presentations(&first),
+            api.presentations(&second),
+            api.counts().logins
+        ),
+        (1, 1, 0)
+    );
 }

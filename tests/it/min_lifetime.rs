@@ -23,7 +23,9 @@ fn plain() -> (FakeApi, ApiVideoAuthLayer, Client) {
 
 async fn list_with(client: &Client, seconds: u64) -> StatusCode {
     let mut request = get("/videos");
-    request.extensions_mut().insert(MinLifetime(Duration::from_secs(seconds)));
+    request
+        .extensions_mut()
+        .insert(MinLifetime(Duration::from_secs(seconds)));
     client.clone().oneshot(request).await.unwrap().status()
 }
 
@@ -53,10 +55,18 @@ async fn g10_renews_first_if_less_is_left_than_asked_for() {
         assert_eq!(list_with(&client, asked).await, 200, "{what}");
         assert_eq!(api.counts().token_calls, 1 + usize::from(renews), "{what}");
         if renews {
-            let cause = if age == 3_600 { Cause::Expired } else { Cause::MinLifetime };
+            let cause = if age == 3_600 {
+                Cause::Expired
+            } else {
+                Cause::MinLifetime
+            };
             assert_eq!(renewals.latest().unwrap().cause, cause, "{what}");
             let token = client.token::<Body>().await.unwrap();
-            assert_eq!(api.requests_with(token.expose()), 1, "{what}: sent with the new token");
+            assert_eq!(
+                api.requests_with(token.expose()),
+                1,
+                "{what}: sent with the new token"
+            );
         }
     }
 }
@@ -69,7 +79,10 @@ async fn g10_an_hour_asked_by_each_chunk_of_an_upload_does_not_renew_for_each() 
         advance(Duration::from_secs(30)).await;
     }
     let calls = api.counts().token_calls;
-    assert!((5..=7).contains(&calls), "{calls} token calls in three hours");
+    assert!(
+        (5..=7).contains(&calls),
+        "{calls} token calls in three hours"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,7 +102,12 @@ async fn g10_many_at_once_wait_for_one_flight() {
     assert_eq!(list(&client).await.unwrap(), 200);
     assert_eq!(api.counts().api_calls, 2);
     gate.open();
-    assert!(join_all(requests).await.into_iter().all(|status| status.unwrap() == 200));
+    assert!(
+        join_all(requests)
+            .await
+            .into_iter()
+            .all(|status| status.unwrap() == 200)
+    );
     assert_eq!(api.counts().token_calls, 2);
     let token = client.token::<Body>().await.unwrap();
     assert_eq!(api.requests_with(token.expose()), 50);

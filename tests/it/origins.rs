@@ -25,7 +25,10 @@ pub(crate) const API: &str = "https://ws.api.video";
 pub(crate) const ABSOLUTE: &[(&str, bool)] = &[
     ("https://ws.api.video/videos", true),
     ("https://ws.api.video", true),
-    ("https://ws.api.video/videos?next=https://evil.example/", true),
+    (
+        "https://ws.api.video/videos?next=https://evil.example/",
+        true,
+    ),
     ("https://WS.Api.VIDEO/videos", true),
     ("HTTPS://ws.api.video/videos", true),
     ("https://ws.api.video:443/videos", true),
@@ -78,7 +81,10 @@ impl Service<Request<Body>> for Below {
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Response<Body>, BoxError>>;
 
-    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), BoxError>> {
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), BoxError>> {
         std::task::Poll::Ready(Ok(()))
     }
 
@@ -106,9 +112,15 @@ impl Fixture {
     ) -> Self {
         let api = FakeApi::in_process();
         let builder = settings(with_key(&api).base_url(base_url));
-        let layer = builder.token_service::<FakeService, Body, _>(api.service()).build().unwrap();
+        let layer = builder
+            .token_service::<FakeService, Body, _>(api.service())
+            .build()
+            .unwrap();
         let below = Below::default();
-        Self { client: layer.layer(below.clone()), below }
+        Self {
+            client: layer.layer(below.clone()),
+            below,
+        }
     }
 
     async fn send(&self, request: Request<Body>) -> request::Parts {
@@ -117,17 +129,30 @@ impl Fixture {
     }
 
     async fn gets_token(&self, uri: &str) -> bool {
-        has_token(&self.send(Request::get(uri).body(Body::empty()).unwrap()).await)
+        has_token(
+            &self
+                .send(Request::get(uri).body(Body::empty()).unwrap())
+                .await,
+        )
     }
 }
 
 fn has_token(parts: &request::Parts) -> bool {
-    let values: Vec<_> = parts.headers.get_all(header::AUTHORIZATION).iter().collect();
+    let values: Vec<_> = parts
+        .headers
+        .get_all(header::AUTHORIZATION)
+        .iter()
+        .collect();
     match values[..] {
         [] => false,
         [value] => {
             assert!(value.is_sensitive());
-            assert!(value.to_str().unwrap().starts_with("Bearer eyJ0eXAi.test-only-access-"));
+            assert!(
+                value
+                    .to_str()
+                    .unwrap()
+                    .starts_with("Bearer eyJ0eXAi.test-only-access-")
+            );
             true
         }
         _ => panic!("several tokens"),
@@ -138,7 +163,10 @@ fn has_token(parts: &request::Parts) -> bool {
 async fn g17_a_token_goes_to_the_apis_origin_and_nowhere_else() {
     let fixture = Fixture::new(API);
     for (uri, gets_token) in ABSOLUTE {
-        let request = Request::get(*uri).header("x-other", "1").body(Body::empty()).unwrap();
+        let request = Request::get(*uri)
+            .header("x-other", "1")
+            .body(Body::empty())
+            .unwrap();
         let sent = request.uri().clone();
         let parts = fixture.send(request).await;
         assert_eq!(has_token(&parts), *gets_token, "{uri}");
@@ -146,7 +174,11 @@ async fn g17_a_token_goes_to_the_apis_origin_and_nowhere_else() {
         assert_eq!(parts.headers["x-other"], "1");
     }
     // Letters beyond ASCII do not even make a URI.
-    for uri in ["https://ẃs.api.video/", "https://ws.аpi.video/", "https://ws。api。video/"] {
+    for uri in [
+        "https://ẃs.api.video/",
+        "https://ws.аpi.video/",
+        "https://ws。api。video/",
+    ] {
         assert!(Request::get(uri).body(()).is_err(), "{uri}");
     }
 }
@@ -160,7 +192,9 @@ async fn g17_a_path_goes_to_the_api_and_stays_a_path() {
         ("http://[::1]:8080", "[::1]:8080"),
         ("http://localhost", "localhost"),
     ] {
-        let fixture = Fixture::with(base_url, |layer| layer.allow_origin("https://other.example"));
+        let fixture = Fixture::with(base_url, |layer| {
+            layer.allow_origin("https://other.example")
+        });
         for (path, gets_token) in [
             ("/", true),
             ("/videos", true),
@@ -181,7 +215,10 @@ async fn g17_a_path_goes_to_the_api_and_stays_a_path() {
             let parts = fixture.send(request).await;
             assert_eq!(has_token(&parts), gets_token, "{path}");
             assert_eq!(parts.uri.authority().unwrap(), authority, "{path}");
-            assert_eq!(parts.uri.scheme_str().unwrap(), &base_url[..base_url.find(':').unwrap()]);
+            assert_eq!(
+                parts.uri.scheme_str().unwrap(),
+                &base_url[..base_url.find(':').unwrap()]
+            );
             assert_eq!(parts.uri.path_and_query().unwrap().as_str(), path);
         }
     }
@@ -197,7 +234,11 @@ async fn g17_connect_and_other_forms_pass_as_they_are() {
         (Method::GET, "ws.api.video"),
         (Method::OPTIONS, "*"),
     ] {
-        let request = Request::builder().method(&method).uri(uri).body(Body::empty()).unwrap();
+        let request = Request::builder()
+            .method(&method)
+            .uri(uri)
+            .body(Body::empty())
+            .unwrap();
         let sent = request.uri().clone();
         let parts = fixture.send(request).await;
         assert!(!has_token(&parts), "{method} {uri}");
@@ -229,7 +270,11 @@ async fn g17_a_host_header_that_differs_gets_no_token() {
         };
         let kept = |parts: &request::Parts| parts.headers.get_all("host").iter().count();
         let parts = fixture.send(request("https://ws.api.video/videos")).await;
-        assert_eq!((has_token(&parts), kept(&parts)), (same, hosts.len()), "{hosts:?}");
+        assert_eq!(
+            (has_token(&parts), kept(&parts)),
+            (same, hosts.len()),
+            "{hosts:?}"
+        );
         let parts = fixture.send(request("/videos")).await;
         assert_eq!(
             (has_token(&parts), kept(&parts)),
@@ -242,7 +287,9 @@ async fn g17_a_host_header_that_differs_gets_no_token() {
 #[tokio::test]
 async fn g17_other_origins_can_be_allowed_one_by_one() {
     let fixture = Fixture::with(API, |layer| {
-        layer.allow_origin("https://gateway.example:8443").allow_origin("http://127.0.0.1:8080/")
+        layer
+            .allow_origin("https://gateway.example:8443")
+            .allow_origin("http://127.0.0.1:8080/")
     });
     for (uri, gets_token) in [
         ("https://ws.api.video/videos", true),
@@ -257,7 +304,10 @@ async fn g17_other_origins_can_be_allowed_one_by_one() {
     ] {
         assert_eq!(fixture.gets_token(uri).await, gets_token, "{uri}");
     }
-    let error = ApiVideoAuthLayer::builder().allow_origin("http://gateway.example").build().unwrap_err();
+    let error = ApiVideoAuthLayer::builder()
+        .allow_origin("http://gateway.example")
+        .build()
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
     let fixture = Fixture::with("http://gateway.example", |layer| layer.danger_allow_http());
     assert!(fixture.gets_token("http://gateway.example/videos").await);
@@ -269,7 +319,10 @@ fn spared() -> Vec<(&'static str, Request<()>)> {
     let with = |values: &[&[u8]]| {
         let mut request = Request::new(());
         for value in values {
-            request.headers_mut().append(header::AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
+            request.headers_mut().append(
+                header::AUTHORIZATION,
+                HeaderValue::from_bytes(value).unwrap(),
+            );
         }
         request
     };
@@ -288,14 +341,26 @@ fn spared() -> Vec<(&'static str, Request<()>)> {
 #[tokio::test]
 async fn g18_a_request_with_its_own_authorization_is_left_alone() {
     let fixture = Fixture::new(API);
-    for uri in ["https://ws.api.video/videos", "/videos", "https://evil.example/"] {
+    for uri in [
+        "https://ws.api.video/videos",
+        "/videos",
+        "https://evil.example/",
+    ] {
         for (name, request) in spared() {
             let mut request = request.map(|()| Body::empty());
             *request.uri_mut() = uri.parse().unwrap();
-            request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost:3000"));
-            request.headers_mut().insert("trailer", HeaderValue::from_static("x-checksum"));
+            request
+                .headers_mut()
+                .insert(header::HOST, HeaderValue::from_static("localhost:3000"));
+            request
+                .headers_mut()
+                .insert("trailer", HeaderValue::from_static("x-checksum"));
             let headers = request.headers().clone();
-            assert_eq!(fixture.send(request).await.headers, headers, "{name} to {uri}");
+            assert_eq!(
+                fixture.send(request).await.headers,
+                headers,
+                "{name} to {uri}"
+            );
         }
     }
 }
@@ -317,11 +382,14 @@ async fn g18_its_401_is_not_ours_and_causes_no_renewal() {
                     Body::from("same ")
                 };
                 let mut request = request.clone().map(|()| body);
-                (*request.uri_mut(), *request.method_mut()) = ("/echo".parse().unwrap(), Method::POST);
+                (*request.uri_mut(), *request.method_mut()) =
+                    ("/echo".parse().unwrap(), Method::POST);
                 api.clear_journal();
                 let response = client.clone().oneshot(request).await.unwrap();
                 assert_eq!(response.status(), 401, "{name}");
-                let [sent] = &api.journal()[..] else { panic!("{name}: not one request") };
+                let [sent] = &api.journal()[..] else {
+                    panic!("{name}: not one request")
+                };
                 assert_eq!(sent.body, "same ", "{name}");
             }
         }
@@ -341,13 +409,32 @@ async fn g18_it_needs_no_credentials_and_its_body_is_not_read() {
     for (name, request) in spared() {
         let body = Bytes::from_static(b"the very bytes");
         let at = body.as_ptr();
-        let response = client.clone().oneshot(request.map(|()| Body::from(body))).await.unwrap();
+        let response = client
+            .clone()
+            .oneshot(request.map(|()| Body::from(body)))
+            .await
+            .unwrap();
         let back = response.into_body().collect().await.unwrap().to_bytes();
-        assert_eq!((back.as_ptr(), &back[..]), (at, &b"the very bytes"[..]), "{name}");
+        assert_eq!(
+            (back.as_ptr(), &back[..]),
+            (at, &b"the very bytes"[..]),
+            "{name}"
+        );
     }
     // What the layer does not know passes, too, and what it knows says what is missing.
     let client = layer.layer(FakeApi::in_process().service());
-    assert_eq!(client.clone().oneshot(get("https://evil.example/")).await.unwrap().status(), 404);
+    assert_eq!(
+        client
+            .clone()
+            .oneshot(get("https://evil.example/"))
+            .await
+            .unwrap()
+            .status(),
+        404
+    );
     let error = client.oneshot(get("/videos")).await.unwrap_err();
-    assert_eq!(crate::support::ours(&error).kind(), ErrorKind::NoCredentials);
+    assert_eq!(
+        crate::support::ours(&error).kind(),
+        ErrorKind::NoCredentials
+    );
 }

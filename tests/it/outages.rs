@@ -30,19 +30,28 @@ async fn g11_a_refused_api_key_is_asked_again_after_five_minutes() {
         assert_eq!(ours(&error).kind(), ErrorKind::Refused);
         time::sleep(seconds(1.0)).await;
     }
-    assert!((11..=12).contains(&api.counts().logins), "{}", api.counts().logins);
+    assert!(
+        (11..=12).contains(&api.counts().logins),
+        "{}",
+        api.counts().logins
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn g11_waits_that_the_server_asks_for() {
     let reset = |seconds: &str| {
         let mut headers = HeaderMap::new();
-        headers.insert("x-ratelimit-retry-after", HeaderValue::from_str(seconds).unwrap());
+        headers.insert(
+            "x-ratelimit-retry-after",
+            HeaderValue::from_str(seconds).unwrap(),
+        );
         Fault::answer(429, headers, "")
     };
     let max = u64::MAX.to_string();
     let date = |seconds: u64| {
-        httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(1_750_000_000 + seconds))
+        httpdate::fmt_http_date(
+            std::time::UNIX_EPOCH + Duration::from_secs(1_750_000_000 + seconds),
+        )
     };
     for (fault, waits) in [
         (Fault::rate_limited(0), 0.1),
@@ -75,7 +84,11 @@ async fn g11_waits_that_the_server_asks_for() {
             // It does not fit the flight: the callers are told, and nobody calls before.
             let error = outcome.unwrap_err();
             let left = ours(&error).retry_after().unwrap();
-            assert_eq!((left, begun.elapsed()), (seconds(waits), Duration::ZERO), "{fault:?}");
+            assert_eq!(
+                (left, begun.elapsed()),
+                (seconds(waits), Duration::ZERO),
+                "{fault:?}"
+            );
             time::sleep(left - seconds(0.01)).await;
             list(&client).await.unwrap_err();
             assert_eq!(api.counts().token_calls, 1, "{fault:?}");
@@ -93,7 +106,11 @@ async fn g11_waits_that_the_server_asks_for() {
 #[tokio::test(start_paused = true)]
 async fn g11_an_outage_is_over_within_a_fifth_of_its_length() {
     for outage in [0.3, 1.0, 3.0, 5.0, 10.0, 60.0, 149.0, 300.0] {
-        for fault in [Fault::status(503), Fault::DropBefore, Fault::retry_after(503, 1)] {
+        for fault in [
+            Fault::status(503),
+            Fault::DropBefore,
+            Fault::retry_after(503, 1),
+        ] {
             let (api, clock) = paused();
             let layer = with_key(&api).clock(clock).build().unwrap();
             let client = client(&layer, &api);
@@ -128,7 +145,10 @@ async fn g11_calls_in_an_hour_of_outage_are_few() {
         (Fault::DropBefore, 220),
         (Fault::Latency(HOUR * 2), 220),
         (Fault::rate_limited(60), 70),
-        (Fault::problem(401, "authentication-invalid-refresh-token"), 15),
+        (
+            Fault::problem(401, "authentication-invalid-refresh-token"),
+            15,
+        ),
         (Fault::problem(403, "authorization-suspended-account"), 13),
         (Fault::json(|pair| *pair = json!({})), 220),
     ] {
@@ -189,6 +209,9 @@ async fn g11_a_failure_long_after_another_is_an_outage_of_its_own() {
     for quiet in [Duration::ZERO, HOUR] {
         time::sleep(quiet).await;
         let error = list(&client).await.unwrap_err();
-        assert!(ours(&error).retry_after().unwrap() <= seconds(1.0), "{error:?}");
+        assert!(
+            ours(&error).retry_after().unwrap() <= seconds(1.0),
+            "{error:?}"
+        );
     }
 }

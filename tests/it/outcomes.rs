@@ -27,41 +27,77 @@ enum Class {
 /// A problem document whose `type` is this very URL.
 fn problem_at(status: u16, url: &str) -> Fault {
     let mut headers = HeaderMap::new();
-    headers.insert("content-type", HeaderValue::from_static("application/problem+json"));
-    Fault::answer(status, headers, json!({ "type": url, "title": "?", "status": status }).to_string())
+    headers.insert(
+        "content-type",
+        HeaderValue::from_static("application/problem+json"),
+    );
+    Fault::answer(
+        status,
+        headers,
+        json!({ "type": url, "title": "?", "status": status }).to_string(),
+    )
 }
 
 /// Answers that leave the refresh token unspent.
 fn uncommitted() -> Vec<(Fault, Class)> {
     use Class::*;
     let mut rows = Vec::new();
-    for status in [300, 302, 307, 308, 400, 401, 403, 404, 408, 425, 429, 500, 501, 503, 507, 599] {
+    for status in [
+        300, 302, 307, 308, 400, 401, 403, 404, 408, 425, 429, 500, 501, 503, 507, 599,
+    ] {
         rows.push((Fault::status(status), Transient));
     }
     for status in [405, 409, 410, 418, 422, 502, 504, 520, 522, 524, 529] {
         rows.push((Fault::status(status), Ambiguous));
     }
-    for kind in ["resource-not-found", "too-many-requests", "authentication-missing-authorization-header", ""]
-    {
+    for kind in [
+        "resource-not-found",
+        "too-many-requests",
+        "authentication-missing-authorization-header",
+        "",
+    ] {
         rows.push((Fault::problem(401, kind), Transient));
         rows.push((Fault::problem(403, kind), Transient));
     }
     rows.push((Fault::DropBefore, Ambiguous));
     rows.push((Fault::Malformed, Ambiguous));
     for status in [400, 401] {
-        for kind in ["refresh-token", "api-key", "user-credentials", "credentials"] {
-            rows.push((Fault::problem(status, &format!("authentication-invalid-{kind}")), Refused));
+        for kind in [
+            "refresh-token",
+            "api-key",
+            "user-credentials",
+            "credentials",
+        ] {
+            rows.push((
+                Fault::problem(status, &format!("authentication-invalid-{kind}")),
+                Refused,
+            ));
         }
         rows.push((
-            problem_at(status, "https://docs.api.video/docs/authenticationinvalid_credentials"),
+            problem_at(
+                status,
+                "https://docs.api.video/docs/authenticationinvalid_credentials",
+            ),
             Refused,
         ));
     }
     // A refusal is what a status says together with its problem, and nothing else.
-    rows.push((Fault::problem(403, "authentication-invalid-refresh-token"), Transient));
-    rows.push((Fault::problem(500, "authentication-invalid-refresh-token"), Transient));
-    rows.push((Fault::problem(404, "authentication-invalid-refresh-token"), Transient));
-    rows.push((Fault::problem(403, "authorization-suspended-account"), Suspended));
+    rows.push((
+        Fault::problem(403, "authentication-invalid-refresh-token"),
+        Transient,
+    ));
+    rows.push((
+        Fault::problem(500, "authentication-invalid-refresh-token"),
+        Transient,
+    ));
+    rows.push((
+        Fault::problem(404, "authentication-invalid-refresh-token"),
+        Transient,
+    ));
+    rows.push((
+        Fault::problem(403, "authorization-suspended-account"),
+        Suspended,
+    ));
     rows.push((Fault::problem(400, "invalid-payload"), OurBug));
     rows.push((Fault::problem(400, "attribute-required"), OurBug));
     rows
@@ -72,7 +108,11 @@ async fn g11_each_answer_to_a_refresh_has_its_class() {
     for (fault, class) in uncommitted() {
         // With an API key at hand, what is done next tells the class.
         let (api, clock) = paused();
-        let layer = with_refresh_token(&api).api_key(api.api_key()).clock(clock).build().unwrap();
+        let layer = with_refresh_token(&api)
+            .api_key(api.api_key())
+            .clock(clock)
+            .build()
+            .unwrap();
         api.fault(fault.clone());
         let outcome = list(&client(&layer, &api)).await;
         let counts = api.counts();
@@ -102,11 +142,18 @@ async fn g11_each_answer_to_a_refresh_has_its_class() {
         let outcome = list(&client).await;
         match class {
             Class::Transient | Class::Ambiguous => {
-                assert_eq!((outcome.unwrap().as_u16(), api.most_presentations()), (200, 2), "{fault:?}");
+                assert_eq!(
+                    (outcome.unwrap().as_u16(), api.most_presentations()),
+                    (200, 2),
+                    "{fault:?}"
+                );
             }
             Class::Refused => {
                 let error = outcome.unwrap_err();
-                assert_eq!((ours(&error).kind(), ours(&error).is_transient()), (ErrorKind::Refused, false));
+                assert_eq!(
+                    (ours(&error).kind(), ours(&error).is_transient()),
+                    (ErrorKind::Refused, false)
+                );
                 time::sleep(HOUR).await;
                 list(&client).await.unwrap_err();
                 assert_eq!(api.most_presentations(), 1, "{fault:?}");
@@ -115,7 +162,11 @@ async fn g11_each_answer_to_a_refresh_has_its_class() {
                 outcome.unwrap_err();
                 assert_eq!(api.most_presentations(), 1, "{fault:?}");
                 time::sleep(seconds(301.0)).await;
-                assert_eq!(list(&client).await.unwrap(), 200, "nothing is forgotten: {fault:?}");
+                assert_eq!(
+                    list(&client).await.unwrap(),
+                    200,
+                    "nothing is forgotten: {fault:?}"
+                );
             }
         }
     }
@@ -139,10 +190,18 @@ async fn g11_g12_a_committed_answer_that_never_came_is_ambiguous() {
         Fault::json(|pair| *pair = json!(null)),
     ] {
         let (api, clock) = paused();
-        let layer = with_refresh_token(&api).api_key(api.api_key()).clock(clock).build().unwrap();
+        let layer = with_refresh_token(&api)
+            .api_key(api.api_key())
+            .clock(clock)
+            .build()
+            .unwrap();
         api.fault(fault.clone());
         assert_eq!(list(&client(&layer, &api)).await.unwrap(), 200, "{fault:?}");
-        assert_eq!((api.most_presentations(), api.counts().reuse_violations), (1, 0), "{fault:?}");
+        assert_eq!(
+            (api.most_presentations(), api.counts().reuse_violations),
+            (1, 0),
+            "{fault:?}"
+        );
 
         // Without one it is presented once more in the flight, which here is refused.
         let (api, clock) = paused();
@@ -151,7 +210,11 @@ async fn g11_g12_a_committed_answer_that_never_came_is_ambiguous() {
         let outcome = list(&client(&layer, &api)).await;
         let kept = matches!(&fault, Fault::Json(_)) && outcome.is_ok();
         if !kept {
-            assert_eq!(ours(&outcome.unwrap_err()).kind(), ErrorKind::Refused, "{fault:?}");
+            assert_eq!(
+                ours(&outcome.unwrap_err()).kind(),
+                ErrorKind::Refused,
+                "{fault:?}"
+            );
             assert_eq!(api.most_presentations(), 2, "{fault:?}");
         }
     }
@@ -194,10 +257,16 @@ async fn g11_on_a_login_ambiguous_equals_transient() {
         api.always(Some(fault.clone()));
         let begun = Instant::now();
         let error = list(&client).await.unwrap_err();
-        assert!(ours(&error).is_transient() && ours(&error).retry_after().is_some(), "{fault:?}");
+        assert!(
+            ours(&error).is_transient() && ours(&error).retry_after().is_some(),
+            "{fault:?}"
+        );
         assert_eq!(api.counts().logins, 4, "{fault:?}");
         // 0.1 + 0.2 + 0.4 s of pauses between them.
-        assert!(begun.elapsed() >= seconds(0.7), "{fault:?}: no pause between the calls");
+        assert!(
+            begun.elapsed() >= seconds(0.7),
+            "{fault:?}: no pause between the calls"
+        );
         api.clear_faults();
         time::sleep(seconds(1.0)).await;
         assert_eq!(list(&client).await.unwrap(), 200);
@@ -212,16 +281,26 @@ async fn g11_a_refused_refresh_token_falls_back_to_the_api_key_and_is_counted() 
     let mut fallbacks = Vec::new();
     for _ in 0..4 {
         assert_eq!(list(&client).await.unwrap(), 200);
-        let Renewed { way, fallbacks: count, .. } = layer.subscribe().latest().unwrap();
+        let Renewed {
+            way,
+            fallbacks: count,
+            ..
+        } = layer.subscribe().latest().unwrap();
         fallbacks.push((way, count));
         api.revoke_refresh_tokens();
         clock.advance(HOUR - seconds(5.0));
     }
     // Two refused in a row, both fresh from a login: no refresh for an hour.
     assert_eq!(api.counts().refreshes, 2);
-    assert_eq!(fallbacks[..3], [(Way::ApiKey, 0), (Way::ApiKey, 1), (Way::ApiKey, 2)]);
+    assert_eq!(
+        fallbacks[..3],
+        [(Way::ApiKey, 0), (Way::ApiKey, 1), (Way::ApiKey, 2)]
+    );
     // The hour is over, and the token is looked at again.
     assert_eq!(list(&client).await.unwrap(), 200);
     let counts = api.counts();
-    assert_eq!((counts.refreshes, counts.refused, counts.reuse_violations), (3, 3, 0));
+    assert_eq!(
+        (counts.refreshes, counts.refused, counts.reuse_violations),
+        (3, 3, 0)
+    );
 }

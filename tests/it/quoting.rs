@@ -22,12 +22,17 @@ async fn g19_an_error_that_quotes_the_credential_is_left_out() {
         .build()
         .unwrap();
     let client = tower::Layer::layer(&layer, api.service());
-    let error = tower::ServiceExt::oneshot(client, get("/videos")).await.unwrap_err();
+    let error = tower::ServiceExt::oneshot(client, get("/videos"))
+        .await
+        .unwrap_err();
     let mut shown = format!("{error:?}");
     let mut next = Some(ours(&error) as &dyn std::error::Error);
     while let Some(error) = next {
         shown.push_str(&error.to_string());
         next = error.source();
     }
-    assert!(!shown.contains(api.api_key()) && shown.contains("left out"), "{shown}");
+    assert!(
+        !shown.contains(api.api_key()) && shown.contains("left out"),
+        "{shown}"
+    );
 }

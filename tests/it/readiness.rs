@@ -27,18 +27,32 @@ use tower::{
 
 use crate::support::{Body, get, ours, paused, settle, with_refresh_token};
 
-type Boxed = BoxCloneSyncService<Request<Body>, Response<apivideo_auth::testing::FakeBody>, BoxError>;
+type Boxed =
+    BoxCloneSyncService<Request<Body>, Response<apivideo_auth::testing::FakeBody>, BoxError>;
 
 /// Services with little room, as they stand under the layer.
 fn narrow(api: &FakeApi) -> [(&'static str, Boxed); 4] {
     let second = Duration::from_secs(1);
-    let service = || ServiceBuilder::new().map_err(BoxError::from).service(api.service());
+    let service = || {
+        ServiceBuilder::new()
+            .map_err(BoxError::from)
+            .service(api.service())
+    };
     let buffered = |slots| BufferLayer::new(slots);
     [
-        ("limit 1", Boxed::new(ConcurrencyLimitLayer::new(1).layer(service()))),
+        (
+            "limit 1",
+            Boxed::new(ConcurrencyLimitLayer::new(1).layer(service())),
+        ),
         ("buffer 1", Boxed::new(buffered(1).layer(service()))),
-        ("buffer over rate", Boxed::new(buffered(1).layer(RateLimitLayer::new(1, second).layer(service())))),
-        ("buffer over limit", Boxed::new(buffered(1).layer(ConcurrencyLimitLayer::new(1).layer(service())))),
+        (
+            "buffer over rate",
+            Boxed::new(buffered(1).layer(RateLimitLayer::new(1, second).layer(service()))),
+        ),
+        (
+            "buffer over limit",
+            Boxed::new(buffered(1).layer(ConcurrencyLimitLayer::new(1).layer(service()))),
+        ),
     ]
 }
 
@@ -46,7 +60,10 @@ fn narrow(api: &FakeApi) -> [(&'static str, Boxed); 4] {
 async fn g4_a_narrow_service_under_the_layer_is_no_deadlock() {
     for row in 0..4 {
         let (api, clock) = paused();
-        let layer = with_refresh_token(&api).clock(clock.clone()).build().unwrap();
+        let layer = with_refresh_token(&api)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
         let (name, service) = narrow(&api)[row].clone();
         let client = layer.layer(service);
         // Cold, then expired, then stale.
@@ -61,7 +78,11 @@ async fn g4_a_narrow_service_under_the_layer_is_no_deadlock() {
             time::sleep(Duration::from_secs(2)).await;
             assert_eq!(api.counts().token_calls, calls, "{name}");
         }
-        assert_eq!((api.counts().unauthorized, api.counts().reuse_violations), (0, 0), "{name}");
+        assert_eq!(
+            (api.counts().unauthorized, api.counts().reuse_violations),
+            (0, 0),
+            "{name}"
+        );
     }
 }
 
@@ -72,9 +93,19 @@ async fn g4_callers_who_wait_leave_the_slot_to_the_token_call() {
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
     let mut client = layer.layer(ConcurrencyLimitLayer::new(1).layer(api.service()));
     // This one holds the only slot from `ready` to `call`.
-    let response = ServiceExt::<Request<Body>>::ready(&mut client).await.unwrap().call(get("/videos"));
+    let response = ServiceExt::<Request<Body>>::ready(&mut client)
+        .await
+        .unwrap()
+        .call(get("/videos"));
     let limit = Duration::from_secs(5);
-    assert_eq!(time::timeout(limit, response).await.expect("no deadlock").unwrap().status(), 200);
+    assert_eq!(
+        time::timeout(limit, response)
+            .await
+            .expect("no deadlock")
+            .unwrap()
+            .status(),
+        200
+    );
 }
 
 #[derive(Debug, Default)]
@@ -94,14 +125,20 @@ struct Strict {
 impl Strict {
     fn leave(&mut self) -> bool {
         let was_ready = std::mem::take(&mut self.is_ready);
-        self.counts.held.fetch_sub(usize::from(was_ready), Ordering::SeqCst);
+        self.counts
+            .held
+            .fetch_sub(usize::from(was_ready), Ordering::SeqCst);
         was_ready
     }
 }
 
 impl Clone for Strict {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), is_ready: false, counts: self.counts.clone() }
+        Self {
+            inner: self.inner.clone(),
+            is_ready: false,
+            counts: self.counts.clone(),
+        }
     }
 }
 
@@ -133,9 +170,16 @@ impl Service<Request<Body>> for Strict {
 #[tokio::test(start_paused = true)]
 async fn g20_each_service_is_called_ready_and_no_readiness_is_held_in_a_flight() {
     let (api, clock) = paused();
-    let layer = with_refresh_token(&api).clock(clock.clone()).build().unwrap();
+    let layer = with_refresh_token(&api)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
     let counts = Arc::new(Counts::default());
-    let strict = Strict { inner: api.service(), is_ready: false, counts: counts.clone() };
+    let strict = Strict {
+        inner: api.service(),
+        is_ready: false,
+        counts: counts.clone(),
+    };
     let client = layer.layer(strict);
     let request = || tokio::spawn(client.clone().oneshot(get("/videos")));
     // Cold, expired, and revoked, which is a 401 and a replay.
@@ -169,10 +213,24 @@ async fn g20_on_the_hot_path_the_readied_service_is_called_in_place() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
     let counts = Arc::new(Counts::default());
-    let strict = Strict { inner: api.service(), is_ready: false, counts: counts.clone() };
+    let strict = Strict {
+        inner: api.service(),
+        is_ready: false,
+        counts: counts.clone(),
+    };
     let mut client = layer.layer(strict);
     for _ in 0..3 {
-        assert_eq!(client.ready().await.unwrap().call(get("/videos")).await.unwrap().status(), 200);
+        assert_eq!(
+            client
+                .ready()
+                .await
+                .unwrap()
+                .call(get("/videos"))
+                .await
+                .unwrap()
+                .status(),
+            200
+        );
     }
     client.ready().await.unwrap();
     assert_eq!(counts.held.load(Ordering::SeqCst), 1);
@@ -207,12 +265,21 @@ impl<B> Service<Request<B>> for Failing {
 #[tokio::test(start_paused = true)]
 async fn g20_errors_of_the_wrapped_service_pass_through_unchanged() {
     let (api, clock) = paused();
-    let layer =
-        with_refresh_token(&api).clock(clock).token_service::<_, Body, _>(api.service()).build().unwrap();
+    let layer = with_refresh_token(&api)
+        .clock(clock)
+        .token_service::<_, Body, _>(api.service())
+        .build()
+        .unwrap();
     for cold in [true, false] {
         for (readiness, text) in [(false, "test-only call"), (true, "test-only readiness")] {
-            let error = layer.layer(Failing { readiness }).oneshot(get("/videos")).await.unwrap_err();
-            let error = error.downcast::<std::io::Error>().unwrap_or_else(|_| panic!("cold: {cold}"));
+            let error = layer
+                .layer(Failing { readiness })
+                .oneshot(get("/videos"))
+                .await
+                .unwrap_err();
+            let error = error
+                .downcast::<std::io::Error>()
+                .unwrap_or_else(|_| panic!("cold: {cold}"));
             assert_eq!(error.to_string(), text);
         }
     }
@@ -224,7 +291,15 @@ async fn g20_dropping_the_response_future_cancels_the_request() {
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
     let limited = ConcurrencyLimitLayer::new(1).layer(api.service());
     let client = layer.layer(limited);
-    assert_eq!(client.clone().oneshot(get("/videos")).await.unwrap().status(), 200);
+    assert_eq!(
+        client
+            .clone()
+            .oneshot(get("/videos"))
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
     let hold = hold_time();
     let gate = api.gate(GatePoint::ApiAnswer);
     let request = tokio::spawn(client.clone().oneshot(get("/videos")));
@@ -247,8 +322,14 @@ struct Repeat {
 impl<R, E> Policy<Request<Body>, Response<R>, E> for Repeat {
     type Future = Ready<()>;
 
-    fn retry(&mut self, _: &mut Request<Body>, result: &mut Result<Response<R>, E>) -> Option<Ready<()>> {
-        let failed = result.as_ref().map_or(true, |response| response.status().is_server_error());
+    fn retry(
+        &mut self,
+        _: &mut Request<Body>,
+        result: &mut Result<Response<R>, E>,
+    ) -> Option<Ready<()>> {
+        let failed = result
+            .as_ref()
+            .map_or(true, |response| response.status().is_server_error());
         self.left = self.left.checked_sub(usize::from(failed))?;
         failed.then(|| ready(()))
     }
@@ -267,16 +348,36 @@ async fn g13_a_retry_layer_below_presents_a_token_twice_unless_it_is_told() {
     {
         let (api, clock) = paused();
         let builder = with_refresh_token(&api).api_key(api.api_key()).clock(clock);
-        let retry = RetryLayer::new(Repeat { left: 1, spares_token_calls }).layer(api.service());
+        let retry = RetryLayer::new(Repeat {
+            left: 1,
+            spares_token_calls,
+        })
+        .layer(api.service());
         api.fault(Fault::StatusAfter(504));
         let status = if separate {
-            let layer = builder.token_service::<_, Body, _>(api.service()).build().unwrap();
-            layer.layer(retry).oneshot(get("/videos")).await.unwrap().status()
+            let layer = builder
+                .token_service::<_, Body, _>(api.service())
+                .build()
+                .unwrap();
+            layer
+                .layer(retry)
+                .oneshot(get("/videos"))
+                .await
+                .unwrap()
+                .status()
         } else {
             let layer = builder.build().unwrap();
-            layer.layer(retry).oneshot(get("/videos")).await.unwrap().status()
+            layer
+                .layer(retry)
+                .oneshot(get("/videos"))
+                .await
+                .unwrap()
+                .status()
         };
-        assert_eq!((status.as_u16(), api.most_presentations()), (200, presentations));
+        assert_eq!(
+            (status.as_u16(), api.most_presentations()),
+            (200, presentations)
+        );
         // Repeated, the token is reused, which the server takes for theft; the API key helps.
         assert_eq!(api.counts().reuse_violations, presentations - 1);
         assert_eq!(api.counts().logins, 1);
@@ -286,8 +387,15 @@ async fn g13_a_retry_layer_below_presents_a_token_twice_unless_it_is_told() {
 #[tokio::test(start_paused = true)]
 async fn g4_a_timeout_layer_below_ends_a_call_and_not_the_flight() {
     let (api, clock) = paused();
-    let layer = with_refresh_token(&api).api_key(api.api_key()).clock(clock).build().unwrap();
-    let client = ServiceBuilder::new().layer(layer).timeout(Duration::from_secs(2)).service(api.service());
+    let layer = with_refresh_token(&api)
+        .api_key(api.api_key())
+        .clock(clock)
+        .build()
+        .unwrap();
+    let client = ServiceBuilder::new()
+        .layer(layer)
+        .timeout(Duration::from_secs(2))
+        .service(api.service());
     api.fault(Fault::Latency(Duration::from_secs(60)));
     let begun = time::Instant::now();
     assert_eq!(client.oneshot(get("/videos")).await.unwrap().status(), 200);
@@ -298,10 +406,18 @@ async fn g4_a_timeout_layer_below_ends_a_call_and_not_the_flight() {
 #[tokio::test(start_paused = true)]
 async fn g20_our_errors_can_be_shared_between_threads() {
     fn check<E: Clone + Send + Sync + std::error::Error + 'static>(_: &E) {}
-    let layer = ApiVideoAuthLayer::builder().base_url("http://127.0.0.1:1").build().unwrap();
-    let service =
-        tower::service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::default())) });
-    let error = layer.layer(service).oneshot(get("/videos")).await.unwrap_err();
+    let layer = ApiVideoAuthLayer::builder()
+        .base_url("http://127.0.0.1:1")
+        .build()
+        .unwrap();
+    let service = tower::service_fn(|_: Request<Body>| async {
+        Ok::<_, Infallible>(Response::new(Body::default()))
+    });
+    let error = layer
+        .layer(service)
+        .oneshot(get("/videos"))
+        .await
+        .unwrap_err();
     check(ours(&error));
 }
 
@@ -314,11 +430,20 @@ async fn g4_a_hanging_refresh_does_not_keep_the_only_slot_from_the_next_step() {
         if with_api_key {
             layer = layer.api_key(api.api_key());
         }
-        let client = layer.build().unwrap().layer(ConcurrencyLimitLayer::new(1).layer(api.service()));
+        let client = layer
+            .build()
+            .unwrap()
+            .layer(ConcurrencyLimitLayer::new(1).layer(api.service()));
         api.fault(Fault::Latency(Duration::from_secs(3600)));
         let begun = time::Instant::now();
-        let status = client.oneshot(get("/videos")).await.map(|response| response.status().as_u16());
-        assert!(matches!(status, Ok(200)), "API key {with_api_key}: {status:?}");
+        let status = client
+            .oneshot(get("/videos"))
+            .await
+            .map(|response| response.status().as_u16());
+        assert!(
+            matches!(status, Ok(200)),
+            "API key {with_api_key}: {status:?}"
+        );
         assert!(begun.elapsed() <= Duration::from_secs(31));
     }
 }

@@ -20,19 +20,43 @@ const STATUSES: [u16; 6] = [301, 302, 303, 307, 308, 300];
 #[tokio::test(start_paused = true)]
 async fn g13_a_redirected_token_call_is_not_sent_elsewhere() {
     for status in STATUSES {
-        for location in ["https://evil.example/auth/refresh", "/auth/refresh?again", "//evil.example/", ""] {
+        for location in [
+            "https://evil.example/auth/refresh",
+            "/auth/refresh?again",
+            "//evil.example/",
+            "",
+        ] {
             for login in [false, true] {
                 let (api, clock) = paused();
-                let layer = if login { with_key(&api) } else { with_refresh_token(&api) };
+                let layer = if login {
+                    with_key(&api)
+                } else {
+                    with_refresh_token(&api)
+                };
                 let layer = layer.clock(clock).build().unwrap();
                 api.fault(Fault::Redirect(status, location.to_owned()));
                 assert_eq!(list(&client(&layer, &api)).await.unwrap(), 200);
-                let path = if login { "/auth/api-key" } else { "/auth/refresh" };
+                let path = if login {
+                    "/auth/api-key"
+                } else {
+                    "/auth/refresh"
+                };
                 let own = format!("{}{path}", api.url());
-                let calls: Vec<_> =
-                    api.journal().into_iter().filter(|exchange| exchange.is_token_call).collect();
-                assert_eq!(calls.len(), 2, "the same call again, by us, where it belongs");
-                assert!(calls.iter().all(|call| call.uri == own.as_str() && call.method == "POST"));
+                let calls: Vec<_> = api
+                    .journal()
+                    .into_iter()
+                    .filter(|exchange| exchange.is_token_call)
+                    .collect();
+                assert_eq!(
+                    calls.len(),
+                    2,
+                    "the same call again, by us, where it belongs"
+                );
+                assert!(
+                    calls
+                        .iter()
+                        .all(|call| call.uri == own.as_str() && call.method == "POST")
+                );
             }
         }
     }
@@ -57,7 +81,11 @@ struct Follow {
 
 impl<E> Policy<Body, E> for Follow {
     fn redirect(&mut self, _: &Attempt<'_>) -> Result<Action, E> {
-        Ok(if self.spares_token_calls && self.is_token_call { Action::Stop } else { Action::Follow })
+        Ok(if self.spares_token_calls && self.is_token_call {
+            Action::Stop
+        } else {
+            Action::Follow
+        })
     }
 
     fn on_request(&mut self, request: &mut Request<Body>) {
@@ -73,9 +101,11 @@ impl<E> Policy<Body, E> for Follow {
 /// calls or they have a service of their own.
 #[tokio::test(start_paused = true)]
 async fn g13_a_redirect_layer_below_must_spare_token_calls() {
-    for (spares_token_calls, separate, leaks) in
-        [(false, false, true), (true, false, false), (false, true, false)]
-    {
+    for (spares_token_calls, separate, leaks) in [
+        (false, false, true),
+        (true, false, false),
+        (false, true, false),
+    ] {
         for status in [307, 308] {
             let (api, clock) = paused();
             let builder = with_refresh_token(&api).clock(clock);
@@ -89,15 +119,34 @@ async fn g13_a_redirect_layer_below_must_spare_token_calls() {
                     async move { Ok::<Response<FakeBody>, BoxError>(answer.await?) }
                 })
             };
-            let follow = Follow { spares_token_calls, is_token_call: false };
+            let follow = Follow {
+                spares_token_calls,
+                is_token_call: false,
+            };
             let below = FollowRedirectLayer::with_policy(follow).layer(net);
-            api.fault(Fault::Redirect(status, "https://evil.example/auth/refresh".to_owned()));
+            api.fault(Fault::Redirect(
+                status,
+                "https://evil.example/auth/refresh".to_owned(),
+            ));
             let status = if separate {
-                let layer = builder.token_service::<_, Body, _>(api.service()).build().unwrap();
-                layer.layer(below).oneshot(get("/videos")).await.unwrap().status()
+                let layer = builder
+                    .token_service::<_, Body, _>(api.service())
+                    .build()
+                    .unwrap();
+                layer
+                    .layer(below)
+                    .oneshot(get("/videos"))
+                    .await
+                    .unwrap()
+                    .status()
             } else {
                 let layer = builder.build().unwrap();
-                layer.layer(below).oneshot(get("/videos")).await.unwrap().status()
+                layer
+                    .layer(below)
+                    .oneshot(get("/videos"))
+                    .await
+                    .unwrap()
+                    .status()
             };
             assert_eq!(status, 200);
             assert_eq!(*strayed.lock().unwrap(), usize::from(leaks));
@@ -111,14 +160,22 @@ async fn g13_the_usual_redirect_layer_below_sends_no_secret_elsewhere() {
     for status in STATUSES {
         let (api, clock) = paused();
         let layer = with_refresh_token(&api).clock(clock).build().unwrap();
-        let client =
-            ServiceBuilder::new().layer(layer).layer(FollowRedirectLayer::new()).service(api.service());
-        api.fault(Fault::Redirect(status, "https://evil.example/auth/refresh".to_owned()));
+        let client = ServiceBuilder::new()
+            .layer(layer)
+            .layer(FollowRedirectLayer::new())
+            .service(api.service());
+        api.fault(Fault::Redirect(
+            status,
+            "https://evil.example/auth/refresh".to_owned(),
+        ));
         let _ = client.oneshot(get("/videos")).await;
         for exchange in api.journal() {
             let elsewhere = exchange.uri.host() == Some("evil.example");
             assert!(!elsewhere || exchange.body.is_empty(), "{status}");
-            assert!(!elsewhere || !exchange.headers.contains_key("authorization"), "{status}");
+            assert!(
+                !elsewhere || !exchange.headers.contains_key("authorization"),
+                "{status}"
+            );
         }
     }
 }
@@ -128,7 +185,10 @@ async fn g13_the_usual_redirect_layer_below_sends_no_secret_elsewhere() {
 async fn g13_a_redirect_layer_above_takes_no_token_elsewhere() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
-    let client = ServiceBuilder::new().layer(FollowRedirectLayer::new()).layer(layer).service(api.service());
+    let client = ServiceBuilder::new()
+        .layer(FollowRedirectLayer::new())
+        .layer(layer)
+        .service(api.service());
     for (location, carries) in [("/echo", true), ("https://evil.example/echo", false)] {
         let url = location.to_owned();
         api.on_api_request(move |request| {
@@ -141,6 +201,10 @@ async fn g13_a_redirect_layer_above_takes_no_token_elsewhere() {
         let status = client.clone().oneshot(request).await.unwrap().status();
         assert_eq!(status, if carries { 200 } else { 401 });
         let last = api.journal().pop().unwrap();
-        assert_eq!(last.headers.contains_key("authorization"), carries, "{location}");
+        assert_eq!(
+            last.headers.contains_key("authorization"),
+            carries,
+            "{location}"
+        );
     }
 }

@@ -28,10 +28,16 @@ impl RedisServer {
         // The port may be taken in between; then another one is tried.
         for _ in 0..10 {
             let folder = tempfile::tempdir().expect("a folder");
-            let port =
-                TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+            let port = TcpListener::bind("127.0.0.1:0")
+                .and_then(|free| free.local_addr())
+                .expect("a port")
+                .port();
             let child = spawn(port, &folder, arguments);
-            let mut server = Self { port, folder, child };
+            let mut server = Self {
+                port,
+                folder,
+                child,
+            };
             if server.answers() {
                 return server;
             }
@@ -90,7 +96,10 @@ impl RedisServer {
 
     fn answers(&mut self) -> bool {
         for _ in 0..500 {
-            if self.try_command(&["PING"]).is_ok_and(|answer| answer == "+PONG") {
+            if self
+                .try_command(&["PING"])
+                .is_ok_and(|answer| answer == "+PONG")
+            {
                 return true;
             }
             if self.child.try_wait().expect("its state").is_some() {
@@ -113,9 +122,22 @@ impl Drop for RedisServer {
 fn spawn(port: u16, folder: &TempDir, arguments: &[&str]) -> Child {
     let here = folder.path().to_str().expect("a plain path");
     Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ])
         .args(["--dir", here])
-        .args(arguments.iter().map(|argument| argument.replace("{folder}", here)))
+        .args(
+            arguments
+                .iter()
+                .map(|argument| argument.replace("{folder}", here)),
+        )
         .stdout(Stdio::null())
         .spawn()
         .expect("redis-server is installed (.ci/servers installs it)")

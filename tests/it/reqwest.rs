@@ -40,7 +40,9 @@ fn auth(layer: &ApiVideoAuthLayer) -> ApiVideoAuthMiddleware {
 }
 
 fn over(layer: &ApiVideoAuthLayer) -> ClientWithMiddleware {
-    reqwest_middleware::ClientBuilder::new(plain().build().unwrap()).with(auth(layer)).build()
+    reqwest_middleware::ClientBuilder::new(plain().build().unwrap())
+        .with(auth(layer))
+        .build()
 }
 
 fn quick_retries() -> RetryTransientMiddleware<ExponentialBackoff> {
@@ -57,11 +59,18 @@ async fn start() -> (FakeApi, ApiVideoAuthLayer) {
 }
 
 fn redirect(status: u16, location: String) -> http::Response<Bytes> {
-    http::Response::builder().status(status).header("location", location).body(Bytes::new()).unwrap()
+    http::Response::builder()
+        .status(status)
+        .header("location", location)
+        .body(Bytes::new())
+        .unwrap()
 }
 
 fn status(status: u16) -> http::Response<Bytes> {
-    http::Response::builder().status(status).body(Bytes::new()).unwrap()
+    http::Response::builder()
+        .status(status)
+        .body(Bytes::new())
+        .unwrap()
 }
 
 #[tokio::test]
@@ -78,14 +87,20 @@ async fn g1_the_adaptor_and_a_tower_layer_share_one_token() {
     assert_eq!(reqwest.get(&url).send().await.unwrap().status(), 200);
     assert_eq!(list(&tower).await.unwrap(), 200);
     assert_eq!(second.get(&url).send().await.unwrap().status(), 200);
-    assert_eq!((api.counts().token_calls, api.counts().unauthorized), (2, 1));
+    assert_eq!(
+        (api.counts().token_calls, api.counts().unauthorized),
+        (2, 1)
+    );
 
     let adaptor = auth(&layer);
     let generation = adaptor.token().await.unwrap().generation();
     layer.invalidate(generation);
     assert_eq!(adaptor.token().await.unwrap().generation(), generation + 1);
     let pair = adaptor.renew().await.unwrap();
-    assert_eq!(adaptor.pair().await.unwrap().bearer().generation(), pair.generation());
+    assert_eq!(
+        adaptor.pair().await.unwrap().bearer().generation(),
+        pair.generation()
+    );
     let keeper = adaptor.keep_fresh().unwrap();
     drop(keeper);
     assert!(layer.shutdown(Duration::from_secs(1)).await);
@@ -130,21 +145,47 @@ async fn g17_the_adaptor_sends_tokens_where_the_layer_does() {
         let request = Request::new(http::Method::GET, Url::parse(uri).unwrap());
         client.execute(request).await.unwrap();
         let sent = wire.0.lock().unwrap().pop().unwrap();
-        let values: Vec<_> = sent.headers().get_all(header::AUTHORIZATION).iter().collect();
+        let values: Vec<_> = sent
+            .headers()
+            .get_all(header::AUTHORIZATION)
+            .iter()
+            .collect();
         assert_eq!(values.len(), usize::from(gets_token), "{uri}");
         assert!(values.iter().all(|value| value.is_sensitive()), "{uri}");
     }
     for (host, gets_token) in [("ws.api.video", true), ("evil.example", false)] {
-        client.get(crate::origins::API).header("host", host).send().await.unwrap();
+        client
+            .get(crate::origins::API)
+            .header("host", host)
+            .send()
+            .await
+            .unwrap();
         let sent = wire.0.lock().unwrap().pop().unwrap();
-        assert_eq!(sent.headers().contains_key(header::AUTHORIZATION), gets_token, "{host}");
+        assert_eq!(
+            sent.headers().contains_key(header::AUTHORIZATION),
+            gets_token,
+            "{host}"
+        );
     }
     // User information becomes the request's own authorization in a builder.
-    client.get("https://user:password@ws.api.video/videos").send().await.unwrap();
+    client
+        .get("https://user:password@ws.api.video/videos")
+        .send()
+        .await
+        .unwrap();
     let sent = wire.0.lock().unwrap().pop().unwrap();
-    assert!(sent.headers()[header::AUTHORIZATION].to_str().unwrap().starts_with("Basic "));
+    assert!(
+        sent.headers()[header::AUTHORIZATION]
+            .to_str()
+            .unwrap()
+            .starts_with("Basic ")
+    );
     // A backslash is a slash to `Url`, and a path to everybody.
-    client.get("https://ws.api.video/\\evil.example/x").send().await.unwrap();
+    client
+        .get("https://ws.api.video/\\evil.example/x")
+        .send()
+        .await
+        .unwrap();
     let sent = wire.0.lock().unwrap().pop().unwrap();
     assert_eq!(sent.url().host_str(), Some("ws.api.video"));
 }
@@ -157,11 +198,25 @@ async fn g17_reqwests_redirects_to_another_host_carry_no_token() {
     for code in [301, 302, 303, 307, 308] {
         let location = other.url() + "/videos";
         api.on_api_request(move |_| Some(redirect(code, location.clone())));
-        let answer = reqwest.post(api.url() + "/videos").body("x").send().await.unwrap();
-        assert_eq!(answer.status(), 401, "{code}: the other server never saw a token");
+        let answer = reqwest
+            .post(api.url() + "/videos")
+            .body("x")
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(
+            answer.status(),
+            401,
+            "{code}: the other server never saw a token"
+        );
         let journal = other.journal();
         assert!((1..=2).contains(&journal.len()), "{code}: {journal:?}");
-        assert!(journal.iter().all(|sent| !sent.headers.contains_key(header::AUTHORIZATION)), "{code}");
+        assert!(
+            journal
+                .iter()
+                .all(|sent| !sent.headers.contains_key(header::AUTHORIZATION)),
+            "{code}"
+        );
         other.clear_journal();
     }
     // On the same host it stays.
@@ -169,17 +224,33 @@ async fn g17_reqwests_redirects_to_another_host_carry_no_token() {
     api.on_api_request(move |request| {
         (request.uri.path() == "/echo").then(|| redirect(307, location.clone()))
     });
-    assert_eq!(reqwest.get(api.url() + "/echo").send().await.unwrap().status(), 200);
+    assert_eq!(
+        reqwest
+            .get(api.url() + "/echo")
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
 }
 
 #[tokio::test]
 async fn g13_token_calls_are_neither_redirected_nor_repeated_whatever_the_builder_says() {
     let (api, layer) = start().await;
     let other = FakeApi::start().await.unwrap();
-    let retries = ::reqwest::retry::for_host("127.0.0.1").max_retries_per_request(5).classify_fn(|attempt| {
-        if attempt.status().is_none_or(|s| s != 200) { attempt.retryable() } else { attempt.success() }
-    });
-    let calls = plain().redirect(::reqwest::redirect::Policy::limited(10)).retry(retries);
+    let retries = ::reqwest::retry::for_host("127.0.0.1")
+        .max_retries_per_request(5)
+        .classify_fn(|attempt| {
+            if attempt.status().is_none_or(|s| s != 200) {
+                attempt.retryable()
+            } else {
+                attempt.success()
+            }
+        });
+    let calls = plain()
+        .redirect(::reqwest::redirect::Policy::limited(10))
+        .retry(retries);
     let auth = ApiVideoAuthMiddleware::new(&layer, calls).unwrap();
     assert_eq!(auth.token().await.unwrap().generation(), 1);
     let refresh_token = api.live_refresh_token().unwrap();
@@ -188,7 +259,11 @@ async fn g13_token_calls_are_neither_redirected_nor_repeated_whatever_the_builde
     api.refuse_api_key(true);
     auth.renew().await.unwrap();
     assert!(other.journal().is_empty());
-    assert_eq!(api.presentations(&refresh_token), 2, "the redirect is a failure, tried again by the flight");
+    assert_eq!(
+        api.presentations(&refresh_token),
+        2,
+        "the redirect is a failure, tried again by the flight"
+    );
 
     api.fault(Fault::DropAfter);
     api.refuse_api_key(false);
@@ -231,10 +306,17 @@ async fn order_below_retry_each_attempt_gets_the_token_of_its_time() {
 
 /// Our error, also in `reqwest-retry`'s own, whose `source()` does not show it.
 fn found_in(error: &Error) -> apivideo_auth::Error {
-    let Error::Middleware(error) = error else { panic!("{error:?}") };
-    match (error.downcast_ref::<apivideo_auth::Error>(), error.downcast_ref()) {
+    let Error::Middleware(error) = error else {
+        panic!("{error:?}")
+    };
+    match (
+        error.downcast_ref::<apivideo_auth::Error>(),
+        error.downcast_ref(),
+    ) {
         (Some(ours), _) => ours.clone(),
-        (_, Some(RetryError::Error(error) | RetryError::WithRetries { err: error, .. })) => found_in(error),
+        (_, Some(RetryError::Error(error) | RetryError::WithRetries { err: error, .. })) => {
+            found_in(error)
+        }
         _ => panic!("{error:?}"),
     }
 }
@@ -281,23 +363,42 @@ async fn g19_order_below_tracing_which_sees_neither_the_token_nor_the_first_401(
 
 #[tokio::test]
 async fn g19_errors_are_ours_and_name_no_url_of_a_request() {
-    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let layer = ApiVideoAuthLayer::builder()
         .base_url(format!("http://{nobody}"))
         .api_key("test-only-key")
         .patience(Duration::ZERO)
         .build()
         .unwrap();
-    let request = over(&layer).get(format!("http://{nobody}/videos?token=test-only-in-the-query"));
-    let Error::Middleware(error) = request.send().await.unwrap_err() else { panic!("not ours") };
+    let request = over(&layer).get(format!(
+        "http://{nobody}/videos?token=test-only-in-the-query"
+    ));
+    let Error::Middleware(error) = request.send().await.unwrap_err() else {
+        panic!("not ours")
+    };
     let shown = format!("{error} {error:?} {error:#}");
     assert!(!shown.contains("test-only"), "{shown}");
     let ours = error.downcast::<apivideo_auth::Error>().unwrap();
-    assert_eq!(ours.kind(), ErrorKind::Unavailable, "a refused connection is known as such");
+    assert_eq!(
+        ours.kind(),
+        ErrorKind::Unavailable,
+        "a refused connection is known as such"
+    );
     assert!(ours.is_transient());
 
-    let none = ApiVideoAuthLayer::builder().base_url(format!("http://{nobody}")).build().unwrap();
-    let error = over(&none).get(format!("http://{nobody}/videos")).send().await.unwrap_err();
+    let none = ApiVideoAuthLayer::builder()
+        .base_url(format!("http://{nobody}"))
+        .build()
+        .unwrap();
+    let error = over(&none)
+        .get(format!("http://{nobody}/videos"))
+        .send()
+        .await
+        .unwrap_err();
     assert_eq!(found_in(&error).kind(), ErrorKind::NoCredentials);
 }
 
@@ -310,7 +411,10 @@ async fn errors_of_the_wrapped_client_pass_as_they_are() {
     drop(api);
     tokio::time::sleep(Duration::from_millis(20)).await;
     let error = client.get(url).send().await.unwrap_err();
-    assert!(matches!(&error, Error::Reqwest(error) if error.is_connect() || error.is_request()), "{error:?}");
+    assert!(
+        matches!(&error, Error::Reqwest(error) if error.is_connect() || error.is_request()),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]

@@ -21,7 +21,8 @@ use http::{Request, Response};
 use hyper_util::{client::legacy, rt::TokioExecutor};
 use tokio::{runtime::Runtime, sync::Semaphore, time};
 use tower::{
-    BoxError, Layer, Service, ServiceBuilder, ServiceExt, limit::GlobalConcurrencyLimitLayer, service_fn,
+    BoxError, Layer, Service, ServiceBuilder, ServiceExt, limit::GlobalConcurrencyLimitLayer,
+    service_fn,
 };
 
 use crate::support::{Body, client, get, list, many, ours, paused, with_key, with_refresh_token};
@@ -39,7 +40,12 @@ struct Panicking {
 impl Panicking {
     fn at(&self, place: &str) {
         let panics = place == self.place
-            && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+            && self
+                .left
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                    left.checked_sub(1)
+                })
+                .is_ok();
         if panics {
             panic_any("test-only panic");
         }
@@ -71,9 +77,16 @@ async fn g5_a_panicking_token_service_is_an_error_and_poisons_nothing() {
     for place in ["readiness", "call", "future"] {
         let (api, clock) = paused();
         let left = Arc::new(AtomicUsize::new(usize::MAX));
-        let token_service = Panicking { inner: api.service(), place, left: left.clone() };
-        let layer =
-            with_refresh_token(&api).clock(clock).token_service::<_, Body, _>(token_service).build().unwrap();
+        let token_service = Panicking {
+            inner: api.service(),
+            place,
+            left: left.clone(),
+        };
+        let layer = with_refresh_token(&api)
+            .clock(clock)
+            .token_service::<_, Body, _>(token_service)
+            .build()
+            .unwrap();
         let client = layer.layer(api.service());
         let calls = (0..100).map(|_| tokio::spawn(client.clone().oneshot(get("/videos"))));
         for outcome in futures::future::join_all(calls).await {
@@ -82,7 +95,16 @@ async fn g5_a_panicking_token_service_is_an_error_and_poisons_nothing() {
         }
         left.store(0, Ordering::SeqCst);
         time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(client.clone().oneshot(get("/videos")).await.unwrap().status(), 200, "{place}");
+        assert_eq!(
+            client
+                .clone()
+                .oneshot(get("/videos"))
+                .await
+                .unwrap()
+                .status(),
+            200,
+            "{place}"
+        );
         assert_eq!(api.counts().reuse_violations, 0, "{place}");
     }
 }
@@ -131,7 +153,10 @@ fn g5_a_flight_whose_runtime_is_shut_down_is_taken_over() {
             // Tells when the flight is under way, then queues.
             let told = service_fn(move |request: Request<Body>| service.clone().oneshot(request));
             ServiceBuilder::new()
-                .layer_fn(move |inner| Telling { inner, waiting: waiting.clone() })
+                .layer_fn(move |inner| Telling {
+                    inner,
+                    waiting: waiting.clone(),
+                })
                 .layer(slots)
                 .service(told)
         };
@@ -139,7 +164,10 @@ fn g5_a_flight_whose_runtime_is_shut_down_is_taken_over() {
         if with_api_key {
             layer = layer.api_key(api.api_key());
         }
-        let layer = layer.token_service::<_, Body, _>(token_service).build().unwrap();
+        let layer = layer
+            .token_service::<_, Body, _>(token_service)
+            .build()
+            .unwrap();
         let service = layer.layer(api.service());
 
         let (slot, gate) = match lost {
@@ -160,10 +188,18 @@ fn g5_a_flight_whose_runtime_is_shut_down_is_taken_over() {
         assert_eq!(api.counts().in_flight, 0, "{lost:?}: the flight is gone");
         drop((slot, gate));
         let response = second.block_on(async { time::timeout(SOON, follower).await });
-        assert_eq!(response.expect("in time").unwrap().status(), 200, "{lost:?}");
+        assert_eq!(
+            response.expect("in time").unwrap().status(),
+            200,
+            "{lost:?}"
+        );
         assert_eq!(layer.subscribe().latest().unwrap().way, way, "{lost:?}");
         assert_eq!(api.most_presentations(), presentations, "{lost:?}");
-        assert_eq!((api.counts().reuse_violations, api.counts().max_in_flight), (0, 1), "{lost:?}");
+        assert_eq!(
+            (api.counts().reuse_violations, api.counts().max_in_flight),
+            (0, 1),
+            "{lost:?}"
+        );
     }
 }
 
@@ -198,10 +234,28 @@ fn g6_without_a_runtime_there_are_errors_and_no_panics() {
     let error = list(&client).now_or_never().expect("no wait").unwrap_err();
     assert_eq!(ours(&error).kind(), ErrorKind::NoRuntime);
     for error in [
-        client.token::<Body>().now_or_never().expect("no wait").unwrap_err(),
-        client.renew::<Body>().now_or_never().expect("no wait").unwrap_err(),
-        client.pair::<Body>().now_or_never().expect("no wait").map(drop).unwrap_err(),
-        client.hand_over::<Body>().now_or_never().expect("no wait").map(drop).unwrap_err(),
+        client
+            .token::<Body>()
+            .now_or_never()
+            .expect("no wait")
+            .unwrap_err(),
+        client
+            .renew::<Body>()
+            .now_or_never()
+            .expect("no wait")
+            .unwrap_err(),
+        client
+            .pair::<Body>()
+            .now_or_never()
+            .expect("no wait")
+            .map(drop)
+            .unwrap_err(),
+        client
+            .hand_over::<Body>()
+            .now_or_never()
+            .expect("no wait")
+            .map(drop)
+            .unwrap_err(),
         client.keep_fresh::<Body>().map(drop).unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::NoRuntime);
@@ -209,7 +263,9 @@ fn g6_without_a_runtime_there_are_errors_and_no_panics() {
     assert_eq!(api.counts().token_calls, 0);
 
     // With a token, fresh or stale, no runtime is needed; and none is missed afterwards.
-    Runtime::new().unwrap().block_on(async { assert_eq!(list(&client).await.unwrap(), 200) });
+    Runtime::new()
+        .unwrap()
+        .block_on(async { assert_eq!(list(&client).await.unwrap(), 200) });
     for age in [0, 3400] {
         clock.advance(Duration::from_secs(age));
         assert_eq!(list(&client).now_or_never().expect("no wait").unwrap(), 200);
@@ -221,13 +277,21 @@ fn g6_without_a_runtime_there_are_errors_and_no_panics() {
 #[tokio::test]
 async fn g6_a_source_without_credentials_says_so() {
     let api = FakeApi::in_process();
-    let layer = ApiVideoAuthLayer::builder().base_url(api.url()).build().unwrap();
+    let layer = ApiVideoAuthLayer::builder()
+        .base_url(api.url())
+        .build()
+        .unwrap();
     let client = client(&layer, &api);
     for _ in 0..3 {
         let error = list(&client).await.unwrap_err();
-        assert_eq!((ours(&error).kind(), ours(&error).is_transient()), (ErrorKind::NoCredentials, false));
+        assert_eq!(
+            (ours(&error).kind(), ours(&error).is_transient()),
+            (ErrorKind::NoCredentials, false)
+        );
     }
-    layer.set_credentials(apivideo_auth::Credentials::new().api_key(api.api_key())).unwrap();
+    layer
+        .set_credentials(apivideo_auth::Credentials::new().api_key(api.api_key()))
+        .unwrap();
     assert_eq!(list(&client).await.unwrap(), 200);
 }
 
@@ -236,7 +300,9 @@ const CHILD: &str = "APIVIDEO_AUTH_TEST_CHILD";
 /// The program that the next test runs: a side flight is under way when `main` returns.
 #[test]
 fn g2_child_process() {
-    let Ok(order) = std::env::var(CHILD) else { return };
+    let Ok(order) = std::env::var(CHILD) else {
+        return;
+    };
     let [url, refresh_token, end] = order.split(' ').collect::<Vec<_>>().try_into().unwrap();
     let clock = ManualClock::new();
     let layer = ApiVideoAuthLayer::builder()
@@ -264,7 +330,9 @@ fn g2_child_process() {
 }
 
 fn wait_for_parent() {
-    std::io::stdin().read_exact(&mut [0]).expect("a byte from the parent");
+    std::io::stdin()
+        .read_exact(&mut [0])
+        .expect("a byte from the parent");
 }
 
 #[tokio::test]
@@ -280,12 +348,20 @@ async fn g2_a_side_flight_ends_with_the_process_and_shutdown_waits_for_it() {
             .spawn()
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        while api.journal().iter().filter(|exchange| exchange.status.is_some()).count() < 2 {
+        while api
+            .journal()
+            .iter()
+            .filter(|exchange| exchange.status.is_some())
+            .count()
+            < 2
+        {
             time::sleep(Duration::from_millis(5)).await;
         }
         let gate = api.gate(GatePoint::AfterCommit);
         stdin.write_all(b".").unwrap();
-        time::timeout(SOON, gate.reached(1)).await.expect("a side flight");
+        time::timeout(SOON, gate.reached(1))
+            .await
+            .expect("a side flight");
         stdin.write_all(b".").unwrap();
         let exit = tokio::task::spawn_blocking(move || child.wait_with_output());
         if end == "shutdown" {
@@ -293,9 +369,16 @@ async fn g2_a_side_flight_ends_with_the_process_and_shutdown_waits_for_it() {
             assert!(!exit.is_finished(), "it waits for the flight");
             gate.open();
         }
-        let output = time::timeout(SOON, exit).await.expect("nothing holds it up").unwrap().unwrap();
+        let output = time::timeout(SOON, exit)
+            .await
+            .expect("nothing holds it up")
+            .unwrap()
+            .unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && text.contains("child: second"), "{text}");
+        assert!(
+            output.status.success() && text.contains("child: second"),
+            "{text}"
+        );
         if end == "shutdown" {
             let kept = format!("child: pair {}", api.live_refresh_token().unwrap());
             assert!(text.contains(&kept));

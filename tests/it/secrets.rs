@@ -9,8 +9,8 @@ use std::{
 };
 
 use apivideo_auth::{
-    ApiKey, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, ApiVideoAuthMiddleware, Credentials, ErrorKind,
-    RefreshToken, Renewal, TokenCall,
+    ApiKey, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, ApiVideoAuthMiddleware, Credentials,
+    ErrorKind, RefreshToken, Renewal, TokenCall,
     middleware::{Replay, SameService},
     testing::{FakeApi, Fault, GatePoint, ManualClock},
 };
@@ -54,15 +54,22 @@ fn check_error(error: &(dyn StdError + 'static)) {
 #[tokio::test]
 async fn g19_no_public_type_shows_a_secret() {
     let api = FakeApi::start().await.unwrap();
-    let builder = with_key(&api).refresh_token("test-only-refresh-token").application("app", "1");
+    let builder = with_key(&api)
+        .refresh_token("test-only-refresh-token")
+        .application("app", "1");
     check_debug(&builder);
     let layer = builder.renewal(Renewal::ApiKey).build().unwrap();
     let client = layer.layer(api.service());
-    let adaptor = ApiVideoAuthMiddleware::new(&layer, ::reqwest::Client::builder().no_proxy()).unwrap();
+    let adaptor =
+        ApiVideoAuthMiddleware::new(&layer, ::reqwest::Client::builder().no_proxy()).unwrap();
     let mut renewals = layer.subscribe();
     let pair = adaptor.pair().await.unwrap();
     let renewed = renewals.next().await.unwrap();
-    let separate = || with_key(&api).token_service::<_, Body, _>(api.service()).no_replay();
+    let separate = || {
+        with_key(&api)
+            .token_service::<_, Body, _>(api.service())
+            .no_replay()
+    };
     let keeper = adaptor.keep_fresh().unwrap();
     let gate = api.gate(GatePoint::ApiAnswer);
     let values: [&dyn Debug; 20] = [
@@ -80,8 +87,15 @@ async fn g19_no_public_type_shows_a_secret() {
         &separate().build().unwrap().layer(api.service()),
         &ApiKey::from(api.api_key()),
         &RefreshToken::from("test-only-refresh-token"),
-        &Credentials::new().api_key(api.api_key()).refresh_token("test-only-refresh-token"),
-        &(api.clone(), api.service(), api.journal(), FakeApi::builder()),
+        &Credentials::new()
+            .api_key(api.api_key())
+            .refresh_token("test-only-refresh-token"),
+        &(
+            api.clone(),
+            api.service(),
+            api.journal(),
+            FakeApi::builder(),
+        ),
         &Fault::answer(200, HeaderMap::new(), SECRET),
         &Fault::Redirect(307, SECRET.to_owned()),
         &gate,
@@ -95,7 +109,9 @@ async fn g19_no_public_type_shows_a_secret() {
     let slow = Body::from_stream(stream::pending::<io::Result<Bytes>>());
     for request in [Body::from(SECRET), slow] {
         let mut client = layer.layer(api.service());
-        let request = Request::post("/echo?token=test-only").body(request).unwrap();
+        let request = Request::post("/echo?token=test-only")
+            .body(request)
+            .unwrap();
         let mut response = client.call(request);
         check_debug(&response);
         assert!((&mut response).now_or_never().is_none());
@@ -138,9 +154,14 @@ async fn g19_no_error_and_no_trace_shows_a_secret() {
     let _guard = traces.subscribe();
     let clock = ManualClock::with_tokio();
     let api = FakeApi::builder().clock(clock.clone()).build();
-    let headers =
-        || HeaderMap::from_iter([(http::header::CONTENT_TYPE, "application/json".parse().unwrap())]);
-    let echo = r#"{"type":"https://docs/test-only","title":"test-only","access_token":"test-only \n"}"#;
+    let headers = || {
+        HeaderMap::from_iter([(
+            http::header::CONTENT_TYPE,
+            "application/json".parse().unwrap(),
+        )])
+    };
+    let echo =
+        r#"{"type":"https://docs/test-only","title":"test-only","access_token":"test-only \n"}"#;
     let mut faults = vec![
         Fault::DropBefore,
         Fault::DropAfter,
@@ -175,13 +196,19 @@ async fn g19_no_error_and_no_trace_shows_a_secret() {
             } else {
                 with_key(&api).refresh_token(api.mint_pair().1)
             };
-            let builder =
-                builder.clock(clock.clone()).patience(Duration::ZERO).call_timeout(Duration::from_secs(5));
+            let builder = builder
+                .clock(clock.clone())
+                .patience(Duration::ZERO)
+                .call_timeout(Duration::from_secs(5));
             let layer = builder.build().unwrap();
             api.always(Some(fault.clone()));
             let client = layer.layer(
                 TraceLayer::new_for_http()
-                    .make_span_with(DefaultMakeSpan::new().level(Level::TRACE).include_headers(true))
+                    .make_span_with(
+                        DefaultMakeSpan::new()
+                            .level(Level::TRACE)
+                            .include_headers(true),
+                    )
                     .on_request(DefaultOnRequest::new().level(Level::TRACE))
                     .on_response(DefaultOnResponse::new().level(Level::TRACE))
                     .layer(api.service()),
@@ -208,7 +235,11 @@ async fn g19_no_error_and_no_trace_shows_a_secret() {
                     kinds.insert(crate::support::ours(&error).kind());
                 }
             }
-            assert!(!traces.text().contains(SECRET), "fault {n}:\n{}", around(&traces.text()));
+            assert!(
+                !traces.text().contains(SECRET),
+                "fault {n}:\n{}",
+                around(&traces.text())
+            );
         }
     }
     for kind in [
@@ -219,14 +250,22 @@ async fn g19_no_error_and_no_trace_shows_a_secret() {
         ErrorKind::Protocol,
         ErrorKind::Closed,
     ] {
-        assert!(kinds.contains(&kind), "{kind:?} was not seen among {kinds:?}");
+        assert!(
+            kinds.contains(&kind),
+            "{kind:?} was not seen among {kinds:?}"
+        );
     }
     assert!(traces.text().contains("access token renewed"));
 }
 
 /// What stands around the first secret.
 fn around(text: &str) -> String {
-    text.lines().find(|line| line.contains(SECRET)).unwrap_or_default().chars().take(2_000).collect()
+    text.lines()
+        .find(|line| line.contains(SECRET))
+        .unwrap_or_default()
+        .chars()
+        .take(2_000)
+        .collect()
 }
 
 #[tokio::test]
@@ -239,7 +278,11 @@ async fn g19_a_panic_of_the_token_service_is_told_without_its_words() {
         #[expect(unreachable_code, reason = "gives the block its type")]
         Ok::<_, BoxError>(Response::new(Body::empty()))
     });
-    let layer = ApiVideoAuthLayer::builder().api_key("test-only-key").token_service(service).build().unwrap();
+    let layer = ApiVideoAuthLayer::builder()
+        .api_key("test-only-key")
+        .token_service(service)
+        .build()
+        .unwrap();
     let error = layer.layer(()).token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Panicked);
     check_error(&error);
@@ -262,16 +305,31 @@ async fn g19_what_is_sent_is_marked_sensitive() {
         // The first on the slow path, the next from the shared header, the others from a copy of the clone's own.
         let mut client = client.clone();
         for _ in 0..3 {
-            let ready = ServiceExt::<Request<Body>>::ready(&mut client).await.unwrap();
-            ready.call(get("/videos").map(|_| Body::empty())).await.unwrap();
+            let ready = ServiceExt::<Request<Body>>::ready(&mut client)
+                .await
+                .unwrap();
+            ready
+                .call(get("/videos").map(|_| Body::empty()))
+                .await
+                .unwrap();
         }
         api.revoke_access_tokens();
     }
     let seen = seen.lock().unwrap();
-    assert_eq!(seen.iter().filter(|head| head.extensions.get::<TokenCall>().is_some()).count(), 4);
+    assert_eq!(
+        seen.iter()
+            .filter(|head| head.extensions.get::<TokenCall>().is_some())
+            .count(),
+        4
+    );
     for head in seen.iter() {
         check_debug(head);
-        assert!(head.headers.get_all("authorization").iter().all(http::HeaderValue::is_sensitive));
+        assert!(
+            head.headers
+                .get_all("authorization")
+                .iter()
+                .all(http::HeaderValue::is_sensitive)
+        );
     }
 }
 
@@ -279,13 +337,17 @@ async fn g19_what_is_sent_is_marked_sensitive() {
 async fn g19_nothing_is_traced_over_http_either() {
     for http2 in [false, true] {
         let api = FakeApi::start().await.unwrap();
-        let client = Client::builder(TokioExecutor::new()).http2_only(http2).build_http::<Body>();
+        let client = Client::builder(TokioExecutor::new())
+            .http2_only(http2)
+            .build_http::<Body>();
         let layer = with_key(&api).build().unwrap();
         let traces = Traces::default();
         let guard = traces.subscribe();
         let client = layer.layer(client);
         for _ in 0..3 {
-            let request = Request::post(api.url() + "/echo").body(Body::from("x")).unwrap();
+            let request = Request::post(api.url() + "/echo")
+                .body(Body::from("x"))
+                .unwrap();
             assert_eq!(client.clone().oneshot(request).await.unwrap().status(), 200);
             api.revoke_access_tokens();
         }

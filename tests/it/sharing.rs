@@ -35,7 +35,10 @@ async fn fails(layer: &ApiVideoAuthLayer, api: &FakeApi) -> Error {
 }
 
 async fn renew(layer: &ApiVideoAuthLayer, api: &FakeApi) -> Result<u64, Error> {
-    client(layer, api).renew::<Body>().await.map(|bearer| bearer.generation())
+    client(layer, api)
+        .renew::<Body>()
+        .await
+        .map(|bearer| bearer.generation())
 }
 
 fn way(layer: &ApiVideoAuthLayer) -> Option<Way> {
@@ -52,9 +55,15 @@ async fn g21_a_restarted_process_goes_on_without_a_key_and_without_a_call() {
     works(&on(with_key(&api), &store), &api).await;
     let restarted = on(without_key(&api), &store);
     works(&restarted, &api).await;
-    assert_eq!((api.counts().token_calls, way(&restarted)), (1, Some(Way::Adopted)));
+    assert_eq!(
+        (api.counts().token_calls, way(&restarted)),
+        (1, Some(Way::Adopted))
+    );
     renew(&restarted, &api).await.unwrap();
-    assert_eq!((api.counts().logins, api.counts().refreshes, way(&restarted)), (1, 1, Some(Way::Refresh)));
+    assert_eq!(
+        (api.counts().logins, api.counts().refreshes, way(&restarted)),
+        (1, 1, Some(Way::Refresh))
+    );
 }
 
 #[tokio::test]
@@ -73,7 +82,14 @@ async fn g23_renewals_of_a_fleet_take_turns_and_present_nothing_twice() {
         // Who comes second finds a newer pair than the one it wanted to replace.
         assert_eq!(api.counts().refreshes, round + 1);
     }
-    assert_eq!((api.counts().logins, api.counts().reuse_violations, api.most_presentations()), (1, 0, 1));
+    assert_eq!(
+        (
+            api.counts().logins,
+            api.counts().reuse_violations,
+            api.most_presentations()
+        ),
+        (1, 0, 1)
+    );
 }
 
 #[tokio::test]
@@ -103,10 +119,19 @@ async fn g25_an_emptied_store_gets_the_pair_back_from_a_process_that_has_it() {
     // The same with a store that was restored from an older copy.
     let mut lock = locked(&store, &api).await;
     let newest = store.load(&key(&api)).await.unwrap().unwrap();
-    lock.save(Some(newest.header.version), older.unwrap()).await.unwrap();
+    lock.save(Some(newest.header.version), older.unwrap())
+        .await
+        .unwrap();
     lock.unlock().await;
     renew(&layer, &api).await.unwrap();
-    assert_eq!((api.counts().logins, api.counts().refreshes, api.counts().reuse_violations), (1, 2, 0));
+    assert_eq!(
+        (
+            api.counts().logins,
+            api.counts().refreshes,
+            api.counts().reuse_violations
+        ),
+        (1, 2, 0)
+    );
 }
 
 async fn locked(store: &impl TokenStore, api: &FakeApi) -> Box<dyn StoreLock> {
@@ -125,7 +150,11 @@ async fn g21_a_refusal_counts_only_if_the_store_has_no_other_pair() {
     let foreign = MemoryStore::new();
     works(&on(with_key(&api), &foreign), &api).await;
     let other = foreign.load(&key(&api)).await.unwrap().unwrap();
-    let intruder = Intruder { inner: store.clone(), other: Arc::new(other), armed: Arc::default() };
+    let intruder = Intruder {
+        inner: store.clone(),
+        other: Arc::new(other),
+        armed: Arc::default(),
+    };
     let layer = on(without_key(&api), &intruder);
     works(&layer, &api).await;
     api.fault(Fault::problem(401, "authentication-invalid-refresh-token"));
@@ -146,9 +175,15 @@ impl TokenStore for Intruder {
     fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
         Box::pin(async move {
             let stored = self.inner.load(key).await?;
-            let marked = stored.as_ref().is_some_and(|stored| stored.header.mark.is_some());
+            let marked = stored
+                .as_ref()
+                .is_some_and(|stored| stored.header.mark.is_some());
             let intrudes = marked && self.armed.load(Ordering::SeqCst);
-            Ok(if intrudes { Some((*self.other).clone()) } else { stored })
+            Ok(if intrudes {
+                Some((*self.other).clone())
+            } else {
+                stored
+            })
         })
     }
 
@@ -165,7 +200,10 @@ async fn g22_a_transient_outcome_clears_the_mark() {
     api.fault(Fault::status(503));
     renew(&layer, &api).await.unwrap();
     assert_eq!((api.counts().logins, api.counts().refreshes), (1, 2));
-    assert_eq!(store.load(&key(&api)).await.unwrap().unwrap().header.mark, None);
+    assert_eq!(
+        store.load(&key(&api)).await.unwrap().unwrap().header.mark,
+        None
+    );
 }
 
 #[tokio::test]
@@ -179,7 +217,11 @@ async fn g22_a_damaged_record_costs_a_login_with_a_key_and_is_a_clear_error_with
     assert_eq!(error.kind(), ErrorKind::StoreCorrupt, "{error}");
     works(&on(with_key(&api), &store), &api).await;
     assert_eq!(api.counts().logins, 2);
-    let names = || std::fs::read_dir(store.folder()).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = || {
+        std::fs::read_dir(store.folder())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+    };
     assert!(names().any(|name| name.to_string_lossy().contains(".rejected-")));
     works(&on(without_key(&api), &store), &api).await;
 

@@ -10,9 +10,10 @@ use std::{
 };
 
 use apivideo_auth::{
-    AccessToken, ApiKey, ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, ApiVideoAuthMiddleware,
-    Bearer, Cause, Clock, Credentials, Environment, Error, ErrorKind, KeepFresh, MinLifetime, NoAuth,
-    RefreshToken, Renewal, Renewed, ResponseFuture, Subscription, TokenCall, TokenPair, Way,
+    AccessToken, ApiKey, ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder,
+    ApiVideoAuthMiddleware, Bearer, Cause, Clock, Credentials, Environment, Error, ErrorKind,
+    KeepFresh, MinLifetime, NoAuth, RefreshToken, Renewal, Renewed, ResponseFuture, Subscription,
+    TokenCall, TokenPair, Way,
     middleware::{NoReplay, Replay, SameService, SeparateService},
     testing::{FakeApi, FakeBody, FakeService},
 };
@@ -49,8 +50,23 @@ fn public_types_are_what_they_promise() {
     clone::<ApiVideoAuth<FakeService>>();
     clone::<ApiVideoAuth<Client<HttpConnector, Full<Bytes>>, SeparateService, NoReplay>>();
     clone::<ApiVideoAuthMiddleware>();
-    clone::<(AccessToken, RefreshToken, ApiKey, Credentials, Bearer, TokenPair)>();
-    clone::<(Environment, Renewal, Cause, Way, Renewed, ErrorKind, Subscription)>();
+    clone::<(
+        AccessToken,
+        RefreshToken,
+        ApiKey,
+        Credentials,
+        Bearer,
+        TokenPair,
+    )>();
+    clone::<(
+        Environment,
+        Renewal,
+        Cause,
+        Way,
+        Renewed,
+        ErrorKind,
+        Subscription,
+    )>();
     clone::<(MinLifetime, NoAuth, TokenCall, apivideo_auth::Now)>();
     plain::<ApiVideoAuthLayerBuilder<SameService, Replay>>();
     plain::<KeepFresh>();
@@ -58,7 +74,8 @@ fn public_types_are_what_they_promise() {
     plain::<Box<dyn Clock>>();
     // A service that is not `Sync` makes a client that is not, and nothing worse.
     fn sendable<T: Clone + Send + 'static>() {}
-    sendable::<ApiVideoAuth<BoxCloneService<Request<Full<Bytes>>, Response<Full<Bytes>>, BoxError>>>();
+    sendable::<ApiVideoAuth<BoxCloneService<Request<Full<Bytes>>, Response<Full<Bytes>>, BoxError>>>(
+    );
     fn future<T: Future<Output = Result<O, BoxError>> + Send + 'static, O>() {}
     type Answer<S, B, P> = ResponseFuture<S, B, Incoming, SeparateService, P>;
     future::<Answer<Client<HttpConnector, Empty<Bytes>>, Empty<Bytes>, NoReplay>, _>();
@@ -73,7 +90,10 @@ struct Loner {
 
 impl Loner {
     fn new(bytes: &'static str) -> Self {
-        Self { bytes: Some(bytes.into()), _not_sync: PhantomData }
+        Self {
+            bytes: Some(bytes.into()),
+            _not_sync: PhantomData,
+        }
     }
 }
 
@@ -95,14 +115,24 @@ where
     B: Body<Data: Send, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
     let api = FakeApi::start().await.unwrap();
-    let layer = with_key(&api).token_service::<_, Full<Bytes>, _>(api.service()).no_replay().build().unwrap();
+    let layer = with_key(&api)
+        .token_service::<_, Full<Bytes>, _>(api.service())
+        .no_replay()
+        .build()
+        .unwrap();
     let client = layer.layer(Client::builder(TokioExecutor::new()).build_http::<B>());
     for (status, token_calls) in [(200, 1), (401, 1), (200, 2)] {
         let request = Request::post(api.url() + "/echo").body(make()).unwrap();
         let response = client.clone().oneshot(request).await.unwrap();
-        assert_eq!((response.status().as_u16(), api.counts().token_calls), (status, token_calls));
+        assert_eq!(
+            (response.status().as_u16(), api.counts().token_calls),
+            (status, token_calls)
+        );
         if status == 200 {
-            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), expected);
+            assert_eq!(
+                response.into_body().collect().await.unwrap().to_bytes(),
+                expected
+            );
             api.revoke_access_tokens();
         }
     }
@@ -112,8 +142,20 @@ where
 async fn g16_bodies_that_cannot_be_made_from_bytes_pass_without_replay() {
     over_http(Empty::<Bytes>::new, "").await;
     over_http(|| Loner::new("alone"), "alone").await;
-    over_http(|| BoxBody::new(Full::new(Bytes::from("boxed")).map_err(io::Error::other)), "boxed").await;
-    over_http(|| Full::new(Bytes::from("full")).map_err(io::Error::other).boxed_unsync(), "full").await;
+    over_http(
+        || BoxBody::new(Full::new(Bytes::from("boxed")).map_err(io::Error::other)),
+        "boxed",
+    )
+    .await;
+    over_http(
+        || {
+            Full::new(Bytes::from("full"))
+                .map_err(io::Error::other)
+                .boxed_unsync()
+        },
+        "full",
+    )
+    .await;
     over_http(|| axum::body::Body::from("axum"), "axum").await;
     over_http(|| ::reqwest::Body::from("reqwest"), "reqwest").await;
 }
@@ -125,7 +167,9 @@ where
     B: From<Bytes>,
 {
     for _ in 0..2 {
-        let request = Request::post("/echo").body(B::from(Bytes::from("same"))).unwrap();
+        let request = Request::post("/echo")
+            .body(B::from(Bytes::from("same")))
+            .unwrap();
         let response = client.clone().oneshot(request).await.unwrap();
         assert_eq!(response.code(), 200);
         api.revoke_access_tokens();
@@ -157,10 +201,12 @@ fn unboxed(
 /// The fake as a service that never fails, as axum asks.
 fn router(api: &FakeApi) -> Router {
     let fake = api.service();
-    Router::new().fallback_service(tower::service_fn(move |request: Request<axum::body::Body>| {
-        let fake = fake.clone();
-        async move { Ok::<_, Infallible>(fake.oneshot(request).await.unwrap()) }
-    }))
+    Router::new().fallback_service(tower::service_fn(
+        move |request: Request<axum::body::Body>| {
+            let fake = fake.clone();
+            async move { Ok::<_, Infallible>(fake.oneshot(request).await.unwrap()) }
+        },
+    ))
 }
 
 #[tokio::test]
@@ -189,7 +235,10 @@ async fn odd_stacks_serve_and_replay() {
 
     // Twice the layer: the outer one decides, the inner one leaves its requests alone.
     let api = FakeApi::in_process();
-    let (outer, inner) = (with_key(&api).build().unwrap(), with_key(&api).build().unwrap());
+    let (outer, inner) = (
+        with_key(&api).build().unwrap(),
+        with_key(&api).build().unwrap(),
+    );
     served_twice(&api, outer.layer(inner.layer(unboxed(&api)))).await;
 
     let api = FakeApi::in_process();
@@ -201,7 +250,9 @@ async fn odd_stacks_serve_and_replay() {
 async fn odd_stacks_over_http_serve_and_replay() {
     for http2 in [false, true] {
         let api = FakeApi::start().await.unwrap();
-        let client = Client::builder(TokioExecutor::new()).http2_only(http2).build_http();
+        let client = Client::builder(TokioExecutor::new())
+            .http2_only(http2)
+            .build_http();
         let layer = with_key(&api).build().unwrap();
         served_twice::<_, Full<Bytes>>(&api, layer.layer(client)).await;
     }
@@ -218,7 +269,11 @@ async fn odd_stacks_over_http_serve_and_replay() {
 async fn g16_g17_a_gateway_forwards_incoming_bodies() {
     let api = FakeApi::start().await.unwrap();
     let upstream = Client::builder(TokioExecutor::new()).build_http::<Incoming>();
-    let layer = with_key(&api).token_service::<_, Full<Bytes>, _>(api.service()).no_replay().build().unwrap();
+    let layer = with_key(&api)
+        .token_service::<_, Full<Bytes>, _>(api.service())
+        .no_replay()
+        .build()
+        .unwrap();
     let gateway = TowerToHyperService::new(layer.layer(upstream));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -231,15 +286,19 @@ async fn g16_g17_a_gateway_forwards_incoming_bodies() {
     });
     let browser = Client::builder(TokioExecutor::new()).build_http();
     for (status, body) in [(200, "one"), (401, "two"), (200, "three")] {
-        let request =
-            Request::post(format!("http://{address}/echo?a=b")).body(Full::<Bytes>::from(body)).unwrap();
+        let request = Request::post(format!("http://{address}/echo?a=b"))
+            .body(Full::<Bytes>::from(body))
+            .unwrap();
         let response = browser.request(request).await.unwrap();
         assert_eq!(response.status(), status, "{body}");
         api.revoke_access_tokens();
     }
     let sent = api.journal();
     let sent: Vec<_> = sent.iter().filter(|sent| !sent.is_token_call).collect();
-    assert_eq!(sent.iter().map(|sent| &sent.body[..]).collect::<Vec<_>>(), [&b"one"[..], b"two", b"three"]);
+    assert_eq!(
+        sent.iter().map(|sent| &sent.body[..]).collect::<Vec<_>>(),
+        [&b"one"[..], b"two", b"three"]
+    );
     // The gateway's own `Host` is not the API's.
     assert_eq!(sent[0].headers["host"], api.url()["http://".len()..]);
     assert_eq!(sent[0].uri, "/echo?a=b");
@@ -253,15 +312,35 @@ async fn the_body_type_is_inferred_where_there_is_one() {
     let one = layer.layer(Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>());
     let generation = one.token().await.unwrap().generation();
     assert_eq!(
-        layer.layer(BoxCloneService::new(unboxed(&api))).pair().await.unwrap().bearer().generation(),
+        layer
+            .layer(BoxCloneService::new(unboxed(&api)))
+            .pair()
+            .await
+            .unwrap()
+            .bearer()
+            .generation(),
         generation
     );
     // Several.
     let several = layer.layer(api.service());
-    assert_eq!(several.token::<Full<Bytes>>().await.unwrap().generation(), generation);
-    assert_eq!(layer.layer(router(&api)).token::<axum::body::Body>().await.unwrap().generation(), generation);
+    assert_eq!(
+        several.token::<Full<Bytes>>().await.unwrap().generation(),
+        generation
+    );
+    assert_eq!(
+        layer
+            .layer(router(&api))
+            .token::<axum::body::Body>()
+            .await
+            .unwrap()
+            .generation(),
+        generation
+    );
     // A separate token service, whatever is wrapped, even what is no service.
-    let layer = with_key(&api).token_service::<_, Full<Bytes>, _>(api.service()).build().unwrap();
+    let layer = with_key(&api)
+        .token_service::<_, Full<Bytes>, _>(api.service())
+        .build()
+        .unwrap();
     let separate = layer.layer(());
     assert_eq!(separate.renew().await.unwrap().generation(), 1);
     drop(separate.keep_fresh().unwrap());
@@ -273,17 +352,42 @@ async fn futures_are_send_and_hold_no_client() {
     let api = FakeApi::in_process();
     let layer = with_key(&api).build().unwrap();
     let make = || layer.layer(api.service());
-    let (token, pair) = (send(make().token::<Full<Bytes>>()), send(make().pair::<Full<Bytes>>()));
+    let (token, pair) = (
+        send(make().token::<Full<Bytes>>()),
+        send(make().pair::<Full<Bytes>>()),
+    );
     let request = send(make().oneshot(get("/videos")));
     let shutdown = send(layer.shutdown(Duration::from_secs(1)));
     assert_eq!(tokio::spawn(token).await.unwrap().unwrap().generation(), 1);
-    assert_eq!(tokio::spawn(pair).await.unwrap().unwrap().bearer().generation(), 1);
+    assert_eq!(
+        tokio::spawn(pair)
+            .await
+            .unwrap()
+            .unwrap()
+            .bearer()
+            .generation(),
+        1
+    );
     assert_eq!(tokio::spawn(request).await.unwrap().unwrap().status(), 200);
     let renew = send(make().renew::<Full<Bytes>>());
     assert_eq!(tokio::spawn(renew).await.unwrap().unwrap().generation(), 2);
     let hand_over = send(make().hand_over::<Full<Bytes>>());
-    assert_eq!(tokio::spawn(hand_over).await.unwrap().unwrap().bearer().generation(), 2);
+    assert_eq!(
+        tokio::spawn(hand_over)
+            .await
+            .unwrap()
+            .unwrap()
+            .bearer()
+            .generation(),
+        2
+    );
     assert!(tokio::spawn(shutdown).await.unwrap());
-    let adaptor = ApiVideoAuthMiddleware::new(&layer, ::reqwest::Client::builder().no_proxy()).unwrap();
-    drop((send(adaptor.token()), send(adaptor.renew()), send(adaptor.pair()), send(adaptor.hand_over())));
+    let adaptor =
+        ApiVideoAuthMiddleware::new(&layer, ::reqwest::Client::builder().no_proxy()).unwrap();
+    drop((
+        send(adaptor.token()),
+        send(adaptor.renew()),
+        send(adaptor.pair()),
+        send(adaptor.hand_over()),
+    ));
 }

@@ -15,12 +15,16 @@ pub(crate) type Client = ApiVideoAuth<FakeService>;
 
 /// A builder whose source logs in at `api`.
 pub(crate) fn with_key(api: &FakeApi) -> ApiVideoAuthLayerBuilder<SameService, Replay> {
-    ApiVideoAuthLayer::builder().base_url(api.url()).api_key(api.api_key())
+    ApiVideoAuthLayer::builder()
+        .base_url(api.url())
+        .api_key(api.api_key())
 }
 
 /// A builder whose source holds nothing but a refresh token of `api`.
 pub(crate) fn with_refresh_token(api: &FakeApi) -> ApiVideoAuthLayerBuilder<SameService, Replay> {
-    ApiVideoAuthLayer::builder().base_url(api.url()).refresh_token(api.mint_pair().1)
+    ApiVideoAuthLayer::builder()
+        .base_url(api.url())
+        .refresh_token(api.mint_pair().1)
 }
 
 /// A client straight into the fake, without a socket.
@@ -29,7 +33,9 @@ pub(crate) fn client(layer: &ApiVideoAuthLayer, api: &FakeApi) -> Client {
 }
 
 pub(crate) fn get(path: &str) -> Request<Body> {
-    Request::get(path).body(Body::default()).expect("a good request")
+    Request::get(path)
+        .body(Body::default())
+        .expect("a good request")
 }
 
 /// Lists the videos: the plainest request that needs a token.
@@ -39,7 +45,9 @@ pub(crate) async fn list(client: &Client) -> Result<StatusCode, BoxError> {
 
 /// The error of this crate in a boxed one.
 pub(crate) fn ours(error: &BoxError) -> &apivideo_auth::Error {
-    error.downcast_ref().unwrap_or_else(|| panic!("not an error of ours: {error:?}"))
+    error
+        .downcast_ref()
+        .unwrap_or_else(|| panic!("not an error of ours: {error:?}"))
 }
 
 /// A fake in this process and a clock for the layer; paused time drives both.

@@ -49,7 +49,10 @@ impl Traces {
 
 fn current() -> Option<Traces> {
     // Threads trace while they end, too.
-    CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+    CURRENT
+        .try_with(|current| current.borrow().clone())
+        .ok()
+        .flatten()
 }
 
 impl Drop for Subscribed {

@@ -33,7 +33,11 @@ type Net = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 
 fn hyper<C: Connect + Clone + Send + Sync + 'static>(connector: C) -> Net {
     let client = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
-    Net::new(client.map_response(|response| response.map(|_| Body::default())).map_err(BoxError::from))
+    Net::new(
+        client
+            .map_response(|response| response.map(|_| Body::default()))
+            .map_err(BoxError::from),
+    )
 }
 
 fn reqwest(client: ::reqwest::ClientBuilder) -> Net {
@@ -67,7 +71,10 @@ impl Resolve for NoSuchHost {
 
 /// Where nobody listens.
 async fn closed() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr()).expect("a free port")
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
 }
 
 /// Reads a request to its end, or a TLS greeting, sends `answer` and closes the connection.
@@ -108,7 +115,11 @@ async fn outcome(base_url: &str, net: Net, excused: &'static str) -> (ErrorKind,
         .never_sent(move |error| !excused.is_empty() && error.to_string().contains(excused))
         .build()
         .expect("good settings");
-    let error = layer.layer(counted).oneshot(get("/videos")).await.expect_err("no token is to be had");
+    let error = layer
+        .layer(counted)
+        .oneshot(get("/videos"))
+        .await
+        .expect_err("no token is to be had");
     (ours(&error).kind(), calls.load(Ordering::SeqCst))
 }
 
@@ -123,7 +134,10 @@ async fn g11_failed_connections_of_hyper_and_reqwest_prove_that_nothing_was_sent
     let resolver = service_fn(|_: dns::Name| async {
         Err::<std::vec::IntoIter<SocketAddr>, _>(io::Error::other("test-only: no such host"))
     });
-    let no_tls = format!("https://localhost:{}", listener(b"this is no TLS\r\n").await.port());
+    let no_tls = format!(
+        "https://localhost:{}",
+        listener(b"this is no TLS\r\n").await.port()
+    );
     let tls = hyper_rustls::HttpsConnectorBuilder::new()
         .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())
         .unwrap()
@@ -136,7 +150,15 @@ async fn g11_failed_connections_of_hyper_and_reqwest_prove_that_nothing_was_sent
     assert_eq!(outcome(&refused, hyper(plain), "").await, NOT_SENT);
     assert_eq!(outcome(&refused, hyper(tls.clone()), "").await, NOT_SENT);
     assert_eq!(outcome(&no_tls, hyper(tls), "").await, NOT_SENT);
-    assert_eq!(outcome(unknown, hyper(HttpConnector::new_with_resolver(resolver)), "").await, NOT_SENT);
+    assert_eq!(
+        outcome(
+            unknown,
+            hyper(HttpConnector::new_with_resolver(resolver)),
+            ""
+        )
+        .await,
+        NOT_SENT
+    );
     assert_eq!(outcome(&refused, reqwest(builder()), "").await, NOT_SENT);
     let client = builder().dns_resolver(Arc::new(NoSuchHost));
     assert_eq!(outcome(unknown, reqwest(client), "").await, NOT_SENT);
@@ -146,8 +168,16 @@ async fn g11_failed_connections_of_hyper_and_reqwest_prove_that_nothing_was_sent
 async fn g11_a_connection_lost_after_sending_is_ambiguous() {
     for answer in [&b""[..], b"HTTP/1.1 20", b"nonsense\r\n\r\n"] {
         let url = format!("http://{}", listener(answer).await);
-        assert_eq!(outcome(&url, hyper(HttpConnector::new()), "").await, AMBIGUOUS, "{answer:?}");
-        assert_eq!(outcome(&url, reqwest(::reqwest::Client::builder()), "").await, AMBIGUOUS, "{answer:?}");
+        assert_eq!(
+            outcome(&url, hyper(HttpConnector::new()), "").await,
+            AMBIGUOUS,
+            "{answer:?}"
+        );
+        assert_eq!(
+            outcome(&url, reqwest(::reqwest::Client::builder()), "").await,
+            AMBIGUOUS,
+            "{answer:?}"
+        );
     }
 }
 
@@ -182,10 +212,26 @@ async fn g11_of_unknown_errors_only_an_unreachable_host_or_the_user_proves_it() 
         (UnexpectedEof, AMBIGUOUS),
         (Other, AMBIGUOUS),
     ] {
-        assert_eq!(outcome(url, failing(move || io::Error::from(kind)), "").await, expected, "{kind}");
+        assert_eq!(
+            outcome(url, failing(move || io::Error::from(kind)), "").await,
+            expected,
+            "{kind}"
+        );
         let wrapped = move || Opaque(Opaque(io::Error::from(kind)));
-        assert_eq!(outcome(url, failing(wrapped), "").await, expected, "wrapped {kind}");
-        assert_eq!(outcome(url, failing(wrapped), "of the pool").await, NOT_SENT, "excused {kind}");
-        assert_eq!(outcome(url, failing(wrapped), "of something else").await, expected, "{kind}");
+        assert_eq!(
+            outcome(url, failing(wrapped), "").await,
+            expected,
+            "wrapped {kind}"
+        );
+        assert_eq!(
+            outcome(url, failing(wrapped), "of the pool").await,
+            NOT_SENT,
+            "excused {kind}"
+        );
+        assert_eq!(
+            outcome(url, failing(wrapped), "of something else").await,
+            expected,
+            "{kind}"
+        );
     }
 }

@@ -54,7 +54,10 @@ async fn text(response: Response<FakeBody>) -> Bytes {
 }
 
 fn unauthorized(body: &'static str) -> Response<Bytes> {
-    Response::builder().status(401).body(Bytes::from_static(body.as_bytes())).unwrap()
+    Response::builder()
+        .status(401)
+        .body(Bytes::from_static(body.as_bytes()))
+        .unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,7 +77,10 @@ async fn g15_a_revoked_token_costs_one_renewal_and_so_does_the_next() {
         gate.reached(100).await;
         gate.open();
         let statuses = join_all(requests).await;
-        assert!(statuses.into_iter().all(|status| status.unwrap() == 200), "round {round}");
+        assert!(
+            statuses.into_iter().all(|status| status.unwrap() == 200),
+            "round {round}"
+        );
         assert_eq!(api.counts().token_calls - before, 1, "round {round}");
         assert_eq!(api.counts().api_calls - calls, 200, "round {round}");
     }
@@ -100,7 +106,12 @@ async fn g15_stragglers_renew_nothing() {
     assert_eq!(list(&client).await.unwrap(), 200);
     assert_eq!(api.counts().token_calls, 2);
     gate.open();
-    assert!(join_all(stragglers).await.into_iter().all(|status| status.unwrap() == 200));
+    assert!(
+        join_all(stragglers)
+            .await
+            .into_iter()
+            .all(|status| status.unwrap() == 200)
+    );
     assert_eq!(api.counts().token_calls, 2);
     assert_eq!(api.counts().api_calls, 1 + 2 + 2 * 20);
 }
@@ -110,9 +121,14 @@ async fn g14_the_second_401_is_returned_as_it_is() {
     let (api, _, client) = plain();
     let count = AtomicUsize::new(0);
     api.on_api_request(move |_| {
-        Some(unauthorized(["first", "second", "third"][count.fetch_add(1, Ordering::SeqCst)]))
+        Some(unauthorized(
+            ["first", "second", "third"][count.fetch_add(1, Ordering::SeqCst)],
+        ))
     });
-    let response = client.oneshot(crate::support::get("/videos")).await.unwrap();
+    let response = client
+        .oneshot(crate::support::get("/videos"))
+        .await
+        .unwrap();
     assert_eq!(response.status(), 401);
     assert_eq!(text(response).await, "second");
     assert_eq!(api.counts().api_calls, 2);
@@ -133,7 +149,11 @@ async fn g15_always_401(body: fn() -> Body, calls_of_the_first: usize) {
             assert_eq!(api.counts().api_calls - before, calls, "request {n}");
             advance(Duration::from_millis(10)).await;
         }
-        assert_eq!(api.counts().token_calls, 1 + guard, "the login and one renewal for each guard");
+        assert_eq!(
+            api.counts().token_calls,
+            1 + guard,
+            "the login and one renewal for each guard"
+        );
         advance(Duration::from_secs(21)).await;
     }
 }
@@ -157,7 +177,12 @@ async fn g15_many_refused_at_once_are_one_renewal_and_two_calls_each() {
             let client = client.clone();
             tokio::spawn(async move { list(&client).await.unwrap() })
         });
-        assert!(join_all(requests).await.into_iter().all(|status| status.unwrap() == 401));
+        assert!(
+            join_all(requests)
+                .await
+                .into_iter()
+                .all(|status| status.unwrap() == 401)
+        );
     }
     assert_eq!(api.counts().token_calls, 2);
     assert!(api.counts().api_calls <= 1_100, "{:?}", api.counts());
@@ -168,13 +193,20 @@ async fn g15_one_endpoint_that_always_refuses_does_not_disturb_the_others() {
     let (api, _, client) = plain();
     api.on_api_request(|request| (request.uri.path() == "/videos/bad").then(|| unauthorized("no")));
     for second in 0..300 {
-        let bad = client.clone().oneshot(crate::support::get("/videos/bad")).await.unwrap();
+        let bad = client
+            .clone()
+            .oneshot(crate::support::get("/videos/bad"))
+            .await
+            .unwrap();
         assert_eq!(bad.status(), 401, "{second} s");
         assert_eq!(list(&client).await.unwrap(), 200, "{second} s");
         advance(Duration::from_secs(1)).await;
     }
     let renewals = api.counts().token_calls - 1;
-    assert!((2..=10).contains(&renewals), "one for each 30 s at most: {renewals}");
+    assert!(
+        (2..=10).contains(&renewals),
+        "one for each 30 s at most: {renewals}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,7 +216,11 @@ async fn g15_a_server_that_reports_too_long_a_lifetime_costs_no_request() {
         .reported_lifetime(Duration::from_secs(3600));
     let (api, _, client) = aging(fake, |layer| layer);
     for tenth in 0..55 {
-        assert_eq!(list(&client).await.unwrap(), 200, "{tenth} tenths of a second");
+        assert_eq!(
+            list(&client).await.unwrap(),
+            200,
+            "{tenth} tenths of a second"
+        );
         advance(Duration::from_millis(100)).await;
     }
     assert_eq!(api.counts().token_calls, 6);
@@ -193,9 +229,19 @@ async fn g15_a_server_that_reports_too_long_a_lifetime_costs_no_request() {
 #[tokio::test(start_paused = true)]
 async fn g15_sources_that_kill_each_others_tokens_stay_within_the_budget() {
     let clock = ManualClock::with_tokio();
-    let api = FakeApi::builder().login_kills_access_tokens(true).clock(clock.clone()).build();
+    let api = FakeApi::builder()
+        .login_kills_access_tokens(true)
+        .clock(clock.clone())
+        .build();
     let sources: [_; 2] = std::array::from_fn(|_| {
-        client(&with_key(&api).clock(clock.clone()).renewal(Renewal::ApiKey).build().unwrap(), &api)
+        client(
+            &with_key(&api)
+                .clock(clock.clone())
+                .renewal(Renewal::ApiKey)
+                .build()
+                .unwrap(),
+            &api,
+        )
     });
     let mut served = 0;
     for _ in 0..600 {
@@ -217,7 +263,9 @@ async fn g15_sources_that_kill_each_others_tokens_stay_within_the_budget() {
 #[tokio::test(start_paused = true)]
 async fn g15_guard_and_budget_can_be_set() {
     let (api, _, client) = aging(FakeApi::builder(), |layer| {
-        layer.unauthorized_guard(Duration::from_secs(2)).unauthorized_budget(1, Duration::from_secs(100))
+        layer
+            .unauthorized_guard(Duration::from_secs(2))
+            .unauthorized_budget(1, Duration::from_secs(100))
     });
     list(&client).await.unwrap();
     let expect = async |status: u16, token_calls: usize| {
@@ -237,7 +285,10 @@ async fn g15_guard_and_budget_can_be_set() {
     api.refuse_all_bearers(false);
     expect(200, 3).await;
 
-    let error = ApiVideoAuthLayer::builder().unauthorized_budget(5, Duration::ZERO).build().unwrap_err();
+    let error = ApiVideoAuthLayer::builder()
+        .unauthorized_budget(5, Duration::ZERO)
+        .build()
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
 }
 
@@ -248,10 +299,19 @@ async fn g14_if_the_renewal_fails_the_caller_gets_the_original_401() {
     api.revoke_access_tokens();
     api.always(Some(Fault::status(503)));
 
-    let response = client.clone().oneshot(crate::support::get("/videos")).await.unwrap();
+    let response = client
+        .clone()
+        .oneshot(crate::support::get("/videos"))
+        .await
+        .unwrap();
     assert_eq!(response.status(), 401);
     let problem: serde_json::Value = serde_json::from_slice(&text(response).await).unwrap();
-    assert!(problem["type"].as_str().unwrap().ends_with("/authentication-invalid-access-token"));
+    assert!(
+        problem["type"]
+            .as_str()
+            .unwrap()
+            .ends_with("/authentication-invalid-access-token")
+    );
     assert_eq!(api.counts().api_calls, 2, "no replay");
 
     // The next callers see the pause: our error, at once, and no call of any kind.
@@ -273,13 +333,19 @@ async fn g14_if_the_renewal_fails_the_caller_gets_the_original_401() {
 async fn g14_a_refused_credential_after_a_401_gives_the_original_401_too() {
     let clock = ManualClock::with_tokio();
     let api = FakeApi::builder().clock(clock.clone()).build();
-    let layer = crate::support::with_refresh_token(&api).clock(clock).build().unwrap();
+    let layer = crate::support::with_refresh_token(&api)
+        .clock(clock)
+        .build()
+        .unwrap();
     let client = client(&layer, &api);
     list(&client).await.unwrap();
     api.revoke_access_tokens();
     api.revoke_refresh_tokens();
     assert_eq!(list(&client).await.unwrap(), 401);
-    assert_eq!(ours(&list(&client).await.unwrap_err()).kind(), ErrorKind::Refused);
+    assert_eq!(
+        ours(&list(&client).await.unwrap_err()).kind(),
+        ErrorKind::Refused
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -298,15 +364,50 @@ async fn g14_403_is_not_ours() {
 async fn g14_without_a_replay_the_next_request_gets_a_new_token() {
     let (api, layer, _) = plain();
     let client: ApiVideoAuth<FakeService> = layer.layer(api.service());
-    let no_replay: ApiVideoAuth<FakeService, SameService, NoReplay> =
-        with_key(&api).no_replay().build().unwrap().layer(api.service());
-    assert_eq!(client.clone().oneshot(post(streamed())).await.unwrap().status(), 200);
-    assert_eq!(no_replay.clone().oneshot(post(Body::empty())).await.unwrap().status(), 200);
+    let no_replay: ApiVideoAuth<FakeService, SameService, NoReplay> = with_key(&api)
+        .no_replay()
+        .build()
+        .unwrap()
+        .layer(api.service());
+    assert_eq!(
+        client
+            .clone()
+            .oneshot(post(streamed()))
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
+    assert_eq!(
+        no_replay
+            .clone()
+            .oneshot(post(Body::empty()))
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
     api.revoke_access_tokens();
     let before = api.counts();
     for status in [401, 200] {
-        assert_eq!(client.clone().oneshot(post(streamed())).await.unwrap().status(), status);
-        assert_eq!(no_replay.clone().oneshot(post(Body::empty())).await.unwrap().status(), status);
+        assert_eq!(
+            client
+                .clone()
+                .oneshot(post(streamed()))
+                .await
+                .unwrap()
+                .status(),
+            status
+        );
+        assert_eq!(
+            no_replay
+                .clone()
+                .oneshot(post(Body::empty()))
+                .await
+                .unwrap()
+                .status(),
+            status
+        );
     }
     assert_eq!(api.counts().api_calls - before.api_calls, 4);
     assert_eq!(api.counts().token_calls - before.token_calls, 2);
@@ -322,10 +423,15 @@ async fn g14_the_replay_equals_the_first_send_but_for_authorization() {
     let (fake, log) = (api.service(), seen.clone());
     let inner = tower::service_fn(move |request: Request<Body>| {
         let mark = request.extensions().get::<Mark>().cloned();
-        log.lock().unwrap().push((request.uri().clone(), request.version(), mark));
+        log.lock()
+            .unwrap()
+            .push((request.uri().clone(), request.version(), mark));
         fake.clone().oneshot(request)
     });
-    let layer = with_key(&api).token_service::<_, Body, _>(api.service()).build().unwrap();
+    let layer = with_key(&api)
+        .token_service::<_, Body, _>(api.service())
+        .build()
+        .unwrap();
     let client = layer.layer(inner);
     let request = || {
         let request = Request::patch("/echo/a%20b?c=d&e")
@@ -340,17 +446,32 @@ async fn g14_the_replay_equals_the_first_send_but_for_authorization() {
     api.revoke_access_tokens();
     seen.lock().unwrap().clear();
     api.clear_journal();
-    assert_eq!(client.clone().oneshot(request()).await.unwrap().status(), 200);
+    assert_eq!(
+        client.clone().oneshot(request()).await.unwrap().status(),
+        200
+    );
 
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), 2);
     assert_eq!(seen[0], seen[1]);
     assert_eq!(seen[0].2, Some(Mark(7)));
-    let sent: Vec<_> = api.journal().into_iter().filter(|exchange| !exchange.is_token_call).collect();
-    let [first, second] = &sent[..] else { panic!("{sent:?}") };
-    assert_eq!((&first.method, &first.uri, &first.body), (&second.method, &second.uri, &second.body));
+    let sent: Vec<_> = api
+        .journal()
+        .into_iter()
+        .filter(|exchange| !exchange.is_token_call)
+        .collect();
+    let [first, second] = &sent[..] else {
+        panic!("{sent:?}")
+    };
+    assert_eq!(
+        (&first.method, &first.uri, &first.body),
+        (&second.method, &second.uri, &second.body)
+    );
     let (mut first, mut second) = (first.headers.clone(), second.headers.clone());
-    assert_ne!(first.remove("authorization"), second.remove("authorization"));
+    assert_ne!(
+        first.remove("authorization"),
+        second.remove("authorization")
+    );
     assert_eq!(first, second);
 }
 
@@ -381,11 +502,19 @@ async fn g14_an_error_of_the_replay_is_the_wrapped_services_own() {
         let fails = count.fetch_add(1, Ordering::SeqCst) == 1;
         let fake = fake.clone();
         async move {
-            if fails { Err::<_, BoxError>("cable cut".into()) } else { Ok(fake.oneshot(request).await?) }
+            if fails {
+                Err::<_, BoxError>("cable cut".into())
+            } else {
+                Ok(fake.oneshot(request).await?)
+            }
         }
     });
     api.refuse_all_bearers(true);
-    let client = with_key(&api).token_service::<_, Body, _>(api.service()).build().unwrap().layer(inner);
+    let client = with_key(&api)
+        .token_service::<_, Body, _>(api.service())
+        .build()
+        .unwrap()
+        .layer(inner);
     let error = client.oneshot(post(Body::from("x"))).await.unwrap_err();
     assert_eq!(error.to_string(), "cable cut");
     assert_eq!(api.counts().unauthorized, 1);
@@ -393,11 +522,17 @@ async fn g14_an_error_of_the_replay_is_the_wrapped_services_own() {
 
 #[tokio::test(start_paused = true)]
 async fn g15_a_guard_without_end_stays_closed() {
-    let (api, _layer, client) = aging(FakeApi::builder(), |layer| layer.unauthorized_guard(Duration::MAX));
+    let (api, _layer, client) = aging(FakeApi::builder(), |layer| {
+        layer.unauthorized_guard(Duration::MAX)
+    });
     api.refuse_all_bearers(true);
     for _ in 0..5 {
         assert_eq!(list(&client).await.unwrap(), 401);
         advance(Duration::from_secs(60)).await;
     }
-    assert_eq!(api.counts().token_calls, 2, "the first token, and one renewal");
+    assert_eq!(
+        api.counts().token_calls,
+        2,
+        "the first token, and one renewal"
+    );
 }

@@ -22,13 +22,27 @@ async fn half_a_gigabyte_takes_no_more_memory_than_its_chunks_on_their_way() {
     const CONCURRENCY: usize = 3;
     if let Ok(target) = std::env::var("APIVIDEO_AUTH_TEST_UPLOAD") {
         let (url, token) = target.split_once(' ').unwrap();
-        let layer = UploadTokenLayer::builder(token).base_url(url).build().unwrap();
-        let service = layer.layer(Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>());
+        let layer = UploadTokenLayer::builder(token)
+            .base_url(url)
+            .build()
+            .unwrap();
+        let service =
+            layer.layer(Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>());
         let source = Source::new(tokio::io::repeat(7).take(SIZE as u64)).length(SIZE as u64);
-        let options = UploadOptions::new().chunk_size(16 * MIB).concurrency(CONCURRENCY);
+        let options = UploadOptions::new()
+            .chunk_size(16 * MIB)
+            .concurrency(CONCURRENCY);
         upload(service, source, options).await.unwrap();
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let read = |name| status.split(name).nth(1).unwrap().split_whitespace().next().unwrap();
+        let read = |name| {
+            status
+                .split(name)
+                .nth(1)
+                .unwrap()
+                .split_whitespace()
+                .next()
+                .unwrap()
+        };
         println!("\nKiB: {} {} .", read("VmHWM:"), read("RssFile:"));
         return;
     }
@@ -41,7 +55,10 @@ async fn half_a_gigabyte_takes_no_more_memory_than_its_chunks_on_their_way() {
     let first = api.gate(GatePoint::ApiAnswer);
     let output = tokio::process::Command::new(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env("APIVIDEO_AUTH_TEST_UPLOAD", format!("{} {}", api.url(), token.token().expose()))
+        .env(
+            "APIVIDEO_AUTH_TEST_UPLOAD",
+            format!("{} {}", api.url(), token.token().expose()),
+        )
         .output();
     // The server answers only when all the chunks are there that may be.
     let all_at_once = async {
@@ -54,12 +71,29 @@ async fn half_a_gigabyte_takes_no_more_memory_than_its_chunks_on_their_way() {
     let (output, ()) = tokio::join!(output, all_at_once);
     let output = output.unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text} {}", String::from_utf8_lossy(&output.stderr));
-    let [id] = &api.video_ids()[..] else { panic!("one video") };
-    assert!(api.received(id).is_some_and(|it| it.finished && it.length == SIZE as u64));
-    let mut numbers =
-        text.split("KiB: ").nth(1).unwrap().split(' ').take(2).map(|number| number.parse::<usize>().unwrap());
-    let (peak, program) = (numbers.next().unwrap() / 1024, numbers.next().unwrap() / 1024);
+    assert!(
+        output.status.success(),
+        "{text} {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let [id] = &api.video_ids()[..] else {
+        panic!("one video")
+    };
+    assert!(
+        api.received(id)
+            .is_some_and(|it| it.finished && it.length == SIZE as u64)
+    );
+    let mut numbers = text
+        .split("KiB: ")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .take(2)
+        .map(|number| number.parse::<usize>().unwrap());
+    let (peak, program) = (
+        numbers.next().unwrap() / 1024,
+        numbers.next().unwrap() / 1024,
+    );
     println!(
         "peak memory of a 512 MiB upload, {CONCURRENCY} chunks of 16 MiB at once: {peak} MiB, of which {program} MiB are \
          the test program's own pages"

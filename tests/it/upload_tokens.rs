@@ -25,11 +25,16 @@ pub(crate) async fn mint(api: &FakeApi) -> UploadToken {
 }
 
 pub(crate) fn layer(api: &FakeApi, token: &UploadToken) -> UploadTokenLayer {
-    UploadTokenLayer::builder(token.token().clone()).base_url(api.url()).build().expect("a good layer")
+    UploadTokenLayer::builder(token.token().clone())
+        .base_url(api.url())
+        .build()
+        .expect("a good layer")
 }
 
 pub(crate) fn post(uri: &str) -> Request<Body> {
-    Request::post(uri).body(Body::from("test")).expect("a good request")
+    Request::post(uri)
+        .body(Body::from("test"))
+        .expect("a good request")
 }
 
 pub(crate) fn known(token: &UploadToken) -> &str {
@@ -42,15 +47,23 @@ async fn a_token_is_made_read_and_deleted() {
     let tokens = tokens(&api);
     let made = tokens.create(Some(Duration::from_secs(60))).await.unwrap();
     assert_eq!(made.ttl(), Some(Duration::from_secs(60)));
-    assert_eq!(made.expires_at(), made.created_at().map(|at| at + Duration::from_secs(60)));
+    assert_eq!(
+        made.expires_at(),
+        made.created_at().map(|at| at + Duration::from_secs(60))
+    );
     assert!(made.created_at().is_some());
 
     let read = tokens.get(made.token()).await.unwrap();
-    assert_eq!((known(&read), read.expires_at()), (known(&made), made.expires_at()));
+    assert_eq!(
+        (known(&read), read.expires_at()),
+        (known(&made), made.expires_at())
+    );
 
     tokens.delete(made.token()).await.unwrap();
-    for error in [tokens.get(made.token()).await.unwrap_err(), tokens.delete(made.token()).await.unwrap_err()]
-    {
+    for error in [
+        tokens.get(made.token()).await.unwrap_err(),
+        tokens.delete(made.token()).await.unwrap_err(),
+    ] {
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(Problem::of(&error).unwrap().kind(), "resource-not-found");
     }
@@ -90,7 +103,12 @@ async fn the_list_has_all_pages_of_sixty_tokens_in_the_order_asked_for() {
     for number in 0..60 {
         clock.advance(Duration::from_secs(1));
         // Neither rising nor falling.
-        made.push(tokens.create(Some(Duration::from_secs(1000 + number * 37 % 60))).await.unwrap());
+        made.push(
+            tokens
+                .create(Some(Duration::from_secs(1000 + number * 37 % 60)))
+                .await
+                .unwrap(),
+        );
     }
     let mut by_ttl = made.clone();
     by_ttl.sort_by_key(UploadToken::ttl);
@@ -99,11 +117,19 @@ async fn the_list_has_all_pages_of_sixty_tokens_in_the_order_asked_for() {
         (ListOptions::new(), &made, 1),
         (ListOptions::new().page_size(25), &made, 3),
         (ListOptions::new().page_size(20), &made, 3),
-        (ListOptions::new().page_size(7).sort_by(SortBy::Ttl), &by_ttl, 9),
+        (
+            ListOptions::new().page_size(7).sort_by(SortBy::Ttl),
+            &by_ttl,
+            9,
+        ),
     ] {
         for descending in [false, true] {
             api.clear_journal();
-            let options = if descending { options.clone().descending() } else { options.clone() };
+            let options = if descending {
+                options.clone().descending()
+            } else {
+                options.clone()
+            };
             let mut listed: Vec<_> = tokens.list(options).try_collect().await.unwrap();
             if descending {
                 listed.reverse();
@@ -112,8 +138,15 @@ async fn the_list_has_all_pages_of_sixty_tokens_in_the_order_asked_for() {
             assert_eq!(api.journal().len(), pages);
         }
     }
-    let error = tokens.list(ListOptions::new().page_size(0)).try_collect::<Vec<_>>().await.unwrap_err();
-    assert_eq!((error.kind(), Problem::of(&error).unwrap().name()), (ErrorKind::Rejected, "pageSize"));
+    let error = tokens
+        .list(ListOptions::new().page_size(0))
+        .try_collect::<Vec<_>>()
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.kind(), Problem::of(&error).unwrap().name()),
+        (ErrorKind::Rejected, "pageSize")
+    );
 }
 
 #[tokio::test]
@@ -126,13 +159,27 @@ async fn an_expired_token_is_gone() {
     assert!(tokens.get(made.token()).await.is_ok());
 
     clock.advance(Duration::from_secs(1));
-    assert_eq!(tokens.get(made.token()).await.unwrap_err().kind(), ErrorKind::NotFound);
-    assert!(tokens.list(ListOptions::new()).try_collect::<Vec<_>>().await.unwrap().is_empty());
+    assert_eq!(
+        tokens.get(made.token()).await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    assert!(
+        tokens
+            .list(ListOptions::new())
+            .try_collect::<Vec<_>>()
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let service = layer(&api, &made).layer(api.service());
-    let error = upload::<Body, _, _>(service, Source::new(&b"a film"[..]), UploadOptions::new()).await;
+    let error =
+        upload::<Body, _, _>(service, Source::new(&b"a film"[..]), UploadOptions::new()).await;
     let error = error.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);
-    assert_eq!(Problem::of(&error).unwrap().kind(), "authentication-invalid-upload-token");
+    assert_eq!(
+        Problem::of(&error).unwrap().kind(),
+        "authentication-invalid-upload-token"
+    );
 }
 
 #[tokio::test]
@@ -142,10 +189,24 @@ async fn what_the_api_answers_becomes_a_typed_error() {
     let tokens = tokens(&api);
     for (status, headers, body, kind, transient, wait) in [
         (400, &[][..], PROBLEM, ErrorKind::Rejected, false, None),
-        (401, &[], r#"{"title":null,"name":5}"#, ErrorKind::Refused, false, None),
+        (
+            401,
+            &[],
+            r#"{"title":null,"name":5}"#,
+            ErrorKind::Refused,
+            false,
+            None,
+        ),
         (403, &[], "<html>", ErrorKind::Rejected, false, None),
         (404, &[], "<html>", ErrorKind::NotFound, false, None),
-        (429, &[("x-ratelimit-retry-after", "7")], "", ErrorKind::Unavailable, true, Some(7)),
+        (
+            429,
+            &[("x-ratelimit-retry-after", "7")],
+            "",
+            ErrorKind::Unavailable,
+            true,
+            Some(7),
+        ),
         (
             429,
             &[("x-ratelimit-retry-after", "7"), ("retry-after", "9")],
@@ -154,13 +215,48 @@ async fn what_the_api_answers_becomes_a_typed_error() {
             true,
             Some(9),
         ),
-        (429, &[("retry-after", "99999999999999999999")], "", ErrorKind::Unavailable, true, Some(120)),
-        (503, &[("retry-after", "3")], "", ErrorKind::Unavailable, true, Some(3)),
-        (503, &[("x-ratelimit-retry-after", "7")], "", ErrorKind::Unavailable, true, None),
-        (302, &[("location", "/elsewhere")], "", ErrorKind::Unavailable, true, None),
+        (
+            429,
+            &[("retry-after", "99999999999999999999")],
+            "",
+            ErrorKind::Unavailable,
+            true,
+            Some(120),
+        ),
+        (
+            503,
+            &[("retry-after", "3")],
+            "",
+            ErrorKind::Unavailable,
+            true,
+            Some(3),
+        ),
+        (
+            503,
+            &[("x-ratelimit-retry-after", "7")],
+            "",
+            ErrorKind::Unavailable,
+            true,
+            None,
+        ),
+        (
+            302,
+            &[("location", "/elsewhere")],
+            "",
+            ErrorKind::Unavailable,
+            true,
+            None,
+        ),
         (504, &[], "<html>", ErrorKind::Ambiguous, true, None),
         (200, &[], "<html>", ErrorKind::Ambiguous, true, None),
-        (200, &[], r#"{"token":"../videos","ttl":0}"#, ErrorKind::Ambiguous, true, None),
+        (
+            200,
+            &[],
+            r#"{"token":"../videos","ttl":0}"#,
+            ErrorKind::Ambiguous,
+            true,
+            None,
+        ),
     ] {
         api.on_api_request(move |_| {
             let mut response = Response::builder().status(status);
@@ -170,10 +266,21 @@ async fn what_the_api_answers_becomes_a_typed_error() {
             Some(response.body(Bytes::from(body)).unwrap())
         });
         let error = tokens.create(None).await.unwrap_err();
-        assert_eq!((error.kind(), error.is_transient()), (kind, transient), "{status} {error:?}");
-        assert_eq!(error.retry_after(), wait.map(Duration::from_secs), "{status} {headers:?}");
+        assert_eq!(
+            (error.kind(), error.is_transient()),
+            (kind, transient),
+            "{status} {error:?}"
+        );
+        assert_eq!(
+            error.retry_after(),
+            wait.map(Duration::from_secs),
+            "{status} {headers:?}"
+        );
         let problem = Problem::of(&error);
-        assert_eq!(problem.map(|it| it.status().as_u16()), (status != 200).then_some(status));
+        assert_eq!(
+            problem.map(|it| it.status().as_u16()),
+            (status != 200).then_some(status)
+        );
         if status == 400 {
             let problem = problem.unwrap();
             assert_eq!(
@@ -185,23 +292,36 @@ async fn what_the_api_answers_becomes_a_typed_error() {
     }
     api.clear_on_api_request();
     api.suspend(true);
-    assert_eq!(tokens.create(None).await.unwrap_err().kind(), ErrorKind::Suspended);
+    assert_eq!(
+        tokens.create(None).await.unwrap_err().kind(),
+        ErrorKind::Suspended
+    );
 }
 
 #[tokio::test]
 async fn an_error_of_the_layers_below_keeps_its_kind() {
     let api = FakeApi::in_process();
-    let without_credentials = ApiVideoAuthLayer::builder().base_url(api.url()).build().unwrap();
+    let without_credentials = ApiVideoAuthLayer::builder()
+        .base_url(api.url())
+        .build()
+        .unwrap();
     let tokens = UploadTokens::<_, Body>::new(client(&without_credentials, &api));
-    assert_eq!(tokens.create(None).await.unwrap_err().kind(), ErrorKind::NoCredentials);
+    assert_eq!(
+        tokens.create(None).await.unwrap_err().kind(),
+        ErrorKind::NoCredentials
+    );
 
     for (kind, expected) in [
         (io::ErrorKind::ConnectionRefused, ErrorKind::Unavailable),
         (io::ErrorKind::BrokenPipe, ErrorKind::Ambiguous),
     ] {
-        let broken =
-            service_fn(move |_: Request<Body>| async move { Err::<Response<Body>, io::Error>(kind.into()) });
-        let error = UploadTokens::<_, Body>::new(broken).create(None).await.unwrap_err();
+        let broken = service_fn(move |_: Request<Body>| async move {
+            Err::<Response<Body>, io::Error>(kind.into())
+        });
+        let error = UploadTokens::<_, Body>::new(broken)
+            .create(None)
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), expected);
     }
 }
@@ -210,17 +330,44 @@ async fn an_error_of_the_layers_below_keeps_its_kind() {
 async fn g17_a_token_that_would_lead_elsewhere_is_refused() {
     let api = FakeApi::in_process();
     let tokens = tokens(&api);
-    for text in ["", "../videos", "to1/x", "to1?x=y", "to1#x", "to1\n", "tö", "to1%2f"] {
+    for text in [
+        "",
+        "../videos",
+        "to1/x",
+        "to1?x=y",
+        "to1#x",
+        "to1\n",
+        "tö",
+        "to1%2f",
+    ] {
         let token = DelegatedToken::from(text);
-        assert_eq!(tokens.get(&token).await.unwrap_err().kind(), ErrorKind::Configuration, "{text}");
-        assert_eq!(tokens.delete(&token).await.unwrap_err().kind(), ErrorKind::Configuration, "{text}");
-        assert_eq!(UploadTokenLayer::builder(token).build().unwrap_err().kind(), ErrorKind::Configuration);
+        assert_eq!(
+            tokens.get(&token).await.unwrap_err().kind(),
+            ErrorKind::Configuration,
+            "{text}"
+        );
+        assert_eq!(
+            tokens.delete(&token).await.unwrap_err().kind(),
+            ErrorKind::Configuration,
+            "{text}"
+        );
+        assert_eq!(
+            UploadTokenLayer::builder(token).build().unwrap_err().kind(),
+            ErrorKind::Configuration
+        );
     }
     assert_eq!(api.counts().api_calls, 0);
-    let error = UploadTokenLayer::builder("to1").base_url("http://ws.api.video").build().unwrap_err();
+    let error = UploadTokenLayer::builder("to1")
+        .base_url("http://ws.api.video")
+        .build()
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
     assert!(
-        UploadTokenLayer::builder("to1").base_url("http://ws.api.video").danger_allow_http().build().is_ok()
+        UploadTokenLayer::builder("to1")
+            .base_url("http://ws.api.video")
+            .danger_allow_http()
+            .build()
+            .is_ok()
     );
 }
 
@@ -237,5 +384,9 @@ fn public_types_are_send_sync_and_clone() {
     fn check_future<F: Send>(_: F) {}
     let api = FakeApi::in_process();
     check_future(mint(&api));
-    check_future(upload::<Body, _, _>(api.service(), Source::new(&b""[..]), UploadOptions::new()));
+    check_future(upload::<Body, _, _>(
+        api.service(),
+        Source::new(&b""[..]),
+        UploadOptions::new(),
+    ));
 }

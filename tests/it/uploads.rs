@@ -59,7 +59,9 @@ where
     S: Service<Request<Body>, Response = Response<FakeBody>> + Clone,
     S::Error: Into<BoxError>,
 {
-    let source = Source::new(film).length(film.len() as u64).file_name("film.mp4");
+    let source = Source::new(film)
+        .length(film.len() as u64)
+        .file_name("film.mp4");
     upload::<Body, _, _>(service, source, options).await
 }
 
@@ -67,7 +69,10 @@ where
 fn assert_is(api: &FakeApi, video_id: &str, film: &[u8], chunks: usize) {
     let received = api.received(video_id).expect("an upload");
     assert!(received.finished);
-    assert_eq!((received.length, received.chunks), (film.len() as u64, chunks));
+    assert_eq!(
+        (received.length, received.chunks),
+        (film.len() as u64, chunks)
+    );
     assert!(received.bytes.expect("the bytes were kept") == film);
 }
 
@@ -77,30 +82,52 @@ fn ranges(api: &FakeApi) -> Vec<Option<String>> {
         .journal()
         .into_iter()
         .filter(|it| it.uri.path().contains("upload") || it.uri.path().ends_with("source"));
-    uploads.map(|it| it.headers.get(header::CONTENT_RANGE).map(text)).collect()
+    uploads
+        .map(|it| it.headers.get(header::CONTENT_RANGE).map(text))
+        .collect()
 }
 
 async fn create_video(api: &FakeApi) -> String {
     let layer = with_key(api).build().expect("a good layer");
-    let request = Request::post("/videos").body(Body::from(r#"{"title":"a film"}"#)).expect("a good request");
-    client(&layer, api).oneshot(request).await.expect("an answer");
+    let request = Request::post("/videos")
+        .body(Body::from(r#"{"title":"a film"}"#))
+        .expect("a good request");
+    client(&layer, api)
+        .oneshot(request)
+        .await
+        .expect("an answer");
     api.video_ids().pop().expect("a video")
 }
 
 #[tokio::test]
 async fn any_size_arrives_byte_for_byte_by_token_and_by_bearer_with_known_and_unknown_length() {
     let all = film(3 * CHUNK + CHUNK / 2);
-    for (size, chunks) in [(1, 1), (CHUNK - 1, 1), (CHUNK, 1), (CHUNK + 1, 2), (all.len(), 4)] {
+    for (size, chunks) in [
+        (1, 1),
+        (CHUNK - 1, 1),
+        (CHUNK, 1),
+        (CHUNK + 1, 2),
+        (all.len(), 4),
+    ] {
         let film = &all[..size];
         for (known, bearer) in [(true, false), (false, false), (true, true), (false, true)] {
             let api = fake();
             let source = Source::new(film);
-            let source = if known { source.length(size as u64) } else { source };
+            let source = if known {
+                source.length(size as u64)
+            } else {
+                source
+            };
             let done = if bearer {
                 let id = create_video(&api).await;
                 let client = client(&with_key(&api).build().unwrap(), &api);
                 api.clear_journal();
-                upload::<Body, _, _>(client, source, UploadOptions::to_video(id).chunk_size(CHUNK)).await
+                upload::<Body, _, _>(
+                    client,
+                    source,
+                    UploadOptions::to_video(id).chunk_size(CHUNK),
+                )
+                .await
             } else {
                 let delegated = delegated(&api).await;
                 api.clear_journal();
@@ -144,11 +171,20 @@ async fn a_source_that_is_empty_or_not_as_long_as_was_said_is_an_error_that_says
     ] {
         let api = fake();
         let source = Source::new(&film[..length]);
-        let source = if let Some(said) = said { source.length(said) } else { source };
+        let source = if let Some(said) = said {
+            source.length(said)
+        } else {
+            source
+        };
         let service = delegated(&api).await;
-        let error = upload::<Body, _, _>(service, source, options()).await.unwrap_err();
+        let error = upload::<Body, _, _>(service, source, options())
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Source);
-        assert!(format!("{error:?}").contains(message), "{length} {said:?} {error:?}");
+        assert!(
+            format!("{error:?}").contains(message),
+            "{length} {said:?} {error:?}"
+        );
         assert_eq!(api.video_ids().len(), sent, "{length} {said:?}");
         assert_eq!(Unfinished::of(&error).is_some(), sent > 0);
     }
@@ -177,7 +213,11 @@ async fn options_that_cannot_work_are_refused_before_anything_is_sent() {
 async fn a_source_that_fails_in_the_middle_names_the_video() {
     struct Broken;
     impl AsyncRead for Broken {
-        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
             Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
         }
     }
@@ -185,14 +225,23 @@ async fn a_source_that_fails_in_the_middle_names_the_video() {
     let film = film(CHUNK + MIB);
     let service = delegated(&api).await;
     let source = Source::new(film.chain(Broken));
-    let error = upload::<Body, _, _>(service.clone(), source, options()).await.unwrap_err();
+    let error = upload::<Body, _, _>(service.clone(), source, options())
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Source);
-    let [id] = &api.video_ids()[..] else { panic!("one video") };
+    let [id] = &api.video_ids()[..] else {
+        panic!("one video")
+    };
     assert!(error.to_string().contains(id), "{error}");
     let unfinished = Unfinished::of(&error).unwrap();
-    assert_eq!((unfinished.video_id(), unfinished.bytes()), (&**id, CHUNK as u64));
+    assert_eq!(
+        (unfinished.video_id(), unfinished.bytes()),
+        (&**id, CHUNK as u64)
+    );
 
-    let error = upload::<Body, _, _>(service, Source::new(Broken), options()).await.unwrap_err();
+    let error = upload::<Body, _, _>(service, Source::new(Broken), options())
+        .await
+        .unwrap_err();
     assert!(error.kind() == ErrorKind::Source && Unfinished::of(&error).is_none());
 }
 
@@ -205,13 +254,21 @@ async fn a_chunk_that_is_refused_twice_is_sent_a_third_time_and_a_wait_is_kept()
         api.clear_journal();
         let left = AtomicUsize::new(2);
         api.on_api_request(move |parts| {
-            let second =
-                parts.headers.get(header::CONTENT_RANGE)?.to_str().ok()?.starts_with("bytes 5242880-");
+            let second = parts
+                .headers
+                .get(header::CONTENT_RANGE)?
+                .to_str()
+                .ok()?
+                .starts_with("bytes 5242880-");
             let refuse = second
                 && left
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                        left.checked_sub(1)
+                    })
                     .is_ok();
-            let answer = Response::builder().status(status).header("x-ratelimit-retry-after", asked);
+            let answer = Response::builder()
+                .status(status)
+                .header("x-ratelimit-retry-after", asked);
             refuse.then(|| answer.body(Bytes::new()).unwrap())
         });
         let start = tokio::time::Instant::now();
@@ -229,9 +286,18 @@ async fn hope_is_lost_after_the_last_attempt_and_at_once_where_nothing_will_chan
     for (status, attempts) in [(500, 4), (400, 1), (404, 1), (413, 1)] {
         let api = fake();
         let service = delegated(&api).await;
-        api.on_api_request(move |_| Some(Response::builder().status(status).body(Bytes::new()).unwrap()));
+        api.on_api_request(move |_| {
+            Some(
+                Response::builder()
+                    .status(status)
+                    .body(Bytes::new())
+                    .unwrap(),
+            )
+        });
         api.clear_journal();
-        let error = send(service, b"a film", options().attempts(4)).await.unwrap_err();
+        let error = send(service, b"a film", options().attempts(4))
+            .await
+            .unwrap_err();
         assert_eq!(Problem::of(&error).unwrap().status(), status);
         assert_eq!(api.journal().len(), attempts, "{status}");
     }
@@ -249,7 +315,11 @@ where
         let (lost, service) = (lose(&request), service.clone());
         async move {
             let response = service.oneshot(request).await?;
-            if lost { Err(io::Error::from(io::ErrorKind::ConnectionReset).into()) } else { Ok(response) }
+            if lost {
+                Err(io::Error::from(io::ErrorKind::ConnectionReset).into())
+            } else {
+                Ok(response)
+            }
         }
     })
 }
@@ -261,7 +331,12 @@ async fn a_lost_answer_costs_nothing_but_a_whole_video_is_not_sent_twice() {
         let api = fake();
         let first = Arc::new(AtomicUsize::new(0));
         let service = losing(delegated(&api).await, move |request| {
-            let range = request.headers().get(header::CONTENT_RANGE).unwrap().to_str().unwrap();
+            let range = request
+                .headers()
+                .get(header::CONTENT_RANGE)
+                .unwrap()
+                .to_str()
+                .unwrap();
             range.starts_with(lost) && first.fetch_add(1, Ordering::Relaxed) == 0
         });
         let done = send(service, &film, options()).await.unwrap();
@@ -271,7 +346,13 @@ async fn a_lost_answer_costs_nothing_but_a_whole_video_is_not_sent_twice() {
     }
 
     let api = fake();
-    let error = send(losing(delegated(&api).await, |_| true), b"a film", options()).await.unwrap_err();
+    let error = send(
+        losing(delegated(&api).await, |_| true),
+        b"a film",
+        options(),
+    )
+    .await
+    .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Ambiguous);
     assert_eq!(api.video_ids().len(), 1);
 }
@@ -281,37 +362,57 @@ async fn a_token_that_expires_between_chunks_names_the_video_and_another_token_g
     let film = film(3 * CHUNK + 1);
     for known in [true, false] {
         let clock = ManualClock::new();
-        let api = FakeApi::builder().keep_uploads(true).clock(clock.clone()).build();
+        let api = FakeApi::builder()
+            .keep_uploads(true)
+            .clock(clock.clone())
+            .build();
         let tokens = UploadTokens::<_, Body>::new(client(&with_key(&api).build().unwrap(), &api));
         let short = tokens.create(Some(Duration::from_secs(60))).await.unwrap();
         let source = || {
             let source = Source::new(&film[..]);
-            if known { source.length(film.len() as u64) } else { source }
+            if known {
+                source.length(film.len() as u64)
+            } else {
+                source
+            }
         };
         let service = layer(&api, &short).layer(api.service());
         // The second half of the minute ends with the second chunk.
         let options = UploadOptions::new()
             .chunk_size(CHUNK)
             .on_progress(move |_| clock.advance(Duration::from_secs(30)));
-        let error = upload::<Body, _, _>(service, source(), options).await.unwrap_err();
+        let error = upload::<Body, _, _>(service, source(), options)
+            .await
+            .unwrap_err();
 
         assert_eq!(error.kind(), ErrorKind::Refused);
-        let [id] = &api.video_ids()[..] else { panic!("one video") };
+        let [id] = &api.video_ids()[..] else {
+            panic!("one video")
+        };
         assert!(error.to_string().contains(id), "{error}");
-        assert_eq!(Problem::of(&error).unwrap().kind(), "authentication-invalid-upload-token");
+        assert_eq!(
+            Problem::of(&error).unwrap().kind(),
+            "authentication-invalid-upload-token"
+        );
         let unfinished = Unfinished::of(&error).unwrap();
-        assert_eq!((unfinished.video_id(), unfinished.bytes()), (&**id, 2 * CHUNK as u64));
+        assert_eq!(
+            (unfinished.video_id(), unfinished.bytes()),
+            (&**id, 2 * CHUNK as u64)
+        );
 
         let service = delegated(&api).await;
         api.clear_journal();
         let options = UploadOptions::new().resume(unfinished).concurrency(2);
-        let done = upload::<Body, _, _>(service.clone(), source(), options).await.unwrap();
+        let done = upload::<Body, _, _>(service.clone(), source(), options)
+            .await
+            .unwrap();
         assert_eq!(done.video_id(), id);
         assert_is(&api, id, &film, 4);
         assert_eq!(ranges(&api).len(), 2);
 
         let other = Source::new(&film[1..]).length(film.len() as u64 - 1);
-        let other = upload::<Body, _, _>(service, other, UploadOptions::new().resume(unfinished)).await;
+        let other =
+            upload::<Body, _, _>(service, other, UploadOptions::new().resume(unfinished)).await;
         assert_eq!(other.unwrap_err().kind(), ErrorKind::Configuration);
     }
 }
@@ -323,10 +424,17 @@ async fn a_bearer_that_expires_between_chunks_is_replaced() {
     let id = create_video(&api).await;
     let (again, chunks) = (api.clone(), Arc::new(Mutex::new(Vec::new())));
     let seen = chunks.clone();
-    let options = UploadOptions::to_video(&id).chunk_size(CHUNK).on_progress(move |progress| {
-        seen.lock().unwrap().push((progress.chunk, progress.chunks, progress.bytes, progress.total));
-        again.revoke_access_tokens();
-    });
+    let options = UploadOptions::to_video(&id)
+        .chunk_size(CHUNK)
+        .on_progress(move |progress| {
+            seen.lock().unwrap().push((
+                progress.chunk,
+                progress.chunks,
+                progress.bytes,
+                progress.total,
+            ));
+            again.revoke_access_tokens();
+        });
     let client = client(&with_key(&api).build().unwrap(), &api);
     assert_eq!(send(client, &film, options).await.unwrap().video_id(), id);
     assert_is(&api, &id, &film, 3);
@@ -337,7 +445,9 @@ async fn a_bearer_that_expires_between_chunks_is_replaced() {
     api.refuse_all_bearers(true);
     let id = create_video(&fake()).await;
     let client = crate::support::client(&with_key(&api).build().unwrap(), &api);
-    let error = send(client, &film, UploadOptions::to_video(id)).await.unwrap_err();
+    let error = send(client, &film, UploadOptions::to_video(id))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);
 }
 
@@ -388,6 +498,9 @@ async fn a_file_goes_with_its_length_and_its_name_over_a_socket() {
     let done = done.unwrap();
     assert_is(&api, done.video_id(), &film, 2);
     let name = path.file_name().unwrap().to_str().unwrap();
-    assert_eq!(api.received(done.video_id()).unwrap().file_name.as_deref(), Some(name));
+    assert_eq!(
+        api.received(done.video_id()).unwrap().file_name.as_deref(),
+        Some(name)
+    );
     assert!(Source::open(std::env::temp_dir()).await.is_err());
 }

@@ -89,7 +89,10 @@ impl Api {
             spent: HashSet::new(),
             granted_at: Vec::new(),
         };
-        Self(Arc::new(Shared { state: Mutex::new(state), commitments: watch::Sender::new(0) }))
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            commitments: watch::Sender::new(0),
+        }))
     }
 
     /// For tokens that are minted from now on.
@@ -136,7 +139,10 @@ impl Api {
         self.call(|_| Ok(())).await
     }
 
-    async fn call(&self, check: impl FnOnce(&mut State) -> Result<(), Denied>) -> Result<Grant, Denied> {
+    async fn call(
+        &self,
+        check: impl FnOnce(&mut State) -> Result<(), Denied>,
+    ) -> Result<Grant, Denied> {
         let half = {
             let mut state = self.state();
             state.counts.calls += 1;
@@ -148,7 +154,10 @@ impl Api {
         answer
     }
 
-    fn commit(&self, check: impl FnOnce(&mut State) -> Result<(), Denied>) -> Result<Grant, Denied> {
+    fn commit(
+        &self,
+        check: impl FnOnce(&mut State) -> Result<(), Denied>,
+    ) -> Result<Grant, Denied> {
         let mut state = self.state();
         if state.down {
             return Err(Denied::Down);
@@ -175,8 +184,13 @@ impl Api {
             .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         let mut state = self.state();
         // The newest first, which it nearly always is: hashing it would cost more than some of the peers do.
-        let known =
-            token.and_then(|token| state.access_tokens.iter().rev().find(|(known, _)| known == token));
+        let known = token.and_then(|token| {
+            state
+                .access_tokens
+                .iter()
+                .rev()
+                .find(|(known, _)| known == token)
+        });
         if known.is_some_and(|(_, expires)| Instant::now() < *expires) {
             return StatusCode::OK;
         }
@@ -193,11 +207,22 @@ impl State {
     fn mint(&mut self) -> Grant {
         self.serial += 1;
         let (serial, lifetime) = (self.serial, self.rules.lifetime);
-        let access_token = format!("{:x<ACCESS_TOKEN_LENGTH$}", format!("test-only-access-{serial}-"));
-        let refresh_token = format!("{:x<REFRESH_TOKEN_LENGTH$}", format!("test-only-refresh-{serial}-"));
-        self.access_tokens.push((access_token.clone(), Instant::now() + lifetime));
+        let access_token = format!(
+            "{:x<ACCESS_TOKEN_LENGTH$}",
+            format!("test-only-access-{serial}-")
+        );
+        let refresh_token = format!(
+            "{:x<REFRESH_TOKEN_LENGTH$}",
+            format!("test-only-refresh-{serial}-")
+        );
+        self.access_tokens
+            .push((access_token.clone(), Instant::now() + lifetime));
         self.refresh_tokens.insert(refresh_token.clone());
-        Grant { access_token, refresh_token, expires_in: lifetime }
+        Grant {
+            access_token,
+            refresh_token,
+            expires_in: lifetime,
+        }
     }
 
     fn spend(&mut self, refresh_token: &str) -> Result<(), Denied> {

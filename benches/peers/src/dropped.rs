@@ -46,7 +46,10 @@ pub(crate) fn run(quick: bool) -> Vec<Row<Outcome>> {
 }
 
 fn measure<P: Peer>() -> Result<Outcome, String> {
-    Ok(Outcome { leader: in_runtime(drops::<P>(false))?, all: in_runtime(drops::<P>(true))? })
+    Ok(Outcome {
+        leader: in_runtime(drops::<P>(false))?,
+        all: in_runtime(drops::<P>(true))?,
+    })
 }
 
 async fn drops<P: Peer>(all: bool) -> Result<Dropped, String> {
@@ -59,21 +62,36 @@ async fn drops<P: Peer>(all: bool) -> Result<Dropped, String> {
     sleep(Duration::from_millis(5)).await;
     let followers: Vec<_> = (0..FOLLOWERS).map(|_| call(&client)).collect();
     let committed = commitments.wait_for(|granted| *granted > 0);
-    timeout(PATIENCE, committed).await.map_err(|_| "no token call".to_owned())?.map_err(|e| e.to_string())?;
+    timeout(PATIENCE, committed)
+        .await
+        .map_err(|_| "no token call".to_owned())?
+        .map_err(|e| e.to_string())?;
     leader.abort();
     if all {
         followers.iter().for_each(JoinHandle::abort);
     }
-    let served = join_all(followers).await.into_iter().filter(|end| matches!(end, Ok(true))).count() as u64;
+    let served = join_all(followers)
+        .await
+        .into_iter()
+        .filter(|end| matches!(end, Ok(true)))
+        .count() as u64;
     let later_served = call(&client).await.map_err(|error| error.to_string())?;
     let counts = api.counts();
-    Ok(Dropped { came_early, calls: counts.calls, reused: counts.reused, served, later_served })
+    Ok(Dropped {
+        came_early,
+        calls: counts.calls,
+        reused: counts.reused,
+        served,
+        later_served,
+    })
 }
 
 fn call(client: &impl Client) -> JoinHandle<bool> {
     let mut client = client.clone();
     tokio::spawn(async move {
-        timeout(PATIENCE, Sample::of(&mut client)).await.is_ok_and(|answer| answer.is_ok())
+        timeout(PATIENCE, Sample::of(&mut client))
+            .await
+            .is_ok_and(|answer| answer.is_ok())
     })
 }
 
@@ -96,7 +114,10 @@ pub(crate) fn table(rows: &[Row<Outcome>]) -> String {
                 return vec!["-".to_owned()];
             }
             let rounds = |pick: fn(&Outcome) -> &Dropped| rounds.iter().map(pick);
-            let (leader, all) = (|| rounds(|outcome| &outcome.leader), || rounds(|outcome| &outcome.all));
+            let (leader, all) = (
+                || rounds(|outcome| &outcome.leader),
+                || rounds(|outcome| &outcome.all),
+            );
             vec![
                 span(leader().map(|one| one.calls)),
                 span(leader().map(|one| one.reused)),
@@ -118,9 +139,16 @@ fn word(condition: bool, yes: &str, no: &str) -> String {
 }
 
 pub(crate) fn goal(ours: &[Outcome]) -> Goal {
-    let both = || ours.iter().flat_map(|outcome| [&outcome.leader, &outcome.all]);
+    let both = || {
+        ours.iter()
+            .flat_map(|outcome| [&outcome.leader, &outcome.all])
+    };
     let calls = most(both().map(|one| one.calls));
-    let served = ours.iter().map(|outcome| outcome.leader.served).min().unwrap_or(0);
+    let served = ours
+        .iter()
+        .map(|outcome| outcome.leader.served)
+        .min()
+        .unwrap_or(0);
     let lost = both().filter(|one| one.lost_answer()).count();
     Goal {
         aim: "one token call, no pair lost, all followers served".to_owned(),

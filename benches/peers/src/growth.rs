@@ -33,7 +33,8 @@ const WAITING: [usize; 6] = [1, 10, 100, 1000, 10_000, 100_000];
 
 /// Long enough to have them all wait.
 fn latency(callers: usize) -> Duration {
-    Duration::from_millis(100) + Duration::from_micros(20) * u32::try_from(callers).unwrap_or(u32::MAX)
+    Duration::from_millis(100)
+        + Duration::from_micros(20) * u32::try_from(callers).unwrap_or(u32::MAX)
 }
 
 /// Requests in one go through the clones, at least.
@@ -73,12 +74,18 @@ pub(crate) fn run(quick: bool) -> Result<Outcome, String> {
 }
 
 fn runtime() -> Result<Runtime, String> {
-    Builder::new_current_thread().enable_all().build().map_err(|error| format!("no runtime: {error}"))
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no runtime: {error}"))
 }
 
 fn clones(count: usize) -> Result<Clones, String> {
     runtime()?.block_on(async {
-        let api = Api::new(Rules { latency: Duration::ZERO, lifetime: HOUR });
+        let api = Api::new(Rules {
+            latency: Duration::ZERO,
+            lifetime: HOUR,
+        });
         let client = Ours::client(&api, Quiet::new(&api)).await;
         warm_up(&client).await?;
         let before = live_bytes();
@@ -89,7 +96,10 @@ fn clones(count: usize) -> Result<Clones, String> {
         let times = REQUESTS.div_ceil(count);
         let start = Instant::now();
         go_round(&mut clones, times).await?;
-        Ok(Clones { ns: start.elapsed().as_secs_f64() * 1e9 / (times * count) as f64, bytes })
+        Ok(Clones {
+            ns: start.elapsed().as_secs_f64() * 1e9 / (times * count) as f64,
+            bytes,
+        })
     })
 }
 
@@ -99,14 +109,19 @@ async fn go_round<C: Client>(clones: &mut [C], times: usize) -> Result<(), Strin
         for client in &mut *clones {
             let mut request = Request::new(Body::default());
             *request.uri_mut() = uri.clone();
-            client.send(request).await.map_err(|error| error.to_string())?;
+            client
+                .send(request)
+                .await
+                .map_err(|error| error.to_string())?;
         }
     }
     Ok(())
 }
 
 fn waiting(count: usize) -> Result<Waiting, String> {
-    let never = Tower(service_fn(|_: Request<Body>| pending::<Result<Response<Body>, BoxError>>()));
+    let never = Tower(service_fn(|_: Request<Body>| {
+        pending::<Result<Response<Body>, BoxError>>()
+    }));
     let bare = runtime()?.block_on(LocalSet::new().run_until(async {
         let callers = Callers::start(&never, count).await;
         let bytes = callers.bytes;
@@ -114,12 +129,17 @@ fn waiting(count: usize) -> Result<Waiting, String> {
         bytes
     }));
     runtime()?.block_on(LocalSet::new().run_until(async {
-        let api = Api::new(Rules { latency: latency(count), lifetime: HOUR });
+        let api = Api::new(Rules {
+            latency: latency(count),
+            lifetime: HOUR,
+        });
         let quiet = Quiet::new(&api);
         let client = Ours::client(&api, quiet.clone()).await;
         let callers = Callers::start(&client, count).await;
         if quiet.answered().is_some() {
-            return Err(format!("{count} callers took longer to start than a token call"));
+            return Err(format!(
+                "{count} callers took longer to start than a token call"
+            ));
         }
         let mut last = None;
         for task in callers.tasks {
@@ -127,7 +147,10 @@ fn waiting(count: usize) -> Result<Waiting, String> {
         }
         let answered = quiet.answered().ok_or("no token call")?;
         let served_ms = ms(last.ok_or("no caller")?.duration_since(answered));
-        Ok(Waiting { bytes: (callers.bytes - bare) as f64 / count as f64, served_ms })
+        Ok(Waiting {
+            bytes: (callers.bytes - bare) as f64 / count as f64,
+            served_ms,
+        })
     }))
 }
 
@@ -149,13 +172,18 @@ impl Callers {
                 let request = get("/videos");
                 started.set(started.get() + 1);
                 let answer = client.send(request).await;
-                answer.map(|_| Instant::now()).map_err(|error| error.to_string())
+                answer
+                    .map(|_| Instant::now())
+                    .map_err(|error| error.to_string())
             }));
         }
         while started.get() < count {
             yield_now().await;
         }
-        Self { bytes: live_bytes() - before, tasks }
+        Self {
+            bytes: live_bytes() - before,
+            tasks,
+        }
     }
 }
 
@@ -168,7 +196,10 @@ struct Quiet {
 
 impl Quiet {
     fn new(api: &Api) -> Self {
-        Self { api: api.service(), answered: Arc::default() }
+        Self {
+            api: api.service(),
+            answered: Arc::default(),
+        }
     }
 
     /// When the last token call was answered.
@@ -180,8 +211,10 @@ impl Quiet {
 impl Service<Request<Body>> for Quiet {
     type Response = Response<Body>;
     type Error = BoxError;
-    type Future =
-        Either<Ready<Result<Response<Body>, BoxError>>, BoxFuture<'static, Result<Response<Body>, BoxError>>>;
+    type Future = Either<
+        Ready<Result<Response<Body>, BoxError>>,
+        BoxFuture<'static, Result<Response<Body>, BoxError>>,
+    >;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
@@ -204,7 +237,10 @@ pub(crate) fn table(outcome: &Outcome) -> String {
     let mut clones = Table::new(&["clones", "ns per request", "bytes per clone"]);
     for (count, rounds) in &outcome.clones {
         let over = |pick: fn(&Clones) -> f64| number(median(rounds.iter().map(pick)));
-        clones.line(count, vec![over(|round| round.ns), over(|round| round.bytes)]);
+        clones.line(
+            count,
+            vec![over(|round| round.ns), over(|round| round.bytes)],
+        );
     }
     let mut waiting = Table::new(&[
         "callers waiting",
@@ -216,7 +252,10 @@ pub(crate) fn table(outcome: &Outcome) -> String {
         let served = median(rounds.iter().map(|round| round.served_ms));
         let bytes = median(rounds.iter().map(|round| round.bytes));
         let per_caller = served * 1000.0 / *count as f64;
-        waiting.line(count, vec![number(bytes), number(served), number(per_caller)]);
+        waiting.line(
+            count,
+            vec![number(bytes), number(served), number(per_caller)],
+        );
     }
     format!("{}\n{}", clones.markdown(), waiting.markdown())
 }
@@ -230,16 +269,25 @@ pub(crate) fn goal(outcome: &Outcome) -> Goal {
         median(rounds.iter().map(|round| round.served_ms)) / *count as f64
     };
     let bytes = |rounds: &Vec<Waiting>| median(rounds.iter().map(|round| round.bytes));
-    let times =
-        |few: Option<f64>, many: Option<f64>| many.zip(few).map_or(f64::NAN, |(many, few)| many / few);
+    let times = |few: Option<f64>, many: Option<f64>| {
+        many.zip(few).map_or(f64::NAN, |(many, few)| many / few)
+    };
     let (clones, waiting) = (&outcome.clones, &outcome.waiting);
-    let requests = times(clones.first().map(|one| request(&one.1)), clones.last().map(|one| request(&one.1)));
+    let requests = times(
+        clones.first().map(|one| request(&one.1)),
+        clones.last().map(|one| request(&one.1)),
+    );
     // A few callers are served in the time that one wake-up takes.
     let few = waiting.iter().find(|(count, _)| *count == 1000);
     let callers = times(few.map(served), waiting.last().map(served));
-    let memory = times(few.map(|one| bytes(&one.1)), waiting.last().map(|one| bytes(&one.1)));
+    let memory = times(
+        few.map(|one| bytes(&one.1)),
+        waiting.last().map(|one| bytes(&one.1)),
+    );
     Goal {
-        aim: format!("nothing worse than linear: what one costs grows by less than {LINEAR:.0} times"),
+        aim: format!(
+            "nothing worse than linear: what one costs grows by less than {LINEAR:.0} times"
+        ),
         measured: format!(
             "a request {} times from 1 to 10 000 clones; from 1000 to 100 000 callers the time for each {} times, its \
              memory {} times",

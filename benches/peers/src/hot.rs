@@ -68,7 +68,10 @@ impl Head {
     fn new(headers: Headers) -> Self {
         let url = format!("{ORIGIN}/videos");
         let field = |(name, value): &(&'static str, &'static str)| {
-            (HeaderName::from_static(name), HeaderValue::from_static(value))
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
         };
         Self {
             uri: url.parse().expect("a good URI"),
@@ -86,7 +89,10 @@ const FIVE_HEADERS: Headers = &[
     ("accept", "application/json"),
     ("accept-encoding", "gzip"),
     ("accept-language", "en"),
-    ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    (
+        "traceparent",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    ),
 ];
 
 /// One request, from its making to the answer.
@@ -104,7 +110,11 @@ impl<C: Client> Lap for Http<C> {
         for (name, value) in &head.fields {
             request.headers_mut().insert(name, value.clone());
         }
-        let response = self.0.send(request).await.expect("the token is there and the service answers");
+        let response = self
+            .0
+            .send(request)
+            .await
+            .expect("the token is there and the service answers");
         hint::black_box(response.status());
     }
 }
@@ -136,7 +146,11 @@ impl Service<Request<Body>> for AtOnce {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let body = if request.method() == Method::POST { Body::from(self.0) } else { Body::default() };
+        let body = if request.method() == Method::POST {
+            Body::from(self.0)
+        } else {
+            Body::default()
+        };
         ready(Ok(Response::new(body)))
     }
 }
@@ -145,12 +159,18 @@ impl Service<Request<Body>> for AtOnce {
 pub(crate) fn run(quick: bool) -> Result<Vec<Row>, BoxError> {
     // On a thread of its own, it may start a runtime wherever it is called.
     thread::scope(|scope| {
-        scope.spawn(|| measure(if quick { 12 } else { 150 })).join().expect("no panic inside")
+        scope
+            .spawn(|| measure(if quick { 12 } else { 150 }))
+            .join()
+            .expect("no panic inside")
     })
 }
 
 fn measure(rounds: usize) -> Result<Vec<Row>, BoxError> {
-    let runtime = Builder::new_multi_thread().worker_threads(THREADS as usize).enable_all().build()?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(THREADS as usize)
+        .enable_all()
+        .build()?;
     for_each_peer!(|P| runtime.block_on(check::<P>())?);
     let mut rows = Vec::new();
     for (usage, headers) in [
@@ -158,7 +178,11 @@ fn measure(rounds: usize) -> Result<Vec<Row>, BoxError> {
         (Use::LongLivedWithHeaders, FIVE_HEADERS),
         (Use::ClonePerRequest, &[]),
     ] {
-        let track = Track { handle: runtime.handle().clone(), usage, headers };
+        let track = Track {
+            handle: runtime.handle().clone(),
+            usage,
+            headers,
+        };
         rows.extend(race(&mut track.runners(), usage, rounds));
     }
     Ok(rows)
@@ -174,15 +198,27 @@ struct Track {
 impl Track {
     /// The static header is the first of them.
     fn runners(&self) -> Vec<Runner> {
-        let api = Api::new(Rules { latency: Duration::ZERO, lifetime: Duration::from_secs(3600) });
+        let api = Api::new(Rules {
+            latency: Duration::ZERO,
+            lifetime: Duration::from_secs(3600),
+        });
         let service = AtOnce::new(&api);
         let mut runners = Vec::new();
         for_each_peer!(|P| {
             if TypeId::of::<P>() == TypeId::of::<azure::Azure>() {
                 let [without, with] = azure::pipelines(&api);
-                runners.push(Runner { is_shown: false, ..self.runner::<P>(Http(Tower(service))) });
-                runners.push(Runner { is_shown: false, ..self.runner::<P>(without) });
-                runners.push(Runner { is_corrected: true, ..self.runner::<P>(with) });
+                runners.push(Runner {
+                    is_shown: false,
+                    ..self.runner::<P>(Http(Tower(service)))
+                });
+                runners.push(Runner {
+                    is_shown: false,
+                    ..self.runner::<P>(without)
+                });
+                runners.push(Runner {
+                    is_corrected: true,
+                    ..self.runner::<P>(with)
+                });
             } else if runners.is_empty() || P::REPLAYS || self.usage != Use::LongLivedWithHeaders {
                 let client = self.handle.block_on(P::client(&api, service));
                 runners.push(self.runner::<P>(Http(client)));
@@ -192,7 +228,11 @@ impl Track {
     }
 
     fn runner<P: Peer>(&self, lap: impl Lap) -> Runner {
-        let Self { handle, usage, headers } = self;
+        let Self {
+            handle,
+            usage,
+            headers,
+        } = self;
         let (usage, headers) = (*usage, *headers);
         let (mut lap, head) = (lap, Head::new(headers));
         // The first requests fetch the token and warm up.
@@ -202,7 +242,9 @@ impl Track {
         let allocations = (alloc::count() - before) as f64 / REQUESTS as f64;
 
         // A URI that threads share would cost all of them the same, and more than most headers.
-        let mut laps: Vec<_> = (0..TASKS).map(|_| (lap.clone(), Head::new(headers))).collect();
+        let mut laps: Vec<_> = (0..TASKS)
+            .map(|_| (lap.clone(), Head::new(headers)))
+            .collect();
         let [for_one, for_two] = [handle.clone(), handle.clone()];
         Runner {
             peer: P::NAME,
@@ -247,12 +289,17 @@ async fn side_by_side<L: Lap>(laps: &mut Vec<(L, Head)>, usage: Use) -> (f64, f6
     }
     let took = start.elapsed() * THREADS;
     let worked = processor_time().saturating_sub(worked);
-    (nanoseconds(took, TASKS * REQUESTS_OF_A_TASK), worked.as_secs_f64() / took.as_secs_f64())
+    (
+        nanoseconds(took, TASKS * REQUESTS_OF_A_TASK),
+        worked.as_secs_f64() / took.as_secs_f64(),
+    )
 }
 
 /// Of all threads of this process.
 fn processor_time() -> Duration {
-    clock_gettime(ClockId::ProcessCPUTime).try_into().expect("a clock that starts at zero")
+    clock_gettime(ClockId::ProcessCPUTime)
+        .try_into()
+        .expect("a clock that starts at zero")
 }
 
 fn nanoseconds(time: Duration, requests: usize) -> f64 {

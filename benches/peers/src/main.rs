@@ -47,10 +47,14 @@ fn main() -> ExitCode {
     let mut words: Vec<_> = std::env::args().skip(1).collect();
     let quick = words.iter().any(|word| word == "--quick");
     words.retain(|word| word != "--quick");
-    let [measure] = words.as_slice() else { return usage() };
+    let [measure] = words.as_slice() else {
+        return usage();
+    };
     let done = match measure.as_str() {
         "all" => report::all(quick).map(|()| "The report is in docs/benchmarks.md.".to_owned()),
-        "hot" => hot::run(quick).map(|rows| hot::table(&rows)).map_err(|error| error.to_string()),
+        "hot" => hot::run(quick)
+            .map(|rows| hot::table(&rows))
+            .map_err(|error| error.to_string()),
         "stampede" => Ok(stampede::table(&stampede::run(quick))),
         "dropped" => Ok(dropped::table(&dropped::run(quick))),
         "stall" => Ok(stall::table(&stall::run(quick))),

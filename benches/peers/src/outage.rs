@@ -16,8 +16,8 @@ use tokio::{
 use crate::{
     peer::{Client, Peer},
     rounds::{
-        Goal, Row, Sample, api, entries, in_runtime, interleave, median, most, ms, number, quantile, span,
-        warm_up,
+        Goal, Row, Sample, api, entries, in_runtime, interleave, median, most, ms, number,
+        quantile, span, warm_up,
     },
     table::Table,
 };
@@ -46,14 +46,23 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// Requests made during the outage that were answered, if with an error, before it ended; of 1.
     pub(crate) fn answered(&self) -> f64 {
-        let during = || self.samples.iter().filter(|sample| sample.started < self.ended);
-        let answered = during().filter(|sample| sample.ended() <= self.ended).count();
+        let during = || {
+            self.samples
+                .iter()
+                .filter(|sample| sample.started < self.ended)
+        };
+        let answered = during()
+            .filter(|sample| sample.ended() <= self.ended)
+            .count();
         answered as f64 / (during().count() as f64 + self.unanswered as f64)
     }
 
     /// How long requests made during the outage took, whenever they were answered.
     pub(crate) fn quantile(&self, part: f64) -> f64 {
-        let during = self.samples.iter().filter(|sample| sample.started < self.ended);
+        let during = self
+            .samples
+            .iter()
+            .filter(|sample| sample.started < self.ended);
         let mut times: Vec<_> = during.map(|sample| ms(sample.took)).collect();
         times.extend((0..self.unanswered).map(|_| ms(PATIENCE)));
         quantile(&mut times, part)
@@ -61,8 +70,12 @@ impl Outcome {
 
     /// Until the first request succeeded, in seconds from the end of the outage.
     pub(crate) fn recovery(&self) -> Option<f64> {
-        let ok = self.samples.iter().filter(|sample| sample.is_ok() && sample.ended() >= self.ended);
-        ok.map(|sample| (sample.ended() - self.ended).as_secs_f64()).min_by(f64::total_cmp)
+        let ok = self
+            .samples
+            .iter()
+            .filter(|sample| sample.is_ok() && sample.ended() >= self.ended);
+        ok.map(|sample| (sample.ended() - self.ended).as_secs_f64())
+            .min_by(f64::total_cmp)
     }
 }
 
@@ -81,16 +94,23 @@ fn measure<P: Peer>() -> Result<Outcome, String> {
         let before = api.counts().calls;
         sleep(SHORT + Duration::from_millis(100)).await;
 
-        let load = Load { client, recovered: Arc::default() };
+        let load = Load {
+            client,
+            recovered: Arc::default(),
+        };
         let began = Instant::now();
         let mut requests = Vec::new();
         load.send(&mut requests, || began.elapsed() >= OUTAGE).await;
         let calls = api.counts().calls - before;
         api.set_down(false);
         let ended = Instant::now();
-        load.send(&mut requests, || ended.elapsed() >= RECOVERY || load.has_recovered()).await;
+        load.send(&mut requests, || {
+            ended.elapsed() >= RECOVERY || load.has_recovered()
+        })
+        .await;
         let last = Instant::now();
-        load.send(&mut requests, || last.elapsed() >= AFTERWARDS).await;
+        load.send(&mut requests, || last.elapsed() >= AFTERWARDS)
+            .await;
 
         let (mut samples, mut unanswered) = (Vec::new(), 0);
         for request in requests {
@@ -99,7 +119,13 @@ fn measure<P: Peer>() -> Result<Outcome, String> {
                 None => unanswered += 1,
             }
         }
-        Ok(Outcome { began, ended, samples, unanswered, calls })
+        Ok(Outcome {
+            began,
+            ended,
+            samples,
+            unanswered,
+            calls,
+        })
     })
 }
 
@@ -110,7 +136,11 @@ struct Load<C> {
 }
 
 impl<C: Client> Load<C> {
-    async fn send(&self, requests: &mut Vec<JoinHandle<Option<Sample>>>, is_over: impl Fn() -> bool) {
+    async fn send(
+        &self,
+        requests: &mut Vec<JoinHandle<Option<Sample>>>,
+        is_over: impl Fn() -> bool,
+    ) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         while !is_over() {
@@ -161,7 +191,10 @@ pub(crate) fn goal(ours: &[Outcome]) -> Goal {
     let answered = ours.iter().map(Outcome::answered).fold(1.0, f64::min);
     let unanswered: u64 = ours.iter().map(|round| round.unanswered).sum();
     let time = median(ours.iter().map(|round| round.quantile(0.5)));
-    let recovery = ours.iter().map(|round| round.recovery().unwrap_or(f64::INFINITY)).fold(0.0, f64::max);
+    let recovery = ours
+        .iter()
+        .map(|round| round.recovery().unwrap_or(f64::INFINITY))
+        .fold(0.0, f64::max);
     Goal {
         aim: "at most 10 token calls, each request answered, in less than 1 ms by the median, recovered 1.1 s after the end"
             .to_owned(),

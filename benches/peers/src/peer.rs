@@ -16,7 +16,9 @@ pub(crate) const ORIGIN: &str = "https://api.example";
 
 /// A request that needs a token.
 pub(crate) fn get(path: &str) -> Request<Body> {
-    Request::get(format!("{ORIGIN}{path}")).body(Body::default()).expect("the path is a path")
+    Request::get(format!("{ORIGIN}{path}"))
+        .body(Body::default())
+        .expect("the path is a path")
 }
 
 /// What a peer sends through: nothing at all for the hot path, else the in-process API.
@@ -59,7 +61,13 @@ where
         + 'static,
 {
     async fn send(&mut self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
-        self.0.ready().await.map_err(Into::into)?.call(request).await.map_err(Into::into)
+        self.0
+            .ready()
+            .await
+            .map_err(Into::into)?
+            .call(request)
+            .await
+            .map_err(Into::into)
     }
 }
 

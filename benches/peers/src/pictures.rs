@@ -14,7 +14,10 @@ use crate::{
 
 pub(crate) fn hot(rows: &[hot::Row]) -> Option<Plot> {
     // The first is the static header itself.
-    let rows = rows.iter().filter(|row| row.usage == hot::Use::LongLived).skip(1);
+    let rows = rows
+        .iter()
+        .filter(|row| row.usage == hot::Use::LongLived)
+        .skip(1);
     let rows: Vec<_> = rows
         .map(|row| Bar {
             name: row.peer.to_owned(),
@@ -28,17 +31,33 @@ pub(crate) fn hot(rows: &[hot::Row]) -> Option<Plot> {
 
 pub(crate) fn stall(rows: &[Row<stall::Outcome>]) -> Option<Plot> {
     let best = best(rows, |rounds| {
-        let renews = rounds.iter().all(|round| round.calls > 0 && round.is_clean());
+        let renews = rounds
+            .iter()
+            .all(|round| round.calls > 0 && round.is_clean());
         let slow = median(rounds.iter().map(|round| round.slow() as f64));
-        renews.then(|| (slow, median(rounds.iter().map(|round| round.quantile(0.999)))))
+        renews.then(|| {
+            (
+                slow,
+                median(rounds.iter().map(|round| round.quantile(0.999))),
+            )
+        })
     })?;
     let panels = panels(rows, best, |round| Panel {
         name: String::new(),
         points: points(&round.samples, round.began),
-        marks: round.renewed_at.iter().map(|at| (*at - round.began).as_secs_f64()).collect(),
+        marks: round
+            .renewed_at
+            .iter()
+            .map(|at| (*at - round.began).as_secs_f64())
+            .collect(),
     });
     let title = "Time of requests while tokens are renewed";
-    let timeline = timeline(&Timeline { title, marks: Some("a new token was granted"), shade: None, panels });
+    let timeline = timeline(&Timeline {
+        title,
+        marks: Some("a new token was granted"),
+        shade: None,
+        panels,
+    });
     let caption = format!(
         "Of the requests in each hundredth of a second the slowest, in the last round. The best other peer is {best}: of \
          those whose requests were all answered 200, the one with the fewest slower than 10 ms, then the smallest p99.9."
@@ -48,7 +67,11 @@ pub(crate) fn stall(rows: &[Row<stall::Outcome>]) -> Option<Plot> {
 
 pub(crate) fn outage(rows: &[Row<outage::Outcome>]) -> Option<Plot> {
     let best = best(rows, |rounds| {
-        let recovery = median(rounds.iter().map(|round| round.recovery().unwrap_or(f64::INFINITY)));
+        let recovery = median(
+            rounds
+                .iter()
+                .map(|round| round.recovery().unwrap_or(f64::INFINITY)),
+        );
         let missing = 1.0 - median(rounds.iter().map(outage::Outcome::answered));
         recovery.is_finite().then_some((missing, recovery))
     })?;
@@ -60,7 +83,12 @@ pub(crate) fn outage(rows: &[Row<outage::Outcome>]) -> Option<Plot> {
     let end = outage::OUTAGE.as_secs_f64();
     let title = "Time to an answer while the token endpoint is down";
     let shade = Some(("token endpoint down", 0.0, end));
-    let timeline = timeline(&Timeline { title, marks: None, shade, panels });
+    let timeline = timeline(&Timeline {
+        title,
+        marks: None,
+        shade,
+        panels,
+    });
     let caption = format!(
         "Each request at the time of its start; of those in the same hundredth of a second the slowest, in the last round. The \
          best other peer is {best}: of those that recovered within 10 s, the one that answered most of the requests while \
@@ -84,14 +112,20 @@ fn is_ours(name: &str) -> bool {
 fn panels<T>(rows: &[Row<T>], best: &str, panel: impl Fn(&T) -> Panel) -> Vec<Panel> {
     let of = |name: &str| {
         let round = rows.iter().find(|row| row.name == name)?.done()?.last()?;
-        Some(Panel { name: name.to_owned(), ..panel(round) })
+        Some(Panel {
+            name: name.to_owned(),
+            ..panel(round)
+        })
     };
     [Ours::NAME, best].into_iter().filter_map(of).collect()
 }
 
 fn points(samples: &[Sample], began: Instant) -> Vec<Point> {
     let point = |sample: &Sample| Point {
-        at: sample.started.saturating_duration_since(began).as_secs_f64(),
+        at: sample
+            .started
+            .saturating_duration_since(began)
+            .as_secs_f64(),
         ms: ms(sample.took),
         ok: sample.is_ok(),
     };

@@ -31,13 +31,20 @@ pub(crate) struct Bar {
 pub(crate) fn bars(bars: &[Bar]) -> Done<String> {
     const NAMES: u32 = 280;
     let height = 110 + 52 * u32::try_from(bars.len())?;
-    let largest = bars.iter().flat_map(|bar| [bar.one_task, bar.two_threads]).fold(1.0, f64::max);
+    let largest = bars
+        .iter()
+        .flat_map(|bar| [bar.one_task, bar.two_threads])
+        .fold(1.0, f64::max);
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
         area.fill(&WHITE)?;
         let title = "Time of a request with a good token, as a ratio to a static header";
-        area.draw(&Text::new(title, (20, 14), (FONT, 19).into_font().color(&DARK)))?;
+        area.draw(&Text::new(
+            title,
+            (20, 14),
+            (FONT, 19).into_font().color(&DARK),
+        ))?;
         let entries = [
             ("one task", Mark::Square(BLUE)),
             ("two threads", Mark::Square(ORANGE)),
@@ -61,23 +68,36 @@ pub(crate) fn bars(bars: &[Bar]) -> Done<String> {
         for (index, bar) in bars.iter().enumerate() {
             // From the top down.
             let middle = (bars.len() - index) as f64 - 0.5;
-            for (value, bottom, color) in
-                [(bar.one_task, middle, BLUE), (bar.two_threads, middle - 0.36, ORANGE)]
-            {
+            for (value, bottom, color) in [
+                (bar.one_task, middle, BLUE),
+                (bar.two_threads, middle - 0.36, ORANGE),
+            ] {
                 // Two threads may not have been measured.
                 if !value.is_finite() {
                     continue;
                 }
-                chart
-                    .draw_series([Rectangle::new([(0.0, bottom), (value, bottom + 0.34)], color.filled())])?;
+                chart.draw_series([Rectangle::new(
+                    [(0.0, bottom), (value, bottom + 0.34)],
+                    color.filled(),
+                )])?;
                 let (x, y) = chart.backend_coord(&(value, bottom + 0.17));
-                area.draw(&Text::new(format!("{value:.2}"), (x + 6, y), text(14, HPos::Left)))?;
+                area.draw(&Text::new(
+                    format!("{value:.2}"),
+                    (x + 6, y),
+                    text(14, HPos::Left),
+                ))?;
             }
             let (x, y) = chart.backend_coord(&(0.0, middle));
-            area.draw(&Text::new(bar.name.as_str(), (x - 10, y), text(15, HPos::Right)))?;
+            area.draw(&Text::new(
+                bar.name.as_str(),
+                (x - 10, y),
+                text(15, HPos::Right),
+            ))?;
         }
-        chart
-            .draw_series([PathElement::new([(1.0, 0.0), (1.0, bars.len() as f64)], DARK.stroke_width(2))])?;
+        chart.draw_series([PathElement::new(
+            [(1.0, 0.0), (1.0, bars.len() as f64)],
+            DARK.stroke_width(2),
+        )])?;
         area.present()?;
     }
     Ok(svg)
@@ -121,13 +141,19 @@ pub(crate) fn timeline(timeline: &Timeline<'_>) -> Done<String> {
     {
         let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
         area.fill(&WHITE)?;
-        area.draw(&Text::new(timeline.title, (20, 14), (FONT, 19).into_font().color(&DARK)))?;
+        area.draw(&Text::new(
+            timeline.title,
+            (20, 14),
+            (FONT, 19).into_font().color(&DARK),
+        ))?;
         let mut entries = vec![("answered 200", Mark::Dot(BLUE))];
         entries.extend(has_failures.then_some(("failed", Mark::Cross(RED))));
         entries.extend(timeline.marks.map(|marks| (marks, Mark::Dashes(DARK))));
         entries.extend(timeline.shade.map(|(name, ..)| (name, Mark::Square(SHADE))));
         legend(&area, 80, &entries)?;
-        let panels = area.margin(66, 10, 10, 30).split_evenly((timeline.panels.len(), 1));
+        let panels = area
+            .margin(66, 10, 10, 30)
+            .split_evenly((timeline.panels.len(), 1));
         let last = panels.len().saturating_sub(1);
         for (index, (panel, area)) in timeline.panels.iter().zip(&panels).enumerate() {
             let seconds = if index == last { "seconds" } else { "" };
@@ -152,7 +178,10 @@ fn draw(
         .y_label_area_size(70)
         .build_cartesian_2d(0.0..end, (FLOOR..top).log_scale())?;
     if let Some((_, from, to)) = timeline.shade {
-        chart.draw_series([Rectangle::new([(from, FLOOR), (to.min(end), top)], SHADE.filled())])?;
+        chart.draw_series([Rectangle::new(
+            [(from, FLOOR), (to.min(end), top)],
+            SHADE.filled(),
+        )])?;
     }
     chart
         .configure_mesh()
@@ -192,7 +221,10 @@ fn draw(
 pub(crate) fn thin_out(points: impl IntoIterator<Item = Point>) -> Vec<Point> {
     let mut slowest = BTreeMap::<_, Point>::new();
     for point in points {
-        #[expect(clippy::cast_possible_truncation, reason = "a plot shows seconds, not years")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a plot shows seconds, not years"
+        )]
         let key = ((point.at * 100.0) as i64, point.ok);
         let kept = slowest.entry(key).or_insert(point);
         if kept.ms < point.ms {
@@ -216,13 +248,22 @@ fn legend(area: &Area<'_>, left: i32, entries: &[(&str, Mark)]) -> Done<()> {
     for (name, mark) in entries {
         match mark {
             Mark::Square(color) => {
-                area.draw(&Rectangle::new([(x, y - 6), (x + 16, y + 6)], color.filled()))?;
-                area.draw(&Rectangle::new([(x, y - 6), (x + 16, y + 6)], GREY.stroke_width(1)))?;
+                area.draw(&Rectangle::new(
+                    [(x, y - 6), (x + 16, y + 6)],
+                    color.filled(),
+                ))?;
+                area.draw(&Rectangle::new(
+                    [(x, y - 6), (x + 16, y + 6)],
+                    GREY.stroke_width(1),
+                ))?;
             }
             Mark::Dot(color) => area.draw(&Circle::new((x + 8, y), 4, color.filled()))?,
             Mark::Cross(color) => area.draw(&Cross::new((x + 8, y), 4, color.stroke_width(1)))?,
             Mark::Line(color) => {
-                area.draw(&PathElement::new([(x + 8, y - 8), (x + 8, y + 8)], color.stroke_width(2)))?;
+                area.draw(&PathElement::new(
+                    [(x + 8, y - 8), (x + 8, y + 8)],
+                    color.stroke_width(2),
+                ))?;
             }
             Mark::Dashes(color) => {
                 for dash in [-8, 2] {
@@ -238,5 +279,8 @@ fn legend(area: &Area<'_>, left: i32, entries: &[(&str, Mark)]) -> Done<()> {
 }
 
 fn text(size: i32, side: HPos) -> TextStyle<'static> {
-    (FONT, size).into_font().color(&DARK).pos(Pos::new(side, VPos::Center))
+    (FONT, size)
+        .into_font()
+        .color(&DARK)
+        .pos(Pos::new(side, VPos::Center))
 }

@@ -43,7 +43,10 @@ fn measure<P: Peer>() -> Result<Outcome, String> {
         });
         let client = P::client(&api, inner).await;
         warm_up(&client).await?;
-        Ok(Outcome { first: revoke(&api, &client).await, second: revoke(&api, &client).await })
+        Ok(Outcome {
+            first: revoke(&api, &client).await,
+            second: revoke(&api, &client).await,
+        })
     })
 }
 
@@ -55,9 +58,17 @@ async fn revoke(api: &Api, client: &impl Client) -> Refused {
         tokio::spawn(async move { timeout(PATIENCE, Sample::of(&mut client)).await })
     });
     let callers: Vec<_> = callers.collect();
-    let is_ok = |end: &Result<Result<Sample, _>, _>| matches!(end, Ok(Ok(answer)) if answer.is_ok());
-    let ok = join_all(callers).await.iter().filter(|end| is_ok(end)).count() as u64;
-    Refused { ok, calls: api.counts().calls - before }
+    let is_ok =
+        |end: &Result<Result<Sample, _>, _>| matches!(end, Ok(Ok(answer)) if answer.is_ok());
+    let ok = join_all(callers)
+        .await
+        .iter()
+        .filter(|end| is_ok(end))
+        .count() as u64;
+    Refused {
+        ok,
+        calls: api.counts().calls - before,
+    }
 }
 
 pub(crate) fn table(rows: &[Row<Outcome>]) -> String {
@@ -70,8 +81,10 @@ pub(crate) fn table(rows: &[Row<Outcome>]) -> String {
     ]);
     for row in rows {
         row.line(&mut table, |rounds| {
-            let (first, second) =
-                (|| rounds.iter().map(|round| &round.first), || rounds.iter().map(|round| &round.second));
+            let (first, second) = (
+                || rounds.iter().map(|round| &round.first),
+                || rounds.iter().map(|round| &round.second),
+            );
             vec![
                 span(first().map(|one| one.ok)),
                 span(first().map(|one| one.calls)),
@@ -84,7 +97,10 @@ pub(crate) fn table(rows: &[Row<Outcome>]) -> String {
 }
 
 pub(crate) fn goal(ours: &[Outcome]) -> Goal {
-    let all = || ours.iter().flat_map(|outcome| [&outcome.first, &outcome.second]);
+    let all = || {
+        ours.iter()
+            .flat_map(|outcome| [&outcome.first, &outcome.second])
+    };
     Goal {
         aim: "100 answered 200 with one token call, both times".to_owned(),
         measured: format!(

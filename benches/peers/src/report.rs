@@ -30,11 +30,29 @@ pub(crate) struct Plot {
 pub(crate) fn all(quick: bool) -> Result<(), String> {
     let sections = [
         hot(quick),
-        section("Many callers, one renewal", STAMPEDE, stampede::run(quick), stampede::table, stampede::goal),
-        section("Callers that go away", DROPPED, dropped::run(quick), dropped::table, dropped::goal),
+        section(
+            "Many callers, one renewal",
+            STAMPEDE,
+            stampede::run(quick),
+            stampede::table,
+            stampede::goal,
+        ),
+        section(
+            "Callers that go away",
+            DROPPED,
+            dropped::run(quick),
+            dropped::table,
+            dropped::goal,
+        ),
         stall(quick),
         outage(quick),
-        section("Refused tokens", REFUSED, refused::run(quick), refused::table, refused::goal),
+        section(
+            "Refused tokens",
+            REFUSED,
+            refused::run(quick),
+            refused::table,
+            refused::goal,
+        ),
         growth(quick),
     ];
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs");
@@ -50,11 +68,19 @@ fn section<T>(
     goal: impl Fn(&[T]) -> Goal,
 ) -> Section {
     let goals = goal_of(&rows, goal).into_iter().collect();
-    finish(Section { title, about, table: table(&rows), goals, plot: None })
+    finish(Section {
+        title,
+        about,
+        table: table(&rows),
+        goals,
+        plot: None,
+    })
 }
 
 fn goal_of<T>(rows: &[Row<T>], goal: impl Fn(&[T]) -> Goal) -> Option<Goal> {
-    Some(goal(rows.iter().find(|row| row.name == Ours::NAME)?.done()?))
+    Some(goal(
+        rows.iter().find(|row| row.name == Ours::NAME)?.done()?,
+    ))
 }
 
 fn hot(quick: bool) -> Section {
@@ -63,19 +89,51 @@ fn hot(quick: bool) -> Section {
         Ok(rows) => (hot::table(&rows), hot_goals(&rows), pictures::hot(&rows)),
         Err(why) => (format!("failed: {why}\n"), Vec::new(), None),
     };
-    finish(Section { title, about, table, goals, plot })
+    finish(Section {
+        title,
+        about,
+        table,
+        goals,
+        plot,
+    })
 }
 
 /// What the time of a request may be, as a ratio to the static header, and how many allocations it may add.
 const HOT_GOALS: [(&str, hot::Use, f64, f64, f64); 3] = [
-    ("apivideo-auth, no replay", hot::Use::LongLived, 1.1, 1.0, 0.0),
-    ("apivideo-auth", hot::Use::LongLivedWithHeaders, 2.2, 1.8, 2.0),
-    ("apivideo-auth, no replay", hot::Use::ClonePerRequest, 1.5, 2.5, 0.0),
+    (
+        "apivideo-auth, no replay",
+        hot::Use::LongLived,
+        1.1,
+        1.0,
+        0.0,
+    ),
+    (
+        "apivideo-auth",
+        hot::Use::LongLivedWithHeaders,
+        2.2,
+        1.8,
+        2.0,
+    ),
+    (
+        "apivideo-auth, no replay",
+        hot::Use::ClonePerRequest,
+        1.5,
+        2.5,
+        0.0,
+    ),
 ];
 
 fn hot_goals(rows: &[hot::Row]) -> Vec<Goal> {
-    let goal = |(name, usage, one_task, two_threads, allocations): (&str, hot::Use, f64, f64, f64)| {
-        let row = rows.iter().find(|row| row.peer == name && row.usage == usage)?;
+    let goal = |(name, usage, one_task, two_threads, allocations): (
+        &str,
+        hot::Use,
+        f64,
+        f64,
+        f64,
+    )| {
+        let row = rows
+            .iter()
+            .find(|row| row.peer == name && row.usage == usage)?;
         Some(Goal {
             aim: format!(
                 "{name} ({}): at most {one_task:.2} in one task, {two_threads:.2} in two threads, {allocations:.0} \
@@ -128,11 +186,22 @@ fn growth(quick: bool) -> Section {
         Ok(outcome) => (growth::table(&outcome), vec![growth::goal(&outcome)]),
         Err(why) => (format!("failed: {why}\n"), Vec::new()),
     };
-    finish(Section { title: "How costs grow", about: GROWTH, table, goals, plot: None })
+    finish(Section {
+        title: "How costs grow",
+        about: GROWTH,
+        table,
+        goals,
+        plot: None,
+    })
 }
 
 fn finish(section: Section) -> Section {
-    println!("{}\n\n{}\n{}", section.title, section.table, goals(&section.goals));
+    println!(
+        "{}\n\n{}\n{}",
+        section.title,
+        section.table,
+        goals(&section.goals)
+    );
     section
 }
 
@@ -156,7 +225,14 @@ fn write(folder: &PathBuf, sections: &[Section]) -> io::Result<()> {
         fs::rename(unfinished, folder.join(name))
     };
     let mut text = introduction();
-    for Section { title, about, table, goals: aims, plot } in sections {
+    for Section {
+        title,
+        about,
+        table,
+        goals: aims,
+        plot,
+    } in sections
+    {
         text += &format!("\n## {title}\n\n{about}\n\n{table}\n{}", goals(aims));
         if let Some(Plot { file, caption, svg }) = plot {
             put(file, svg)?;
@@ -164,7 +240,10 @@ fn write(folder: &PathBuf, sections: &[Section]) -> io::Result<()> {
         }
     }
     if let Ok(throughput) = fs::read_to_string(folder.join("throughput.txt")) {
-        text += &format!("\n## End to end\n\n{END_TO_END}\n\n```text\n{}\n```\n", throughput.trim_end());
+        text += &format!(
+            "\n## End to end\n\n{END_TO_END}\n\n```text\n{}\n```\n",
+            throughput.trim_end()
+        );
     }
     text += AGAIN;
     put("benchmarks.md", &text)

@@ -30,7 +30,11 @@ pub(crate) struct Entry<T> {
 
 impl<T> Entry<T> {
     pub(crate) fn of<P: Peer>(run: fn() -> Result<T, String>) -> Self {
-        Self { name: P::NAME, renews: P::RENEWS, run }
+        Self {
+            name: P::NAME,
+            renews: P::RENEWS,
+            run,
+        }
     }
 }
 
@@ -38,7 +42,9 @@ impl<T> Entry<T> {
 macro_rules! entries {
     ($measure:ident) => {{
         let mut entries = Vec::new();
-        $crate::peers::for_each_peer!(|P| entries.push($crate::rounds::Entry::of::<P>($measure::<P>)));
+        $crate::peers::for_each_peer!(
+            |P| entries.push($crate::rounds::Entry::of::<P>($measure::<P>))
+        );
         entries
     }};
 }
@@ -83,12 +89,18 @@ impl<T> Row<T> {
 pub(crate) fn interleave<T>(measure: &str, rounds: usize, entries: Vec<Entry<T>>) -> Vec<Row<T>> {
     let start = |entry: &Entry<T>| Row {
         name: entry.name,
-        rounds: if entry.renews { Rounds::Done(Vec::new()) } else { Rounds::Cannot },
+        rounds: if entry.renews {
+            Rounds::Done(Vec::new())
+        } else {
+            Rounds::Cannot
+        },
     };
     let mut rows: Vec<_> = entries.iter().map(start).collect();
     for round in 1..=rounds {
         for (entry, row) in entries.iter().zip(&mut rows) {
-            let Rounds::Done(done) = &mut row.rounds else { continue };
+            let Rounds::Done(done) = &mut row.rounds else {
+                continue;
+            };
             eprintln!("{measure}, round {round} of {rounds}: {}", entry.name);
             match again_if_failed(entry.run) {
                 Ok(outcome) => done.push(outcome),
@@ -150,14 +162,20 @@ fn watched<T>(work: impl FnOnce() -> T) -> (T, bool) {
 }
 
 pub(crate) fn api(lifetime: Duration) -> Api {
-    Api::new(Rules { latency: LATENCY, lifetime })
+    Api::new(Rules {
+        latency: LATENCY,
+        lifetime,
+    })
 }
 
 /// One request that has to be answered 200.
 pub(crate) async fn warm_up<C: Client>(client: &C) -> Result<(), String> {
     match client.clone().send(get("/videos")).await {
         Ok(response) if response.status() == StatusCode::OK => Ok(()),
-        Ok(response) => Err(format!("the first request was answered {}", response.status().as_u16())),
+        Ok(response) => Err(format!(
+            "the first request was answered {}",
+            response.status().as_u16()
+        )),
         Err(error) => Err(format!("the first request failed: {error}")),
     }
 }
@@ -178,8 +196,16 @@ impl Sample {
 
     pub(crate) async fn of_request(client: &mut impl Client, request: Request<Body>) -> Self {
         let started = Instant::now();
-        let status = client.send(request).await.ok().map(|response| response.status());
-        Self { started, took: started.elapsed(), status }
+        let status = client
+            .send(request)
+            .await
+            .ok()
+            .map(|response| response.status());
+        Self {
+            started,
+            took: started.elapsed(),
+            status,
+        }
     }
 
     pub(crate) fn is_ok(&self) -> bool {

@@ -9,8 +9,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::{
     peer::Peer,
     rounds::{
-        Goal, Row, Sample, api, entries, in_runtime, interleave, median, most, ms, number, quantile, span,
-        warm_up,
+        Goal, Row, Sample, api, entries, in_runtime, interleave, median, most, ms, number,
+        quantile, span, warm_up,
     },
     table::Table,
 };
@@ -31,7 +31,10 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     pub(crate) fn slow(&self) -> u64 {
-        self.samples.iter().filter(|sample| sample.took > SLOW).count() as u64
+        self.samples
+            .iter()
+            .filter(|sample| sample.took > SLOW)
+            .count() as u64
     }
 
     fn unauthorized(&self) -> u64 {
@@ -76,9 +79,21 @@ fn measure<P: Peer>() -> Result<Outcome, String> {
             }
         }
         let calls = api.counts().calls - before;
-        let samples = join_all(requests).await.into_iter().collect::<Result<_, _>>();
-        let renewed_at = api.granted_at().into_iter().filter(|at| *at > began).collect();
-        Ok(Outcome { began, samples: samples.map_err(|error| error.to_string())?, renewed_at, calls })
+        let samples = join_all(requests)
+            .await
+            .into_iter()
+            .collect::<Result<_, _>>();
+        let renewed_at = api
+            .granted_at()
+            .into_iter()
+            .filter(|at| *at > began)
+            .collect();
+        Ok(Outcome {
+            began,
+            samples: samples.map_err(|error| error.to_string())?,
+            renewed_at,
+            calls,
+        })
     })
 }
 
@@ -120,6 +135,11 @@ pub(crate) fn goal(ours: &[Outcome]) -> Goal {
             "at most {slow} slower than 10 ms in a round, p99.9 {} ms, at most {unauthorized} 401s",
             number(p999)
         ),
-        met: Some(slow == 0 && p999 <= 0.1 && unauthorized == 0 && ours.iter().all(|round| round.calls > 0)),
+        met: Some(
+            slow == 0
+                && p999 <= 0.1
+                && unauthorized == 0
+                && ours.iter().all(|round| round.calls > 0),
+        ),
     }
 }

@@ -8,7 +8,8 @@ use crate::{
     api::{Api, Counts},
     peer::{Client, Peer, get},
     rounds::{
-        Goal, Row, Sample, api, entries, in_runtime, interleave, median, most, ms, number, span, warm_up,
+        Goal, Row, Sample, api, entries, in_runtime, interleave, median, most, ms, number, span,
+        warm_up,
     },
     table::Table,
 };
@@ -34,7 +35,10 @@ pub(crate) fn run(quick: bool) -> Vec<Row<Outcome>> {
 }
 
 fn measure<P: Peer>() -> Result<Outcome, String> {
-    Ok(Outcome { cold: in_runtime(cold::<P>())?, expired: in_runtime(expired::<P>())? })
+    Ok(Outcome {
+        cold: in_runtime(cold::<P>())?,
+        expired: in_runtime(expired::<P>())?,
+    })
 }
 
 async fn cold<P: Peer>() -> Result<Stampede, String> {
@@ -70,7 +74,11 @@ async fn stampede(api: &Api, before: Counts, client: &impl Client) -> Result<Sta
     for caller in callers {
         answers.push(caller.await.map_err(|error| error.to_string())?);
     }
-    let first = answers.iter().map(|answer| answer.started).min().ok_or("no caller")?;
+    let first = answers
+        .iter()
+        .map(|answer| answer.started)
+        .min()
+        .ok_or("no caller")?;
     let last = answers.iter().map(Sample::ended).max().ok_or("no caller")?;
     let after = api.counts();
     Ok(Stampede {
@@ -104,22 +112,39 @@ pub(crate) fn table(rows: &[Row<Outcome>]) -> String {
                     number(median(rounds().map(|one| one.ms))),
                 ]
             };
-            [cells(|outcome| &outcome.cold), cells(|outcome| &outcome.expired)].concat()
+            [
+                cells(|outcome| &outcome.cold),
+                cells(|outcome| &outcome.expired),
+            ]
+            .concat()
         });
     }
     table.markdown()
 }
 
 pub(crate) fn goal(ours: &[Outcome]) -> Goal {
-    let both = || ours.iter().flat_map(|outcome| [&outcome.cold, &outcome.expired]);
-    let slower = [|outcome: &Outcome| outcome.cold.ms, |outcome: &Outcome| outcome.expired.ms]
-        .map(|pick| median(ours.iter().map(pick)))
-        .into_iter()
-        .fold(0.0, f64::max);
-    let (calls, failed) = (most(both().map(|one| one.calls)), most(both().map(|one| one.failed)));
+    let both = || {
+        ours.iter()
+            .flat_map(|outcome| [&outcome.cold, &outcome.expired])
+    };
+    let slower = [
+        |outcome: &Outcome| outcome.cold.ms,
+        |outcome: &Outcome| outcome.expired.ms,
+    ]
+    .map(|pick| median(ours.iter().map(pick)))
+    .into_iter()
+    .fold(0.0, f64::max);
+    let (calls, failed) = (
+        most(both().map(|one| one.calls)),
+        most(both().map(|one| one.failed)),
+    );
     Goal {
-        aim: "one token call, no failure, at most 70 ms, with refresh tokens that work once".to_owned(),
-        measured: format!("at most {calls} call, {failed} failures, {} ms", number(slower)),
+        aim: "one token call, no failure, at most 70 ms, with refresh tokens that work once"
+            .to_owned(),
+        measured: format!(
+            "at most {calls} call, {failed} failures, {} ms",
+            number(slower)
+        ),
         met: Some(calls == 1 && failed == 0 && slower <= 70.0 && both().all(|one| one.reused == 0)),
     }
 }

@@ -21,7 +21,10 @@ impl Table {
 
     /// For words rather than numbers.
     pub(crate) fn left_aligned(self) -> Self {
-        Self { is_text: true, ..self }
+        Self {
+            is_text: true,
+            ..self
+        }
     }
 
     pub(crate) fn line(&mut self, name: impl Display, mut cells: Vec<String>) {
@@ -36,14 +39,22 @@ impl Table {
 
     pub(crate) fn markdown(&self) -> String {
         let columns = self.lines[0].len();
-        let width =
-            |column: usize| self.lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+        let width = |column: usize| {
+            self.lines
+                .iter()
+                .map(|line| line[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        };
         let widths: Vec<_> = (0..columns).map(width).collect();
         let mut text = String::new();
         for (index, line) in self.lines.iter().enumerate() {
             for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
-                let cell =
-                    if self.is_left(column) { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
+                let cell = if self.is_left(column) {
+                    format!("{cell:<width$}")
+                } else {
+                    format!("{cell:>width$}")
+                };
                 // Writing to a string can't fail.
                 let _ = write!(text, "| {cell} ");
             }

@@ -53,7 +53,9 @@ impl FileStore {
     /// A store in this folder. Nothing is touched before the first use.
     #[must_use]
     pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into() }
+        Self {
+            folder: folder.into(),
+        }
     }
 
     /// A store in the folder `apivideo-auth` where this platform keeps a user's data, such as
@@ -78,7 +80,10 @@ impl FileStore {
     }
 
     fn paths(&self, key: &StoreKey) -> Paths {
-        Paths { folder: self.folder.clone(), name: key.name() }
+        Paths {
+            folder: self.folder.clone(),
+            name: key.name(),
+        }
     }
 }
 
@@ -115,7 +120,11 @@ struct Held {
 }
 
 impl StoreLock for FileLock {
-    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
+    fn save<'a>(
+        &'a mut self,
+        expected: Option<Version>,
+        stored: Stored,
+    ) -> BoxFuture<'a, Result<(), Error>> {
         let paths = self.paths.clone();
         Box::pin(in_turn("writing the token file", &self.held, move |held| {
             paths.save(expected, &mut held.saved, &stored)
@@ -124,16 +133,27 @@ impl StoreLock for FileLock {
 
     fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         let paths = self.paths.clone();
-        Box::pin(in_turn("setting the token file aside", &self.held, move |_| {
-            let since = system_now().wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let aside = paths.folder.join(format!("{}.json.rejected-{}", paths.name, since.as_millis()));
-            match fs::rename(paths.record(), &aside) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(unavailable(&paths.record(), error))
+        Box::pin(in_turn(
+            "setting the token file aside",
+            &self.held,
+            move |_| {
+                let since = system_now()
+                    .wall
+                    .duration_since(SystemTime::UNIX_EPOCH)
+                    .unwrap_or_default();
+                let aside = paths.folder.join(format!(
+                    "{}.json.rejected-{}",
+                    paths.name,
+                    since.as_millis()
+                ));
+                match fs::rename(paths.record(), &aside) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        Err(unavailable(&paths.record(), error))
+                    }
+                    _ => Ok(()),
                 }
-                _ => Ok(()),
-            }
-        }))
+            },
+        ))
     }
 
     fn unlock(self: Box<Self>) -> BoxFuture<'static, ()> {
@@ -168,9 +188,19 @@ const LONGEST: u64 = 1024 * 1024;
 
 impl Form {
     fn of(stored: &Stored) -> Self {
-        let now = system_now().wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let time = |span: Duration| u64::try_from(now.saturating_add(span).as_millis()).unwrap_or(u64::MAX);
-        let Header { version, mark, not_before, expires_in } = stored.header;
+        let now = system_now()
+            .wall
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let time = |span: Duration| {
+            u64::try_from(now.saturating_add(span).as_millis()).unwrap_or(u64::MAX)
+        };
+        let Header {
+            version,
+            mark,
+            not_before,
+            expires_in,
+        } = stored.header;
         Self {
             form: FORM,
             lineage: version.lineage,
@@ -179,21 +209,31 @@ impl Form {
             mark_settles: mark.map(|mark| time(mark.settles_in)),
             not_before: not_before.map(time),
             expires: expires_in.map(time),
-            record: stored.record.as_ref().map(|record| Zeroizing::new(BASE64.encode(record.expose()))),
+            record: stored
+                .record
+                .as_ref()
+                .map(|record| Zeroizing::new(BASE64.encode(record.expose()))),
         }
     }
 
     fn stored(self) -> Option<Stored> {
-        let now = system_now().wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = system_now()
+            .wall
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         let span = |time: u64| Duration::from_millis(time).saturating_sub(now);
         let record = match self.record {
             Some(text) => Some(Record::new(BASE64.decode(text.as_bytes()).ok()?)),
             None => None,
         };
-        let mark = self
-            .mark_count
-            .map(|count| SpentMark { count, settles_in: span(self.mark_settles.unwrap_or(0)) });
-        let version = Version { lineage: self.lineage, generation: self.generation };
+        let mark = self.mark_count.map(|count| SpentMark {
+            count,
+            settles_in: span(self.mark_settles.unwrap_or(0)),
+        });
+        let version = Version {
+            lineage: self.lineage,
+            generation: self.generation,
+        };
         let header = Header {
             version,
             mark,
@@ -224,11 +264,18 @@ impl Paths {
             Err(error) => return Err(rejected_or_unavailable(&path, error)),
             Ok(file) => file,
         };
-        private::check_folder(&self.folder).map_err(|error| rejected_or_unavailable(&self.folder, error))?;
-        let length = file.metadata().map_err(|error| unavailable(&path, error))?.len().min(LONGEST);
+        private::check_folder(&self.folder)
+            .map_err(|error| rejected_or_unavailable(&self.folder, error))?;
+        let length = file
+            .metadata()
+            .map_err(|error| unavailable(&path, error))?
+            .len()
+            .min(LONGEST);
         // Reserved once, so that no copy of a token is left behind by growing.
         let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1));
-        file.take(LONGEST).read_to_end(&mut text).map_err(|error| unavailable(&path, error))?;
+        file.take(LONGEST)
+            .read_to_end(&mut text)
+            .map_err(|error| unavailable(&path, error))?;
 
         #[derive(Deserialize)]
         struct Which {
@@ -244,7 +291,9 @@ impl Paths {
             )),
             Ok(Which { .. }) => {
                 // The parser's own error may quote the record: it is not kept.
-                let stored = serde_json::from_slice::<Form>(&text).ok().and_then(Form::stored);
+                let stored = serde_json::from_slice::<Form>(&text)
+                    .ok()
+                    .and_then(Form::stored);
                 stored.map(Some).ok_or_else(|| corrupt(&path))
             }
             Err(_) => Err(corrupt(&path)),
@@ -254,16 +303,24 @@ impl Paths {
     fn try_lock(&self) -> Result<TryLock, Error> {
         let path = self.lock();
         private::make_folder(&self.folder).map_err(|error| unavailable(&self.folder, error))?;
-        private::check_folder(&self.folder).map_err(|error| rejected_or_unavailable(&self.folder, error))?;
-        let mut file = private::open(OpenOptions::new().read(true).write(true).create(true), &path)
-            .map_err(|error| rejected_or_unavailable(&path, error))?;
+        private::check_folder(&self.folder)
+            .map_err(|error| rejected_or_unavailable(&self.folder, error))?;
+        let mut file = private::open(
+            OpenOptions::new().read(true).write(true).create(true),
+            &path,
+        )
+        .map_err(|error| rejected_or_unavailable(&path, error))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 // A name for a message: without it the message is shorter.
                 let _ = file.take(256).read_to_string(&mut holder);
-                let holder = holder.lines().next().filter(|line| !line.is_empty()).map(str::to_owned);
+                let holder = holder
+                    .lines()
+                    .next()
+                    .filter(|line| !line.is_empty())
+                    .map(str::to_owned);
                 return Ok(TryLock::Busy(holder));
             }
             Err(TryLockError::Error(error)) => return Err(unavailable(&path, error)),
@@ -271,8 +328,14 @@ impl Paths {
         // The same: only a message is poorer without it.
         let _ = sign(&mut file);
         self.remove_leftovers();
-        let held = Held { _file: file, saved: None };
-        Ok(TryLock::Locked(Box::new(FileLock { paths: self.clone(), held: Arc::new(Mutex::new(held)) })))
+        let held = Held {
+            _file: file,
+            saved: None,
+        };
+        Ok(TryLock::Locked(Box::new(FileLock {
+            paths: self.clone(),
+            held: Arc::new(Mutex::new(held)),
+        })))
     }
 
     /// Of a process that was killed while it wrote. Nobody else writes now: we hold the lock.
@@ -292,21 +355,33 @@ impl Paths {
         saved: &mut Option<Version>,
         stored: &Stored,
     ) -> Result<(), Error> {
-        let (found, version) =
-            (self.load()?.map(|stored| stored.header.version), Some(stored.header.version));
+        let (found, version) = (
+            self.load()?.map(|stored| stored.header.version),
+            Some(stored.header.version),
+        );
         // An earlier try may have been carried out after its caller had given up.
         let again = *saved == version && found == version;
         if found != expected && !again {
-            return Err(Error::new(ErrorKind::StoreConflict, "another pair was stored in the meantime"));
+            return Err(Error::new(
+                ErrorKind::StoreConflict,
+                "another pair was stored in the meantime",
+            ));
         }
         *saved = version;
         let form = Form::of(stored);
-        let mut text =
-            Zeroizing::new(Vec::with_capacity(form.record.as_ref().map_or(0, |text| text.len()) + 1024));
-        serde_json::to_writer(&mut *text, &form).expect("strings and numbers always serialize into memory");
-        let temporary = self.folder.join(format!("{}{:016x}", self.temporary_prefix(), fastrand::u64(..)));
+        let mut text = Zeroizing::new(Vec::with_capacity(
+            form.record.as_ref().map_or(0, |text| text.len()) + 1024,
+        ));
+        serde_json::to_writer(&mut *text, &form)
+            .expect("strings and numbers always serialize into memory");
+        let temporary = self.folder.join(format!(
+            "{}{:016x}",
+            self.temporary_prefix(),
+            fastrand::u64(..)
+        ));
         let write = || -> io::Result<()> {
-            let mut file = private::open(OpenOptions::new().write(true).create_new(true), &temporary)?;
+            let mut file =
+                private::open(OpenOptions::new().write(true).create_new(true), &temporary)?;
             file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(&temporary, self.record())?;
@@ -329,17 +404,27 @@ fn sign(file: &mut File) -> io::Result<()> {
 fn corrupt(path: &Path) -> Error {
     Error::new(
         ErrorKind::StoreCorrupt,
-        format!("{} is damaged; restore it, or remove it and log in again", path.display()),
+        format!(
+            "{} is damaged; restore it, or remove it and log in again",
+            path.display()
+        ),
     )
 }
 
 fn unavailable(path: &Path, error: io::Error) -> Error {
-    Error::with_source(ErrorKind::StoreUnavailable, format!("{} can't be used", path.display()), error)
+    Error::with_source(
+        ErrorKind::StoreUnavailable,
+        format!("{} can't be used", path.display()),
+        error,
+    )
 }
 
 /// What is not private is damaged for our purposes: somebody else may have written it.
 fn rejected_or_unavailable(path: &Path, error: io::Error) -> Error {
-    if error.get_ref().is_some_and(|inner| inner.is::<private::NotPrivate>()) {
+    if error
+        .get_ref()
+        .is_some_and(|inner| inner.is::<private::NotPrivate>())
+    {
         let message = format!(
             "{} is not this user's alone; if you trust it, make it so (chmod go= PATH), or remove it and log in again",
             path.display()

@@ -37,12 +37,13 @@ mod platform {
     pub(in crate::store::file) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
         // A pipe in its place must not make us wait for its other end.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file =
-            options.mode(0o600).custom_flags(flags.bits().cast_signed()).open(path).map_err(|error| {
-                match error.raw_os_error() {
-                    Some(code) if code == Errno::LOOP.raw_os_error() => refuse("it is a symbolic link"),
-                    _ => error,
-                }
+        let file = options
+            .mode(0o600)
+            .custom_flags(flags.bits().cast_signed())
+            .open(path)
+            .map_err(|error| match error.raw_os_error() {
+                Some(code) if code == Errno::LOOP.raw_os_error() => refuse("it is a symbolic link"),
+                _ => error,
             })?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {

@@ -12,8 +12,8 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, ErrorKind as RedisErrorKind, IntoConnectionInfo as _,
-    RedisConnectionInfo, RedisError, Value, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ErrorKind as RedisErrorKind,
+    IntoConnectionInfo as _, RedisConnectionInfo, RedisError, Value, aio::MultiplexedConnection,
 };
 use rustls::{
     ClientConfig, RootCertStore,
@@ -84,7 +84,8 @@ impl Redis {
         root_certificates: Option<&[u8]>,
     ) -> Result<Self, Error> {
         // The URL may hold a password: it is not quoted, nor is an error about it.
-        let refuse = |why: &str| Error::new(ErrorKind::Configuration, format!("the Redis URL {why}"));
+        let refuse =
+            |why: &str| Error::new(ErrorKind::Configuration, format!("the Redis URL {why}"));
         // The library would bring its own TLS, which reads certificates on the runtime's thread.
         let (tls, plain) = match url.split_once("://") {
             Some(("rediss", rest)) => (true, format!("redis://{rest}")),
@@ -94,14 +95,22 @@ impl Redis {
         if url.contains('#') {
             return Err(refuse("has a fragment (`#`; write `%23` in a password)"));
         }
-        let info = zeroize::Zeroizing::new(plain).as_str().into_connection_info();
+        let info = zeroize::Zeroizing::new(plain)
+            .as_str()
+            .into_connection_info();
         let info = info.map_err(|_| refuse("is not like `rediss://user:password@host:6379/0`"))?;
         let address = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => Address::Tcp { host: host.clone(), port: *port, tls },
+            ConnectionAddr::Tcp(host, port) => Address::Tcp {
+                host: host.clone(),
+                port: *port,
+                tls,
+            },
             ConnectionAddr::Unix(path) if !tls && cfg!(unix) => Address::Unix(path.clone()),
             _ => return Err(refuse("can't be used on this platform")),
         };
-        if let Address::Tcp { host, tls: false, .. } = &address
+        if let Address::Tcp {
+            host, tls: false, ..
+        } = &address
             && !allow_plaintext
             && !is_loopback(host)
         {
@@ -111,14 +120,22 @@ impl Redis {
         }
         let tls = match (tls, root_certificates) {
             (false, None) => None,
-            (false, Some(_)) => return Err(refuse("is without TLS, so certificates are of no use")),
-            (true, None) => Some(Tls { roots: None, connector: OnceCell::new() }),
+            (false, Some(_)) => {
+                return Err(refuse("is without TLS, so certificates are of no use"));
+            }
+            (true, None) => Some(Tls {
+                roots: None,
+                connector: OnceCell::new(),
+            }),
             (true, Some(pem)) => {
                 let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
                 let roots = roots.ok().filter(|roots| !roots.is_empty());
                 let message = "the root certificates for Redis are not in PEM form";
                 let roots = roots.ok_or_else(|| Error::new(ErrorKind::Configuration, message))?;
-                Some(Tls { roots: Some(roots), connector: OnceCell::new() })
+                Some(Tls {
+                    roots: Some(roots),
+                    connector: OnceCell::new(),
+                })
             }
         };
         Ok(Self {
@@ -159,7 +176,10 @@ impl Redis {
             };
             // Another call may have replaced it already.
             self.open.lock().await.take_if(|open| open.number == number);
-            let declined = matches!(failed.kind(), RedisErrorKind::Server(_) | RedisErrorKind::Extension);
+            let declined = matches!(
+                failed.kind(),
+                RedisErrorKind::Server(_) | RedisErrorKind::Extension
+            );
             // A connection that was kept may have ended with the Redis of then.
             if declined || !(may_be_stale && kept) {
                 return Err(self.explain(failed));
@@ -177,12 +197,18 @@ impl Redis {
         }
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let stream = self.connect().await?;
-        let (connection, driver) = MultiplexedConnection::new_with_config(&self.settings, stream, config)
-            .await
-            .map_err(|error| self.explain(error))?;
+        let (connection, driver) =
+            MultiplexedConnection::new_with_config(&self.settings, stream, config)
+                .await
+                .map_err(|error| self.explain(error))?;
         let driver = tokio::spawn(driver).abort_handle();
         let number = 1 + self.opened.fetch_add(1, Relaxed);
-        *open = Some(Open { connection: connection.clone(), number, runtime, driver });
+        *open = Some(Open {
+            connection: connection.clone(),
+            number,
+            runtime,
+            driver,
+        });
         Ok((connection, number, false))
     }
 
@@ -192,17 +218,29 @@ impl Redis {
             #[cfg(unix)]
             Address::Unix(path) => {
                 let stream = tokio::net::UnixStream::connect(path).await;
-                stream.map(|stream| Box::new(stream) as _).map_err(|error| unreachable(error.into()))
+                stream
+                    .map(|stream| Box::new(stream) as _)
+                    .map_err(|error| unreachable(error.into()))
             }
             #[cfg(not(unix))]
             Address::Unix(_) => Err(unreachable("no such sockets on this platform".into())),
             Address::Tcp { host, port, .. } => {
-                let stream = tcp(host, *port).await.map_err(|error| unreachable(error.into()))?;
-                let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
-                let name = ServerName::try_from(host.clone()).map_err(|error| unreachable(error.into()))?;
-                let connector = tls.connector.get_or_try_init(|| connector(tls.roots.clone())).await?;
-                let stream =
-                    connector.connect(name, stream).await.map_err(|error| unreachable(error.into()))?;
+                let stream = tcp(host, *port)
+                    .await
+                    .map_err(|error| unreachable(error.into()))?;
+                let Some(tls) = &self.tls else {
+                    return Ok(Box::new(stream));
+                };
+                let name = ServerName::try_from(host.clone())
+                    .map_err(|error| unreachable(error.into()))?;
+                let connector = tls
+                    .connector
+                    .get_or_try_init(|| connector(tls.roots.clone()))
+                    .await?;
+                let stream = connector
+                    .connect(name, stream)
+                    .await
+                    .map_err(|error| unreachable(error.into()))?;
                 Ok(Box::new(stream))
             }
         }
@@ -222,7 +260,11 @@ impl Redis {
     }
 
     fn unavailable(&self, what: &str, cause: Option<BoxError>) -> Error {
-        Error::store(ErrorKind::StoreUnavailable, format!("Redis at {:?} {what}", self.address), cause)
+        Error::store(
+            ErrorKind::StoreUnavailable,
+            format!("Redis at {:?} {what}", self.address),
+            cause,
+        )
     }
 }
 
@@ -236,8 +278,9 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let addresses = detached("looking up Redis", move || {
         let found = (host.as_str(), port).to_socket_addrs();
         let found = found.map(|found| found.collect::<Vec<SocketAddr>>());
-        found
-            .map_err(|error| Error::with_source(ErrorKind::StoreUnavailable, "the name was not found", error))
+        found.map_err(|error| {
+            Error::with_source(ErrorKind::StoreUnavailable, "the name was not found", error)
+        })
     });
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses.await.map_err(io::Error::other)? {
@@ -262,7 +305,9 @@ async fn connector(roots: Option<Vec<CertificateDer<'static>>>) -> Result<TlsCon
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| Error::with_source(ErrorKind::StoreUnavailable, "no TLS for Redis", error))?;
+            .map_err(|error| {
+                Error::with_source(ErrorKind::StoreUnavailable, "no TLS for Redis", error)
+            })?;
         let config = config.with_root_certificates(store).with_no_client_auth();
         Ok(TlsConnector::from(Arc::new(config)))
     })

@@ -72,13 +72,30 @@ impl Lease {
 }
 
 impl StoreLock for Lease {
-    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
+    fn save<'a>(
+        &'a mut self,
+        expected: Option<Version>,
+        stored: Stored,
+    ) -> BoxFuture<'a, Result<(), Error>> {
         self.saves += 1;
-        let Header { version, mark, not_before, expires_in } = stored.header;
+        let Header {
+            version,
+            mark,
+            not_before,
+            expires_in,
+        } = stored.header;
         let mut call = self.keys.call(script::SAVE, &["lock", "record"]);
         call.arg(&self.owner).arg(self.saves);
-        let Version { lineage, generation } = expected.unwrap_or(Version { lineage: 0, generation: 0 });
-        call.arg(u8::from(expected.is_some())).arg(lineage).arg(generation);
+        let Version {
+            lineage,
+            generation,
+        } = expected.unwrap_or(Version {
+            lineage: 0,
+            generation: 0,
+        });
+        call.arg(u8::from(expected.is_some()))
+            .arg(lineage)
+            .arg(generation);
         let times = [
             ("mark_settles", mark.map(|mark| mark.settles_in)),
             ("not_before", not_before),
@@ -106,9 +123,14 @@ impl StoreLock for Lease {
     }
 
     fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
-        let since = system_now().wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let since = system_now()
+            .wall
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         let aside = format!("rejected-{}", since.as_millis());
-        let mut call = self.keys.call(script::SET_ASIDE, &["lock", "record", &aside]);
+        let mut call = self
+            .keys
+            .call(script::SET_ASIDE, &["lock", "record", &aside]);
         call.arg(&self.owner);
         Box::pin(async move { settled(self.redis.run(&call).await?) })
     }
@@ -137,11 +159,18 @@ fn settled(answer: Value) -> Result<(), Error> {
     };
     let (kind, message) = match word {
         b"saved" => return Ok(()),
-        b"lost" => {
-            (ErrorKind::StoreConflict, "the lock in Redis was lost: this process was held up, or Redis was")
-        }
-        b"conflict" | b"overtaken" => (ErrorKind::StoreConflict, "another pair was stored in the meantime"),
-        _ => (ErrorKind::StoreUnavailable, "Redis gave an answer that makes no sense"),
+        b"lost" => (
+            ErrorKind::StoreConflict,
+            "the lock in Redis was lost: this process was held up, or Redis was",
+        ),
+        b"conflict" | b"overtaken" => (
+            ErrorKind::StoreConflict,
+            "another pair was stored in the meantime",
+        ),
+        _ => (
+            ErrorKind::StoreUnavailable,
+            "Redis gave an answer that makes no sense",
+        ),
     };
     Err(Error::new(kind, message))
 }

@@ -65,7 +65,11 @@ impl RedisStore {
     /// A store at `redis://`, `rediss://` or `unix://`, such as `rediss://user:password@host:6379/0`.
     #[must_use]
     pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
-        RedisStoreBuilder { url: Zeroizing::new(url.into()), allow_plaintext: false, root_certificates: None }
+        RedisStoreBuilder {
+            url: Zeroizing::new(url.into()),
+            allow_plaintext: false,
+            root_certificates: None,
+        }
     }
 }
 
@@ -73,13 +77,19 @@ impl RedisStoreBuilder {
     /// Allows `redis://` beyond this machine: everybody on the way can read the tokens then.
     #[must_use]
     pub fn allow_plaintext(self) -> Self {
-        Self { allow_plaintext: true, ..self }
+        Self {
+            allow_plaintext: true,
+            ..self
+        }
     }
 
     /// Trusts these certificates, in PEM, instead of those that the operating system trusts.
     #[must_use]
     pub fn root_certificates(self, pem: impl Into<Vec<u8>>) -> Self {
-        Self { root_certificates: Some(pem.into()), ..self }
+        Self {
+            root_certificates: Some(pem.into()),
+            ..self
+        }
     }
 
     /// Builds the store, without connecting.
@@ -88,15 +98,24 @@ impl RedisStoreBuilder {
     ///
     /// [`ErrorKind::Configuration`] if the URL or a certificate can't be used.
     pub fn build(self) -> Result<RedisStore, Error> {
-        let redis = Redis::new(&self.url, self.allow_plaintext, self.root_certificates.as_deref())?;
-        Ok(RedisStore { redis: Arc::new(redis) })
+        let redis = Redis::new(
+            &self.url,
+            self.allow_plaintext,
+            self.root_certificates.as_deref(),
+        )?;
+        Ok(RedisStore {
+            redis: Arc::new(redis),
+        })
     }
 }
 
 impl TokenStore for RedisStore {
     fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
         Box::pin(async move {
-            let answer = self.redis.run(&Keys::of(key).call(script::LOAD, &["record"])).await?;
+            let answer = self
+                .redis
+                .run(&Keys::of(key).call(script::LOAD, &["record"]))
+                .await?;
             parse(key, answer)
         })
     }
@@ -104,12 +123,18 @@ impl TokenStore for RedisStore {
     fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
         Box::pin(async move {
             let keys = Keys::of(key);
-            let owner =
-                format!("{:016x}{:016x} {}", fastrand::u64(..), fastrand::u64(..), holder::this_process());
+            let owner = format!(
+                "{:016x}{:016x} {}",
+                fastrand::u64(..),
+                fastrand::u64(..),
+                holder::this_process()
+            );
             let mut call = keys.call(script::LOCK, &["lock"]);
             call.arg(&owner).arg(LEASE.as_millis());
             Ok(match self.redis.run(&call).await? {
-                Value::Int(1) => TryLock::Locked(Box::new(Lease::new(self.redis.clone(), keys, owner))),
+                Value::Int(1) => {
+                    TryLock::Locked(Box::new(Lease::new(self.redis.clone(), keys, owner)))
+                }
                 Value::BulkString(holder) => {
                     let holder = String::from_utf8_lossy(&holder);
                     TryLock::Busy(holder.split_once(' ').map(|(_, name)| name.to_owned()))
@@ -153,9 +178,23 @@ fn parse(key: &StoreKey, answer: Value) -> Result<Option<Stored>, Error> {
         );
         Error::new(ErrorKind::StoreCorrupt, message)
     };
-    let Value::Array(fields) = answer else { return Err(corrupt()) };
-    let Ok([now, exists, form, lineage, generation, mark_count, mark_settles, not_before, expires, record]) =
-        <[Value; 10]>::try_from(fields)
+    let Value::Array(fields) = answer else {
+        return Err(corrupt());
+    };
+    let Ok(
+        [
+            now,
+            exists,
+            form,
+            lineage,
+            generation,
+            mark_count,
+            mark_settles,
+            not_before,
+            expires,
+            record,
+        ],
+    ) = <[Value; 10]>::try_from(fields)
     else {
         return Err(corrupt());
     };
@@ -165,13 +204,16 @@ fn parse(key: &StoreKey, answer: Value) -> Result<Option<Stored>, Error> {
     let number = |value: &Value| match value {
         Value::Nil => Ok(None),
         Value::BulkString(text) => {
-            let number = std::str::from_utf8(text).ok().and_then(|text| text.parse::<u64>().ok());
+            let number = std::str::from_utf8(text)
+                .ok()
+                .and_then(|text| text.parse::<u64>().ok());
             number.map(Some).ok_or_else(corrupt)
         }
         _ => Err(corrupt()),
     };
     if number(&form)?.ok_or_else(corrupt)? > FORM.into() {
-        let message = "what Redis holds was written by a newer version of apivideo-auth; update this program";
+        let message =
+            "what Redis holds was written by a newer version of apivideo-auth; update this program";
         return Err(Error::new(ErrorKind::StoreUnreadable, message));
     }
     let now = number(&now)?.ok_or_else(corrupt)?;
@@ -182,7 +224,10 @@ fn parse(key: &StoreKey, answer: Value) -> Result<Option<Stored>, Error> {
     };
     let settles_in = number(&mark_settles)?.map_or(Duration::ZERO, left);
     let mark = match number(&mark_count)? {
-        Some(count) => Some(SpentMark { count: count.try_into().map_err(|_| corrupt())?, settles_in }),
+        Some(count) => Some(SpentMark {
+            count: count.try_into().map_err(|_| corrupt())?,
+            settles_in,
+        }),
         None => None,
     };
     let (not_before, expires_in) = (number(&not_before)?.map(left), number(&expires)?.map(left));
@@ -191,12 +236,22 @@ fn parse(key: &StoreKey, answer: Value) -> Result<Option<Stored>, Error> {
         Value::BulkString(bytes) => Some(Record::new(bytes)),
         _ => return Err(corrupt()),
     };
-    Ok(Some(Stored { header: Header { version, mark, not_before, expires_in }, record }))
+    Ok(Some(Stored {
+        header: Header {
+            version,
+            mark,
+            not_before,
+            expires_in,
+        },
+        record,
+    }))
 }
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("RedisStore").field(&self.redis.address()).finish()
+        f.debug_tuple("RedisStore")
+            .field(&self.redis.address())
+            .finish()
     }
 }
 

@@ -34,11 +34,20 @@ pub(super) fn connect(builder: Builder) -> (ApiVideoAuthLayer, Http) {
 }
 
 pub(super) async fn request(client: &Http) -> Result<u16, ErrorKind> {
-    outcome(client.clone().oneshot(get("/videos")).await.map(|response| response.status()))
+    outcome(
+        client
+            .clone()
+            .oneshot(get("/videos"))
+            .await
+            .map(|response| response.status()),
+    )
 }
 
 fn signal(name: &str, process: u32) {
-    let sent = Command::new("kill").args([name, &process.to_string()]).status().expect("kill");
+    let sent = Command::new("kill")
+        .args([name, &process.to_string()])
+        .status()
+        .expect("kill");
     assert!(sent.success());
 }
 
@@ -47,14 +56,18 @@ fn obeying(step: String) -> Hook {
     let loads = Arc::new(AtomicUsize::new(0));
     hook(move |op, when| {
         match (step.as_str(), op, when) {
-            ("kill before clearing", Op::Touch, When::Before) => signal("-KILL", std::process::id()),
+            ("kill before clearing", Op::Touch, When::Before) => {
+                signal("-KILL", std::process::id())
+            }
             ("stop after marking", Op::Mark, When::After) => {
                 signal("-STOP", std::process::id());
                 // The signal may reach this thread a moment later.
                 std::thread::sleep(Duration::from_millis(300));
             }
             // Who got the lock has looked twice.
-            (_, Op::Load, When::Before) if loads.fetch_add(1, Ordering::SeqCst) == 2 => println!("waits"),
+            (_, Op::Load, When::Before) if loads.fetch_add(1, Ordering::SeqCst) == 2 => {
+                println!("waits")
+            }
             _ => {}
         }
         let fails = step == "fail to save" && (op, when) == (Op::Pair, When::Before);
@@ -65,25 +78,37 @@ fn obeying(step: String) -> Hook {
 /// The child: makes one request, and says how that went.
 #[tokio::test]
 async fn a_child_process() {
-    let Ok(step) = env::var("FLEET_STEP") else { return };
+    let Ok(step) = env::var("FLEET_STEP") else {
+        return;
+    };
     let var = |name: &str| env::var(name).expect("set by the parent");
     let builder = ApiVideoAuthLayer::builder()
         .base_url(var("FLEET_API"))
-        .call_timeout(Duration::from_millis(var("FLEET_TIMEOUT").parse().expect("a number")));
+        .call_timeout(Duration::from_millis(
+            var("FLEET_TIMEOUT").parse().expect("a number"),
+        ));
     let builder = match env::var("FLEET_KEY") {
         Ok(key) => builder.api_key(key),
         Err(_) => builder,
     };
     let (store, locks) = (var("FLEET_STORE"), step != "no lock");
     let (layer, client) = if store.starts_with("redis:") {
-        connect(meddle(builder, RedisStore::builder(store).build().expect("a good URL"), locks, step))
+        connect(meddle(
+            builder,
+            RedisStore::builder(store).build().expect("a good URL"),
+            locks,
+            step,
+        ))
     } else {
         connect(meddle(builder, FileStore::in_folder(store), locks, step))
     };
     let outcome = request(&client).await;
     println!("answered {outcome:?}");
     layer.shutdown(Duration::from_secs(20)).await;
-    println!("ended {:?}", layer.subscribe().latest().map(|renewed| renewed.way));
+    println!(
+        "ended {:?}",
+        layer.subscribe().latest().map(|renewed| renewed.way)
+    );
 }
 
 fn meddle(builder: Builder, store: impl TokenStore + Clone, locks: bool, step: String) -> Builder {
@@ -91,7 +116,10 @@ fn meddle(builder: Builder, store: impl TokenStore + Clone, locks: bool, step: S
     if locks {
         builder.store(Hooked { store, hook })
     } else {
-        builder.store(Hooked { store: Lockless(store), hook })
+        builder.store(Hooked {
+            store: Lockless(store),
+            hook,
+        })
     }
 }
 
@@ -135,7 +163,11 @@ impl Running {
         let mut line = String::new();
         while !texts.iter().any(|text| line.contains(text)) {
             line.clear();
-            assert_ne!(self.output.read_line(&mut line).expect("reading"), 0, "it ended without {texts:?}");
+            assert_ne!(
+                self.output.read_line(&mut line).expect("reading"),
+                0,
+                "it ended without {texts:?}"
+            );
         }
         line
     }

@@ -24,7 +24,11 @@ async fn g23_processes_that_share_a_store_make_one_call_and_only_the_lock_sees_t
                 .map(|_| {
                     // Without a key the mark would keep them from it, lock or not.
                     let builder = fleet.builder(!locks || !warm);
-                    fleet.start(if locks { builder } else { builder.store(Lockless(fleet.shelf.clone())) })
+                    fleet.start(if locks {
+                        builder
+                    } else {
+                        builder.store(Lockless(fleet.shelf.clone()))
+                    })
                 })
                 .collect();
             let gate = fleet.api.gate(GatePoint::BeforeCommit);
@@ -42,9 +46,15 @@ async fn g23_processes_that_share_a_store_make_one_call_and_only_the_lock_sees_t
                 assert_eq!(request.await.expect("no panic"), Ok(200));
             }
             assert_eq!(fleet.api.counts().token_calls - before, 1);
-            let adoptions = processes.iter().filter(|process| process.way() == Some(Way::Adopted)).count();
+            let adoptions = processes
+                .iter()
+                .filter(|process| process.way() == Some(Way::Adopted))
+                .count();
             assert_eq!(adoptions, 7);
-            assert_eq!((fleet.api.counts().reuse_violations, fleet.shelf.mark()), (0, None));
+            assert_eq!(
+                (fleet.api.counts().reuse_violations, fleet.shelf.mark()),
+                (0, None)
+            );
         }
     }
 }
@@ -64,7 +74,10 @@ async fn g21_look_lock_look_mark_call_save_publish_unlock() {
                 .unwrap()
                 .as_ref()
                 .is_some_and(|layer: &ApiVideoAuthLayer| layer.subscribe().latest().is_some());
-            steps.lock().unwrap().push((op, api.counts().token_calls - calls, published));
+            steps
+                .lock()
+                .unwrap()
+                .push((op, api.counts().token_calls - calls, published));
         }
         async { Ok(()) }
     }));
@@ -99,7 +112,10 @@ async fn g21_a_mark_stands_while_the_call_is_out_and_a_transient_outcome_clears_
     gate.reached(1).await;
     let mark = fleet.shelf.mark().expect("a mark");
     assert_eq!(mark.count, 1);
-    assert!(mark.settles_in > seconds(14.0) && mark.settles_in <= SETTLED, "{mark:?}");
+    assert!(
+        mark.settles_in > seconds(14.0) && mark.settles_in <= SETTLED,
+        "{mark:?}"
+    );
     gate.open();
     assert_eq!(request.await.unwrap(), Err(ErrorKind::Unavailable));
     settle().await;
@@ -111,7 +127,13 @@ async fn g21_a_mark_stands_while_the_call_is_out_and_a_transient_outcome_clears_
     let other = fleet.start(fleet.keyless());
     assert_eq!(other.list().await, Ok(200));
     assert!(begun.elapsed() < seconds(0.5));
-    assert_eq!((fleet.api.presentations(&token) > 1, fleet.api.counts().reuse_violations), (true, 0));
+    assert_eq!(
+        (
+            fleet.api.presentations(&token) > 1,
+            fleet.api.counts().reuse_violations
+        ),
+        (true, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,7 +156,13 @@ async fn g23_a_cool_down_is_shared_by_all() {
     for process in &processes {
         assert_eq!(process.list().await, Ok(200));
     }
-    assert_eq!((fleet.api.counts().token_calls - before, fleet.api.counts().reuse_violations), (2, 0));
+    assert_eq!(
+        (
+            fleet.api.counts().token_calls - before,
+            fleet.api.counts().reuse_violations
+        ),
+        (2, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,17 +199,42 @@ async fn g9_clocks_that_differ_by_hours_do_not_matter() {
     });
     let [ahead, behind] = clocks.map(|clock| fleet.start(fleet.keyed().clock(clock)));
     for round in 0..3 {
-        let (first, second) = if round % 2 == 0 { (&ahead, &behind) } else { (&behind, &ahead) };
-        assert_eq!((first.list().await, second.list().await), (Ok(200), Ok(200)));
+        let (first, second) = if round % 2 == 0 {
+            (&ahead, &behind)
+        } else {
+            (&behind, &ahead)
+        };
+        assert_eq!(
+            (first.list().await, second.list().await),
+            (Ok(200), Ok(200))
+        );
         assert_eq!(second.way(), Some(Way::Adopted));
-        let expiry = first.client.token::<Body>().await.unwrap().expose().to_owned();
-        assert_eq!(second.client.token::<Body>().await.unwrap().expose(), expiry);
+        let expiry = first
+            .client
+            .token::<Body>()
+            .await
+            .unwrap()
+            .expose()
+            .to_owned();
+        assert_eq!(
+            second.client.token::<Body>().await.unwrap().expose(),
+            expiry
+        );
         sleep(HOUR - seconds(20.0)).await;
-        assert_eq!((first.list().await, second.list().await), (Ok(200), Ok(200)));
+        assert_eq!(
+            (first.list().await, second.list().await),
+            (Ok(200), Ok(200))
+        );
         assert_eq!(fleet.api.counts().token_calls, round + 1);
         sleep(seconds(30.0)).await;
     }
-    assert_eq!((fleet.api.counts().unauthorized, fleet.api.counts().reuse_violations), (0, 0));
+    assert_eq!(
+        (
+            fleet.api.counts().unauthorized,
+            fleet.api.counts().reuse_violations
+        ),
+        (0, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,7 +256,8 @@ async fn g21_a_pair_that_expired_while_waiting_for_the_lock_is_not_adopted() {
     let counted = looks.clone();
     let blind = fleet.hooked(hook(move |op, when| {
         // Sees nothing of what was saved until it is old.
-        let early = op == Op::Load && when == When::Before && counted.fetch_add(1, Ordering::SeqCst) == 0;
+        let early =
+            op == Op::Load && when == When::Before && counted.fetch_add(1, Ordering::SeqCst) == 0;
         async move {
             if early {
                 sleep(seconds(5.5)).await;
@@ -218,9 +272,18 @@ async fn g21_a_pair_that_expired_while_waiting_for_the_lock_is_not_adopted() {
     let request = second.spawn();
     settle().await;
     gate.open();
-    assert_eq!((first.await.unwrap(), request.await.unwrap()), (Ok(200), Ok(200)));
+    assert_eq!(
+        (first.await.unwrap(), request.await.unwrap()),
+        (Ok(200), Ok(200))
+    );
     assert_eq!(second.way(), Some(Way::Refresh));
-    assert_eq!((fleet.api.counts().unauthorized, fleet.api.counts().reuse_violations), (0, 0));
+    assert_eq!(
+        (
+            fleet.api.counts().unauthorized,
+            fleet.api.counts().reuse_violations
+        ),
+        (0, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -72,8 +72,18 @@ async fn g22_a_marked_token_is_presented_again_after_its_deadline_and_never_with
             assert!(waited < seconds(1.0), "it need not wait: {waited:?}");
             assert_eq!(fleet.api.presentations(&token), 1);
         } else {
-            assert_eq!(outcome, if spent { Err(ErrorKind::Refused) } else { Ok(200) });
-            assert!(waited >= SETTLED && waited < SETTLED + seconds(1.0), "{waited:?}");
+            assert_eq!(
+                outcome,
+                if spent {
+                    Err(ErrorKind::Refused)
+                } else {
+                    Ok(200)
+                }
+            );
+            assert!(
+                waited >= SETTLED && waited < SETTLED + seconds(1.0),
+                "{waited:?}"
+            );
             assert_eq!(fleet.api.presentations(&token), 2);
         }
     }
@@ -92,9 +102,18 @@ async fn g21_who_waits_for_a_mark_leaves_the_lock_to_the_one_who_made_it() {
     fleet.shelf.lose_lock();
     let waiting = fleet.start(fleet.keyless());
     let second = waiting.spawn();
-    assert_eq!((first.await.unwrap(), second.await.unwrap()), (Ok(200), Ok(200)));
+    assert_eq!(
+        (first.await.unwrap(), second.await.unwrap()),
+        (Ok(200), Ok(200))
+    );
     assert_eq!(waiting.way(), Some(Way::Adopted));
-    assert_eq!((fleet.api.presentations(&token), fleet.api.counts().reuse_violations), (1, 0));
+    assert_eq!(
+        (
+            fleet.api.presentations(&token),
+            fleet.api.counts().reuse_violations
+        ),
+        (1, 0)
+    );
 }
 
 /// A leader that is stopped after its mark and loses its lock: what it does when it goes on.
@@ -105,8 +124,11 @@ async fn g23_a_leader_that_was_stopped_after_its_mark_presents_nothing_and_adopt
         sleep(HOUR).await;
         let token = fleet.stored();
         let stop = Stop::default();
-        let leader =
-            fleet.start(fleet.builder(with_key).store(fleet.hooked(stop.at((Op::Mark, When::After)))));
+        let leader = fleet.start(
+            fleet
+                .builder(with_key)
+                .store(fleet.hooked(stop.at((Op::Mark, When::After)))),
+        );
         let request = leader.spawn();
         stop.reached.notified().await;
         fleet.shelf.lose_lock();
@@ -126,7 +148,11 @@ async fn g23_a_leader_that_was_stopped_after_its_mark_presents_nothing_and_adopt
         sleep(seconds(2.0)).await;
         assert_eq!(leader.list().await, Ok(200));
         assert_eq!(leader.way(), Some(Way::Adopted));
-        assert_eq!((fleet.shelf.version(), fleet.stored()), (version, stored), "nothing older comes over it");
+        assert_eq!(
+            (fleet.shelf.version(), fleet.stored()),
+            (version, stored),
+            "nothing older comes over it"
+        );
         assert_eq!(fleet.api.presentations(&token), usize::from(!with_key));
         assert_eq!(fleet.api.counts().reuse_violations, 0);
     }
@@ -153,7 +179,9 @@ async fn g23_the_late_refusal_of_a_leader_erases_nothing() {
         stored.header.version.lineage ^= 1;
         stored.header.mark = None;
         stored.header.expires_in = Some(HOUR);
-        stored.record = Some(apivideo_auth::store::Record::new(record.to_string().into_bytes()));
+        stored.record = Some(apivideo_auth::store::Record::new(
+            record.to_string().into_bytes(),
+        ));
         fleet.shelf.put(Some(stored));
         gate.open();
         assert_eq!(request.await.unwrap(), Ok(200));
@@ -181,7 +209,10 @@ async fn g11_the_store_is_read_again_before_a_token_is_presented_a_second_time()
     let (first, second) = (request.await.unwrap(), login.await.unwrap());
     assert_eq!(second, Ok(200));
     assert_eq!(first, Ok(200));
-    assert_eq!((fleet.api.presentations(&token), fleet.api.counts().logins), (1, 2));
+    assert_eq!(
+        (fleet.api.presentations(&token), fleet.api.counts().logins),
+        (1, 2)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,7 +220,9 @@ async fn g23_an_older_or_empty_store_gets_the_newer_pair_back_and_nothing_is_pre
     for with_key in [true, false] {
         for empty in [true, false] {
             let fleet = Fleet::logged_in().await;
-            let processes: Vec<_> = (0..3).map(|_| fleet.start(fleet.builder(with_key))).collect();
+            let processes: Vec<_> = (0..3)
+                .map(|_| fleet.start(fleet.builder(with_key)))
+                .collect();
             let dump = fleet.shelf.read();
             sleep(HOUR).await;
             for process in &processes {
@@ -204,7 +237,13 @@ async fn g23_an_older_or_empty_store_gets_the_newer_pair_back_and_nothing_is_pre
             for process in &processes {
                 assert_eq!(process.list().await, Ok(200));
             }
-            assert_eq!((fleet.api.most_presentations(), fleet.api.counts().reuse_violations), (1, 0));
+            assert_eq!(
+                (
+                    fleet.api.most_presentations(),
+                    fleet.api.counts().reuse_violations
+                ),
+                (1, 0)
+            );
             assert_eq!(fleet.api.counts().token_calls, 3);
             assert_eq!(fleet.api.live_refresh_token(), fleet.shelf.refresh_token());
         }
@@ -226,7 +265,13 @@ async fn g23_an_older_pair_of_the_same_line_is_not_presented_when_the_newer_one_
     fleet.shelf.put(dump);
     sleep(seconds(6.0)).await;
     process.list().await.expect_err("there is nothing left");
-    assert_eq!((fleet.api.presentations(&spent), fleet.api.counts().reuse_violations), (1, 0));
+    assert_eq!(
+        (
+            fleet.api.presentations(&spent),
+            fleet.api.counts().reuse_violations
+        ),
+        (1, 0)
+    );
 }
 
 /// A record read while its mark stood is as good as any once the mark is cleared.
@@ -249,7 +294,10 @@ async fn g21_a_mark_that_was_cleared_leaves_no_doubt_with_those_who_saw_it() {
     assert_eq!(fleet.shelf.mark(), None);
     sleep(seconds(100.0)).await;
     assert_eq!(other.list().await, Ok(200));
-    assert_eq!((other.way(), fleet.api.counts().logins), (Some(Way::Refresh), 1));
+    assert_eq!(
+        (other.way(), fleet.api.counts().logins),
+        (Some(Way::Refresh), 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -270,10 +318,20 @@ async fn g12_a_refresh_token_without_an_access_token_is_stored_at_once() {
     gate.open();
     second.reached(1).await;
     calls.lock().unwrap().push(fleet.shelf.refresh_token());
-    assert_eq!(calls.lock().unwrap()[0], new, "who is killed now has lost nothing");
+    assert_eq!(
+        calls.lock().unwrap()[0],
+        new,
+        "who is killed now has lost nothing"
+    );
     second.open();
     assert_eq!(request.await.unwrap(), Ok(200));
-    assert_eq!((fleet.api.presentations(&token), fleet.api.counts().reuse_violations), (1, 0));
+    assert_eq!(
+        (
+            fleet.api.presentations(&token),
+            fleet.api.counts().reuse_violations
+        ),
+        (1, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -286,8 +344,13 @@ async fn g21_a_late_answer_is_stored_even_if_the_store_is_away_for_a_while() {
         let fails = asked.load(Ordering::SeqCst) && op != Op::Unlock && when == When::Before;
         async move { if fails { Err(away()) } else { Ok(()) } }
     }));
-    let process =
-        fleet.start(fleet.keyless().store(store).call_timeout(seconds(1.0)).flight_timeout(seconds(2.0)));
+    let process = fleet.start(
+        fleet
+            .keyless()
+            .store(store)
+            .call_timeout(seconds(1.0))
+            .flight_timeout(seconds(2.0)),
+    );
     fleet.api.fault(Fault::Latency(seconds(20.0)));
     fleet.api.fault(Fault::DropBefore);
     let request = process.spawn();

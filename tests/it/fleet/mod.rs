@@ -38,7 +38,11 @@ struct Fleet {
 impl Fleet {
     fn new() -> Self {
         let (api, clock) = paused();
-        Self { api, clock, shelf: Shelf::default() }
+        Self {
+            api,
+            clock,
+            shelf: Shelf::default(),
+        }
     }
 
     /// One with a stored pair; the program that logged in is gone.
@@ -51,7 +55,10 @@ impl Fleet {
     /// Logs in as an operator does, whatever is stored.
     async fn log_in(&self) {
         let layer = self.keyed().build().expect("good settings");
-        client(&layer, &self.api).renew::<Body>().await.expect("a login");
+        client(&layer, &self.api)
+            .renew::<Body>()
+            .await
+            .expect("a login");
         assert!(layer.shutdown(HOUR).await);
     }
 
@@ -69,11 +76,18 @@ impl Fleet {
     }
 
     fn builder(&self, with_key: bool) -> Builder {
-        if with_key { self.keyed() } else { self.keyless() }
+        if with_key {
+            self.keyed()
+        } else {
+            self.keyless()
+        }
     }
 
     fn hooked(&self, hook: Hook) -> Hooked<Shelf> {
-        Hooked { store: self.shelf.clone(), hook }
+        Hooked {
+            store: self.shelf.clone(),
+            hook,
+        }
     }
 
     fn start(&self, builder: Builder) -> Process {
@@ -113,7 +127,9 @@ impl Process {
 }
 
 fn outcome(result: Result<http::StatusCode, BoxError>) -> Result<u16, ErrorKind> {
-    result.map(|status| status.as_u16()).map_err(|error| ours(&error).kind())
+    result
+        .map(|status| status.as_u16())
+        .map_err(|error| ours(&error).kind())
 }
 
 fn seconds(seconds: f64) -> Duration {

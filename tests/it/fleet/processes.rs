@@ -41,17 +41,31 @@ async fn of_eight_one_calls(store: &str) {
     }
     assert_eq!(api.counts().token_calls, 1);
     gate.open();
-    let said: Vec<_> =
-        futures::future::join_all(ends).await.into_iter().map(|end| end.expect("no panic")).collect();
-    assert!(said.iter().all(|said| said.contains("answered Ok(200)")), "{said:?}");
-    let adopted = said.iter().filter(|said| said.contains("waits") && said.contains("Some(Adopted)"));
-    assert_eq!((adopted.count(), api.counts().token_calls), (7, 1), "{said:?}");
+    let said: Vec<_> = futures::future::join_all(ends)
+        .await
+        .into_iter()
+        .map(|end| end.expect("no panic"))
+        .collect();
+    assert!(
+        said.iter().all(|said| said.contains("answered Ok(200)")),
+        "{said:?}"
+    );
+    let adopted = said
+        .iter()
+        .filter(|said| said.contains("waits") && said.contains("Some(Adopted)"));
+    assert_eq!(
+        (adopted.count(), api.counts().token_calls),
+        (7, 1),
+        "{said:?}"
+    );
 }
 
 async fn of_eight_all_call_without_a_lock(store: &str) {
     let api = FakeApi::start().await.expect("a server");
     let gate = api.gate(GatePoint::BeforeCommit);
-    let children: Vec<_> = (0..8).map(|_| Running::start(&api, store, "no lock", true)).collect();
+    let children: Vec<_> = (0..8)
+        .map(|_| Running::start(&api, store, "no lock", true))
+        .collect();
     gate.reached(8).await;
     drop(children);
 }
@@ -59,7 +73,14 @@ async fn of_eight_all_call_without_a_lock(store: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g23_of_eight_processes_on_one_folder_one_calls_and_without_the_lock_all_do() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = |name: &str| folder.path().join(name).to_str().expect("a plain path").to_owned();
+    let store = |name: &str| {
+        folder
+            .path()
+            .join(name)
+            .to_str()
+            .expect("a plain path")
+            .to_owned()
+    };
     of_eight_one_calls(&store("locked")).await;
     of_eight_all_call_without_a_lock(&store("lockless")).await;
 }
@@ -101,7 +122,11 @@ async fn killed_at(step: &'static str, next: Next, with_key: bool) {
             .call_timeout(CALL_TIMEOUT)
             .flight_timeout(2 * CALL_TIMEOUT)
             .store(store.clone());
-        if with_key { builder.api_key(api.api_key()) } else { builder }
+        if with_key {
+            builder.api_key(api.api_key())
+        } else {
+            builder
+        }
     };
     let (layer, client) = connect(builder(true));
     client.renew::<Body>().await.expect("a login");
@@ -117,8 +142,13 @@ async fn killed_at(step: &'static str, next: Next, with_key: bool) {
     if step == "kill before clearing" {
         api.fault(Fault::status(503));
     }
-    let mut child =
-        Running::start_with(&api, path.to_str().expect("a plain path"), step, false, Duration::from_secs(10));
+    let mut child = Running::start_with(
+        &api,
+        path.to_str().expect("a plain path"),
+        step,
+        false,
+        Duration::from_secs(10),
+    );
     if let Some(gate) = &gate {
         gate.reached(1).await;
         child.signal("-KILL");
@@ -140,15 +170,31 @@ async fn killed_at(step: &'static str, next: Next, with_key: bool) {
     let (_, client) = connect(builder(with_key));
     if with_key {
         assert_eq!(request(&client).await, Ok(200), "{step}");
-        assert_eq!((api.presentations(&token), api.counts().logins), (1, 2), "{step}");
+        assert_eq!(
+            (api.presentations(&token), api.counts().logins),
+            (1, 2),
+            "{step}"
+        );
         return;
     }
-    assert_eq!(request(&client).await, Err(ErrorKind::Ambiguous), "{step}: not before the deadline");
+    assert_eq!(
+        request(&client).await,
+        Err(ErrorKind::Ambiguous),
+        "{step}: not before the deadline"
+    );
     assert_eq!(api.presentations(&token), 1, "{step}");
     pass(&path, "mark_settles");
     let (_, client) = connect(builder(false));
-    let expected = if next == Next::Goes { Ok(200) } else { Err(ErrorKind::Refused) };
-    assert_eq!((request(&client).await, api.presentations(&token)), (expected, 2), "{step}");
+    let expected = if next == Next::Goes {
+        Ok(200)
+    } else {
+        Err(ErrorKind::Refused)
+    };
+    assert_eq!(
+        (request(&client).await, api.presentations(&token)),
+        (expected, 2),
+        "{step}"
+    );
     // Whatever came of it, the store is readable, and the operator can log in.
     let (_, operator) = connect(builder(true));
     assert_eq!(request(&operator).await, Ok(200), "{step}");
@@ -159,7 +205,10 @@ fn pass(folder: &Path, name: &str) {
     let record = std::fs::read_dir(folder)
         .expect("the folder")
         .map(|entry| entry.expect("an entry").path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .find(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "json")
+        })
         .expect("a record");
     let mut form: serde_json::Value =
         serde_json::from_slice(&std::fs::read(&record).expect("readable")).expect("JSON");
@@ -183,8 +232,13 @@ async fn stopped_after_its_mark(with_key: bool) {
     let api = FakeApi::start().await.expect("a server");
     let server = RedisServer::start();
     let builder = || {
-        let store = RedisStore::builder(server.url()).build().expect("a good URL");
-        ApiVideoAuthLayer::builder().base_url(api.url()).call_timeout(CALL_TIMEOUT).store(store)
+        let store = RedisStore::builder(server.url())
+            .build()
+            .expect("a good URL");
+        ApiVideoAuthLayer::builder()
+            .base_url(api.url())
+            .call_timeout(CALL_TIMEOUT)
+            .store(store)
     };
     api.set_token_lifetime(Duration::from_millis(1));
     let (layer, client) = connect(builder().api_key(api.api_key()));
@@ -199,7 +253,11 @@ async fn stopped_after_its_mark(with_key: bool) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let begun = Instant::now();
-    let other = if with_key { builder().api_key(api.api_key()) } else { builder() };
+    let other = if with_key {
+        builder().api_key(api.api_key())
+    } else {
+        builder()
+    };
     let (layer, client) = connect(other);
     assert_eq!(request(&client).await, Ok(200));
     let waited = begun.elapsed();
@@ -209,14 +267,23 @@ async fn stopped_after_its_mark(with_key: bool) {
     let newest = api.live_refresh_token();
     leader.signal("-CONT");
     let said = blocking(|| leader.end()).await;
-    assert!(said.contains("answered Ok(200)") && said.contains("Adopted"), "{said}");
+    assert!(
+        said.contains("answered Ok(200)") && said.contains("Adopted"),
+        "{said}"
+    );
     assert_eq!(api.presentations(&token), usize::from(!with_key));
-    assert_eq!((api.counts().reuse_violations, api.live_refresh_token()), (0, newest.clone()));
+    assert_eq!(
+        (api.counts().reuse_violations, api.live_refresh_token()),
+        (0, newest.clone())
+    );
     // What is stored is what the other one got.
     assert!(layer.shutdown(HOUR).await);
     let (_, last) = connect(builder());
     let pair = last.pair::<Body>().await.expect("the stored pair");
-    assert_eq!(pair.refresh_token().map(|token| token.expose().to_owned()), newest);
+    assert_eq!(
+        pair.refresh_token().map(|token| token.expose().to_owned()),
+        newest
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -237,7 +304,10 @@ async fn g23_a_redis_that_forgets_gets_the_newest_pair_back() {
     let url = server.url();
     let builder = || {
         let store = RedisStore::builder(&url).build().expect("a good URL");
-        ApiVideoAuthLayer::builder().base_url(api.url()).early_window(Duration::ZERO).store(store)
+        ApiVideoAuthLayer::builder()
+            .base_url(api.url())
+            .early_window(Duration::ZERO)
+            .store(store)
     };
     let (_, operator) = connect(builder().api_key(api.api_key()));
     assert_eq!(request(&operator).await, Ok(200));
@@ -267,6 +337,9 @@ async fn g23_a_redis_that_forgets_gets_the_newest_pair_back() {
     api.revoke_access_tokens();
     all_work().await;
     let counts = api.counts();
-    assert_eq!((counts.logins, counts.refreshes, counts.reuse_violations), (1, 4, 0));
+    assert_eq!(
+        (counts.logins, counts.refreshes, counts.reuse_violations),
+        (1, 4, 0)
+    );
     assert_eq!(api.most_presentations(), 1);
 }

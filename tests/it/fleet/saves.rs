@@ -14,7 +14,12 @@ fn failing_saves(time: Duration, panics: bool) -> Hook {
     let first = Arc::new(std::sync::Mutex::new(None::<Instant>));
     hook(move |op, when| {
         let fails = (op, when) == (Op::Pair, When::Before)
-            && first.lock().unwrap().get_or_insert_with(Instant::now).elapsed() < time;
+            && first
+                .lock()
+                .unwrap()
+                .get_or_insert_with(Instant::now)
+                .elapsed()
+                < time;
         async move {
             assert!(!(fails && panics), "test-only panic");
             if fails { Err(away()) } else { Ok(()) }
@@ -28,7 +33,11 @@ async fn g21_a_pair_that_cannot_be_saved_is_used_and_saved_later_while_siblings_
         let fleet = Fleet::logged_in().await;
         sleep(HOUR).await;
         let token = fleet.stored();
-        let leader = fleet.start(fleet.keyless().store(fleet.hooked(failing_saves(seconds(3.0), panics))));
+        let leader = fleet.start(
+            fleet
+                .keyless()
+                .store(fleet.hooked(failing_saves(seconds(3.0), panics))),
+        );
         assert_eq!(leader.list().await, Ok(200));
         assert_eq!(leader.way(), Some(Way::Refresh));
         assert!(fleet.shelf.mark().is_some());
@@ -40,8 +49,17 @@ async fn g21_a_pair_that_cannot_be_saved_is_used_and_saved_later_while_siblings_
         }
         let waited = begun.elapsed();
         assert!(waited > seconds(2.0) && waited < seconds(8.0), "{waited:?}");
-        assert_eq!((fleet.api.presentations(&token), fleet.api.counts().refreshes), (1, 1));
-        assert_eq!((fleet.shelf.mark(), fleet.api.live_refresh_token()), (None, Some(fleet.stored())));
+        assert_eq!(
+            (
+                fleet.api.presentations(&token),
+                fleet.api.counts().refreshes
+            ),
+            (1, 1)
+        );
+        assert_eq!(
+            (fleet.shelf.mark(), fleet.api.live_refresh_token()),
+            (None, Some(fleet.stored()))
+        );
         assert!(leader.layer.shutdown(seconds(1.0)).await);
     }
 }
@@ -53,20 +71,30 @@ async fn g21_killed_before_the_save_the_key_helps_and_else_the_answer_is_lost() 
         sleep(HOUR).await;
         let token = fleet.stored();
         let saves = fleet.hooked(hook(|op, when| async move {
-            if (op, when) == (Op::Pair, When::Before) { Err(away()) } else { Ok(()) }
+            if (op, when) == (Op::Pair, When::Before) {
+                Err(away())
+            } else {
+                Ok(())
+            }
         }));
         let leader = fleet.start(fleet.keyless().store(saves));
         assert_eq!(leader.list().await, Ok(200));
         // Killed: it never saves, and its lock is free.
         fleet.shelf.lose_lock();
         let begun = Instant::now();
-        let siblings = [fleet.start(fleet.builder(with_key)), fleet.start(fleet.builder(with_key))];
+        let siblings = [
+            fleet.start(fleet.builder(with_key)),
+            fleet.start(fleet.builder(with_key)),
+        ];
         let requests: Vec<_> = siblings.iter().map(Process::spawn).collect();
         for request in requests {
             let outcome = request.await.unwrap();
             assert_eq!(outcome.is_ok(), with_key, "{outcome:?}");
         }
-        assert_eq!(fleet.api.presentations(&token), if with_key { 1 } else { 2 });
+        assert_eq!(
+            fleet.api.presentations(&token),
+            if with_key { 1 } else { 2 }
+        );
         assert_eq!(begun.elapsed() < seconds(1.0), with_key);
         assert_eq!(fleet.api.counts().logins, if with_key { 2 } else { 1 });
     }
@@ -79,8 +107,9 @@ async fn g21_a_save_that_is_lost_on_the_way_back_is_no_conflict() {
     let lost = Arc::new(AtomicUsize::new(0));
     let counted = lost.clone();
     let store = fleet.hooked(hook(move |op, when| {
-        let loses =
-            when == When::After && matches!(op, Op::Pair) && counted.fetch_add(1, Ordering::SeqCst) < 2;
+        let loses = when == When::After
+            && matches!(op, Op::Pair)
+            && counted.fetch_add(1, Ordering::SeqCst) < 2;
         async move { if loses { Err(away()) } else { Ok(()) } }
     }));
     let process = fleet.start(fleet.keyless().store(store));
@@ -107,7 +136,13 @@ async fn g21_a_pair_that_stays_unsaved_is_saved_by_the_next_renewal_or_gives_way
     assert_ne!(unsaved, fleet.stored());
     is_away.store(false, Ordering::SeqCst);
     assert_eq!(process.list().await, Ok(200));
-    assert_eq!((fleet.api.presentations(&unsaved), fleet.api.counts().reuse_violations), (1, 0));
+    assert_eq!(
+        (
+            fleet.api.presentations(&unsaved),
+            fleet.api.counts().reuse_violations
+        ),
+        (1, 0)
+    );
     assert_eq!(fleet.api.live_refresh_token(), fleet.shelf.refresh_token());
 }
 
@@ -116,13 +151,26 @@ async fn g21_a_pair_that_stays_unsaved_is_saved_by_the_next_renewal_or_gives_way
 async fn g21_a_lock_that_was_lost_is_taken_anew_to_save() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
-    let leader = fleet.start(fleet.keyless().store(fleet.hooked(failing_saves(seconds(4.0), false))));
+    let leader = fleet.start(
+        fleet
+            .keyless()
+            .store(fleet.hooked(failing_saves(seconds(4.0), false))),
+    );
     assert_eq!(leader.list().await, Ok(200));
     fleet.shelf.lose_lock();
     let sibling = fleet.start(fleet.keyless());
     let begun = Instant::now();
     assert_eq!(sibling.list().await, Ok(200));
-    assert!(begun.elapsed() < SETTLED, "its mark kept the sibling waiting, not the lock");
+    assert!(
+        begun.elapsed() < SETTLED,
+        "its mark kept the sibling waiting, not the lock"
+    );
     assert_eq!(sibling.way(), Some(Way::Adopted));
-    assert_eq!((fleet.api.counts().refreshes, fleet.api.counts().reuse_violations), (1, 0));
+    assert_eq!(
+        (
+            fleet.api.counts().refreshes,
+            fleet.api.counts().reuse_violations
+        ),
+        (1, 0)
+    );
 }

@@ -12,11 +12,24 @@ async fn g26_a_restart_with_the_old_seed_presents_nothing_twice() {
     for restart in 0..4 {
         let process = fleet.start(fleet.keyless().refresh_token(seed.as_str()));
         assert_eq!(process.list().await, Ok(200));
-        assert_eq!(process.way(), Some(if restart == 0 { Way::Refresh } else { Way::Adopted }));
+        assert_eq!(
+            process.way(),
+            Some(if restart == 0 {
+                Way::Refresh
+            } else {
+                Way::Adopted
+            })
+        );
         sleep(HOUR).await;
         assert_eq!(process.list().await, Ok(200));
     }
-    assert_eq!((fleet.api.presentations(&seed), fleet.api.most_presentations()), (1, 1));
+    assert_eq!(
+        (
+            fleet.api.presentations(&seed),
+            fleet.api.most_presentations()
+        ),
+        (1, 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -32,7 +45,10 @@ async fn g26_twenty_processes_with_one_seed_present_it_once() {
         }
         sleep(HOUR).await;
     }
-    assert_eq!((fleet.api.most_presentations(), fleet.api.counts().refreshes), (1, 3));
+    assert_eq!(
+        (fleet.api.most_presentations(), fleet.api.counts().refreshes),
+        (1, 3)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -44,21 +60,42 @@ async fn g26_a_seed_is_used_when_the_stored_pair_was_refused_and_a_spent_one_nev
     let seed = fleet.api.mint_pair().1;
     let process = fleet.start(fleet.keyless().refresh_token(seed.as_str()));
     assert_eq!(process.list().await, Ok(200));
-    assert_eq!((fleet.api.presentations(&stored), fleet.api.presentations(&seed)), (1, 1));
+    assert_eq!(
+        (
+            fleet.api.presentations(&stored),
+            fleet.api.presentations(&seed)
+        ),
+        (1, 1)
+    );
     assert_eq!(fleet.api.counts().logins, 1);
     // Its line ends as well: the seed does not come back.
     sleep(HOUR).await;
     fleet.api.revoke_refresh_tokens();
-    for process in [process, fleet.start(fleet.keyless().refresh_token(seed.as_str()))] {
+    for process in [
+        process,
+        fleet.start(fleet.keyless().refresh_token(seed.as_str())),
+    ] {
         assert!(process.list().await.is_err());
         sleep(seconds(6.0)).await;
         assert!(process.list().await.is_err());
         sleep(seconds(6.0)).await;
     }
-    assert_eq!((fleet.api.presentations(&seed), fleet.api.counts().reuse_violations), (1, 0));
+    assert_eq!(
+        (
+            fleet.api.presentations(&seed),
+            fleet.api.counts().reuse_violations
+        ),
+        (1, 0)
+    );
     // A fresh one is another thing.
     let fresh = fleet.api.mint_pair().1;
-    assert_eq!(fleet.start(fleet.keyless().refresh_token(fresh.as_str())).list().await, Ok(200));
+    assert_eq!(
+        fleet
+            .start(fleet.keyless().refresh_token(fresh.as_str()))
+            .list()
+            .await,
+        Ok(200)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -90,7 +127,13 @@ async fn g26_a_seed_that_this_process_spent_is_not_planted_in_a_store_that_was_e
         fleet.api.refuse_api_key(false);
         sleep(seconds(301.0)).await;
         assert_eq!(process.list().await.is_ok(), with_key);
-        assert_eq!((fleet.api.presentations(&seed), fleet.api.counts().reuse_violations), (1, 0));
+        assert_eq!(
+            (
+                fleet.api.presentations(&seed),
+                fleet.api.counts().reuse_violations
+            ),
+            (1, 0)
+        );
     }
 }
 
@@ -102,7 +145,10 @@ async fn g26_new_credentials_end_a_permanent_error() {
     let process = fleet.start(fleet.keyless());
     assert_eq!(process.list().await, Err(ErrorKind::Refused));
     let seed = fleet.api.mint_pair().1;
-    process.layer.set_credentials(Credentials::new().refresh_token(seed)).unwrap();
+    process
+        .layer
+        .set_credentials(Credentials::new().refresh_token(seed))
+        .unwrap();
     assert_eq!(process.list().await, Ok(200));
     assert_eq!(fleet.start(fleet.keyless()).list().await, Ok(200));
     assert_eq!(fleet.api.counts().token_calls, 3);

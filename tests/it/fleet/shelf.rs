@@ -34,7 +34,10 @@ impl Shelf {
         let (Stored { header, record, .. }, saved) = slot.stored.as_ref()?;
         let left = |span: Duration| span.saturating_sub(saved.elapsed());
         let mut now = Header::new(header.version);
-        now.mark = header.mark.map(|mark| SpentMark { settles_in: left(mark.settles_in), ..mark });
+        now.mark = header.mark.map(|mark| SpentMark {
+            settles_in: left(mark.settles_in),
+            ..mark
+        });
         now.not_before = header.not_before.map(left);
         now.expires_in = header.expires_in.map(left);
         Some(Stored::new(now, record.clone()))
@@ -72,7 +75,10 @@ pub(crate) fn field(stored: &Stored, name: &str) -> Option<String> {
 
 /// The same record with other bytes.
 pub(crate) fn damaged(stored: &Stored) -> Stored {
-    Stored::new(stored.header, Some(Record::new(b"{\"form\":1,\"access_".to_vec())))
+    Stored::new(
+        stored.header,
+        Some(Record::new(b"{\"form\":1,\"access_".to_vec())),
+    )
 }
 
 impl TokenStore for Shelf {
@@ -89,7 +95,11 @@ impl TokenStore for Shelf {
             slot.locks += 1;
             let owner = slot.locks;
             slot.owner = Some(owner);
-            Ok(TryLock::Locked(Box::new(Lock { shelf: self.clone(), owner, saved: None })))
+            Ok(TryLock::Locked(Box::new(Lock {
+                shelf: self.clone(),
+                owner,
+                saved: None,
+            })))
         })
     }
 }
@@ -101,14 +111,25 @@ struct Lock {
 }
 
 impl StoreLock for Lock {
-    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
+    fn save<'a>(
+        &'a mut self,
+        expected: Option<Version>,
+        stored: Stored,
+    ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let mut slot = self.shelf.slot();
-            let found = slot.stored.as_ref().map(|(stored, _)| stored.header.version);
+            let found = slot
+                .stored
+                .as_ref()
+                .map(|(stored, _)| stored.header.version);
             let version = Some(stored.header.version);
             let again = found == version && self.saved == version;
             if slot.owner != Some(self.owner) || found != expected && !again {
-                return Err(Error::store(ErrorKind::StoreConflict, "lost, or another pair", None));
+                return Err(Error::store(
+                    ErrorKind::StoreConflict,
+                    "lost, or another pair",
+                    None,
+                ));
             }
             slot.stored = Some((stored, Instant::now()));
             self.saved = version;
@@ -177,7 +198,11 @@ pub(crate) struct Hooked<S> {
     pub(crate) hook: Hook,
 }
 
-async fn around<T>(hook: &Hook, op: Op, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+async fn around<T>(
+    hook: &Hook,
+    op: Op,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
     hook(op, When::Before).await?;
     let result = work.await?;
     hook(op, When::After).await?;
@@ -192,9 +217,10 @@ impl<S: TokenStore> TokenStore for Hooked<S> {
     fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
         Box::pin(around(&self.hook, Op::Lock, async {
             Ok(match self.store.try_lock(key).await? {
-                TryLock::Locked(lock) => {
-                    TryLock::Locked(Box::new(HookedLock { lock, hook: self.hook.clone() }))
-                }
+                TryLock::Locked(lock) => TryLock::Locked(Box::new(HookedLock {
+                    lock,
+                    hook: self.hook.clone(),
+                })),
                 busy => busy,
             })
         }))
@@ -207,7 +233,11 @@ struct HookedLock {
 }
 
 impl StoreLock for HookedLock {
-    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
+    fn save<'a>(
+        &'a mut self,
+        expected: Option<Version>,
+        stored: Stored,
+    ) -> BoxFuture<'a, Result<(), Error>> {
         let op = match stored.header.mark {
             Some(mark) if !mark.settles_in.is_zero() => Op::Mark,
             _ if expected == Some(stored.header.version) => Op::Touch,
@@ -243,7 +273,12 @@ impl<S: TokenStore + Clone> TokenStore for Lockless<S> {
     }
 
     fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
-        Box::pin(async { Ok(TryLock::Locked(Box::new(NoLock { store: self.0.clone(), key: key.clone() }))) })
+        Box::pin(async {
+            Ok(TryLock::Locked(Box::new(NoLock {
+                store: self.0.clone(),
+                key: key.clone(),
+            })))
+        })
     }
 }
 
@@ -254,7 +289,11 @@ struct NoLock<S> {
 }
 
 impl<S: TokenStore> StoreLock for NoLock<S> {
-    fn save<'a>(&'a mut self, expected: Option<Version>, stored: Stored) -> BoxFuture<'a, Result<(), Error>> {
+    fn save<'a>(
+        &'a mut self,
+        expected: Option<Version>,
+        stored: Stored,
+    ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             loop {
                 if let TryLock::Locked(mut lock) = self.store.try_lock(&self.key).await? {

@@ -30,7 +30,11 @@ async fn g22_a_corrupt_record_is_set_aside_with_a_key_and_else_a_clear_error() {
             assert_eq!(fleet.start(fleet.keyless()).list().await, Ok(200));
         } else {
             assert_eq!(process.list().await, Err(ErrorKind::StoreCorrupt));
-            assert_eq!(fleet.shelf.read(), Some(broken), "a person may still mend it");
+            assert_eq!(
+                fleet.shelf.read(),
+                Some(broken),
+                "a person may still mend it"
+            );
             assert_eq!(fleet.api.counts().token_calls, 1);
         }
     }
@@ -43,26 +47,49 @@ async fn g25_the_pair_of_another_key_is_neither_adopted_nor_overwritten() {
     let other = fleet.start(fleet.keyless().api_key("test-only-other-key"));
     let error = list(&other.client).await.unwrap_err();
     assert_eq!(ours(&error).kind(), ErrorKind::StoreForeign);
-    assert!(error.to_string().contains("replace_foreign_pair") && !ours(&error).is_transient(), "{error}");
-    assert_eq!((fleet.shelf.read(), fleet.api.counts().token_calls), (before, 1));
+    assert!(
+        error.to_string().contains("replace_foreign_pair") && !ours(&error).is_transient(),
+        "{error}"
+    );
+    assert_eq!(
+        (fleet.shelf.read(), fleet.api.counts().token_calls),
+        (before, 1)
+    );
     // A change of keys: the old line is left for a login, and its refresh token is not spent.
     fleet.api.revoke_refresh_tokens();
     let (old, spent) = (fleet.shelf.version(), fleet.stored());
     let stored = fleet.shelf.read().unwrap();
     let record = String::from_utf8(stored.record.unwrap().expose().to_vec()).unwrap();
-    let key = record.split("\"api_key\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let key = record
+        .split("\"api_key\":\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap()
+        .to_owned();
     let record = record.replace(&key, &"0".repeat(64));
     fleet.shelf.put(Some(apivideo_auth::store::Stored::new(
         stored.header,
         Some(apivideo_auth::store::Record::new(record.into_bytes())),
     )));
-    assert_eq!(fleet.start(fleet.keyed()).list().await, Err(ErrorKind::StoreForeign));
+    assert_eq!(
+        fleet.start(fleet.keyed()).list().await,
+        Err(ErrorKind::StoreForeign)
+    );
     let changed = fleet.start(fleet.keyed().replace_foreign_pair(true));
     assert_eq!(changed.list().await, Ok(200));
-    assert_eq!((fleet.api.presentations(&spent), fleet.api.counts().logins), (0, 2));
+    assert_eq!(
+        (fleet.api.presentations(&spent), fleet.api.counts().logins),
+        (0, 2)
+    );
     assert_ne!(fleet.shelf.version(), old);
     assert_eq!(fleet.start(fleet.keyed()).list().await, Ok(200));
-    assert_eq!(fleet.start(fleet.keyless()).list().await, Ok(200), "who holds no key adopts");
+    assert_eq!(
+        fleet.start(fleet.keyless()).list().await,
+        Ok(200),
+        "who holds no key adopts"
+    );
     assert_eq!(fleet.api.counts().token_calls, 2);
 }
 
@@ -77,7 +104,10 @@ async fn g21_a_lock_that_is_held_for_ever_is_an_error_that_names_its_holder() {
         let begun = Instant::now();
         let error = list(&process.client).await.unwrap_err();
         assert_eq!(ours(&error).kind(), ErrorKind::StoreLocked);
-        assert!(ours(&error).is_transient() && error.to_string().contains("the neighbour"), "{error}");
+        assert!(
+            ours(&error).is_transient() && error.to_string().contains("the neighbour"),
+            "{error}"
+        );
         assert!(begun.elapsed() <= seconds(30.1) && begun.elapsed() > seconds(29.0));
         assert_eq!(fleet.api.counts().token_calls, 1, "it is no leave to go on");
     }
@@ -107,7 +137,10 @@ async fn g23_a_usable_token_works_while_the_store_is_away_and_then_the_error_is_
     is_away.store(false, Ordering::SeqCst);
     sleep(seconds(30.0)).await;
     assert_eq!(process.list().await, Ok(200));
-    assert_eq!((fleet.api.counts().refreshes, fleet.api.counts().logins), (1, 1));
+    assert_eq!(
+        (fleet.api.counts().refreshes, fleet.api.counts().logins),
+        (1, 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,13 +160,29 @@ async fn g5_a_panicking_store_is_an_error_and_poisons_nothing() {
         let requests: Vec<_> = (0..20).map(|_| process.spawn()).collect();
         let works = matches!(place, Op::Pair | Op::Unlock);
         for request in requests {
-            let expected = if works { Ok(200) } else { Err(ErrorKind::Panicked) };
-            assert_eq!(request.await.expect("no caller panics"), expected, "{place:?}");
+            let expected = if works {
+                Ok(200)
+            } else {
+                Err(ErrorKind::Panicked)
+            };
+            assert_eq!(
+                request.await.expect("no caller panics"),
+                expected,
+                "{place:?}"
+            );
         }
         sleep(seconds(1.0)).await;
         assert_eq!(process.list().await, Ok(200), "{place:?}");
-        assert_eq!(fleet.start(fleet.keyless()).list().await, Ok(200), "{place:?}");
-        assert_eq!((fleet.api.counts().refreshes, fleet.api.counts().logins), (1, 1), "{place:?}");
+        assert_eq!(
+            fleet.start(fleet.keyless()).list().await,
+            Ok(200),
+            "{place:?}"
+        );
+        assert_eq!(
+            (fleet.api.counts().refreshes, fleet.api.counts().logins),
+            (1, 1),
+            "{place:?}"
+        );
     }
 }
 
@@ -163,7 +212,11 @@ async fn g24_a_store_that_hangs_is_an_error_in_time_and_does_not_last() {
         sleep(seconds(30.0)).await;
         assert_eq!(process.list().await, Ok(200), "{place:?}");
         assert!(process.layer.shutdown(seconds(10.0)).await, "{place:?}");
-        assert_eq!(fleet.start(fleet.keyless()).list().await, Ok(200), "{place:?}");
+        assert_eq!(
+            fleet.start(fleet.keyless()).list().await,
+            Ok(200),
+            "{place:?}"
+        );
         assert_eq!(fleet.api.counts().reuse_violations, 0, "{place:?}");
     }
 }
@@ -182,7 +235,10 @@ fn g24_a_runtime_drops_at_once_while_the_lock_is_held_or_the_store_hangs() {
             let api = FakeApi::in_process();
             let folder = tempfile::tempdir().expect("a folder");
             let store = apivideo_auth::store::FileStore::in_folder(folder.path().join("tokens"));
-            let held = store.try_lock(&StoreKey::new(api.url(), "default").unwrap()).await.expect("locking");
+            let held = store
+                .try_lock(&StoreKey::new(api.url(), "default").unwrap())
+                .await
+                .expect("locking");
             let meddling = Hooked {
                 store,
                 hook: hook(move |_, _| async move {
@@ -192,7 +248,9 @@ fn g24_a_runtime_drops_at_once_while_the_lock_is_held_or_the_store_hangs() {
                     Ok(())
                 }),
             };
-            let builder = ApiVideoAuthLayer::builder().base_url(api.url()).api_key(api.api_key());
+            let builder = ApiVideoAuthLayer::builder()
+                .base_url(api.url())
+                .api_key(api.api_key());
             let layer = builder.store(meddling).build().unwrap();
             let client = client(&layer, &api);
             let request = tokio::spawn(async move { list(&client).await.is_ok() });
@@ -211,8 +269,14 @@ async fn g23_layers_of_one_program_share_a_memory_store() {
     let api = FakeApi::in_process();
     let store = MemoryStore::new();
     let build = |with_key: bool| {
-        let builder = ApiVideoAuthLayer::builder().base_url(api.url()).store(store.clone());
-        let builder = if with_key { builder.api_key(api.api_key()) } else { builder };
+        let builder = ApiVideoAuthLayer::builder()
+            .base_url(api.url())
+            .store(store.clone());
+        let builder = if with_key {
+            builder.api_key(api.api_key())
+        } else {
+            builder
+        };
         builder.build().unwrap()
     };
     let clients: Vec<_> = (0..20).map(|at| client(&build(at == 0), &api)).collect();
@@ -234,7 +298,10 @@ async fn g23_no_stored_pause_is_believed_for_longer_than_five_minutes() {
         sleep(HOUR).await;
         let mut stored = fleet.shelf.read().unwrap();
         if with_mark {
-            stored.header.mark = Some(SpentMark { count: 1, settles_in: 24 * HOUR });
+            stored.header.mark = Some(SpentMark {
+                count: 1,
+                settles_in: 24 * HOUR,
+            });
         } else {
             stored.header.not_before = Some(24 * HOUR);
         }
@@ -255,8 +322,15 @@ async fn g11_new_credentials_end_a_pause_that_others_share() {
     assert_eq!(process.list().await, Err(ErrorKind::Suspended));
     settle().await;
     fleet.api.suspend(false);
-    assert_eq!(fleet.start(fleet.keyed()).list().await, Err(ErrorKind::Unavailable), "it is shared");
-    process.layer.set_credentials(Credentials::new().api_key(fleet.api.api_key())).unwrap();
+    assert_eq!(
+        fleet.start(fleet.keyed()).list().await,
+        Err(ErrorKind::Unavailable),
+        "it is shared"
+    );
+    process
+        .layer
+        .set_credentials(Credentials::new().api_key(fleet.api.api_key()))
+        .unwrap();
     assert_eq!(process.list().await, Ok(200));
 }
 
@@ -277,11 +351,17 @@ async fn g22_a_call_that_was_held_back_leaves_no_mark() {
     }));
     let process = fleet.start(fleet.keyed().store(store));
     assert_eq!(process.list().await, Err(ErrorKind::StoreUnavailable));
-    assert_eq!((fleet.api.counts().refreshes, fleet.shelf.mark()), (0, None));
+    assert_eq!(
+        (fleet.api.counts().refreshes, fleet.shelf.mark()),
+        (0, None)
+    );
     is_slow.store(false, Ordering::SeqCst);
     sleep(seconds(1.0)).await;
     assert_eq!(process.list().await, Ok(200));
-    assert_eq!((fleet.api.counts().refreshes, fleet.api.counts().logins), (1, 1));
+    assert_eq!(
+        (fleet.api.counts().refreshes, fleet.api.counts().logins),
+        (1, 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -294,5 +374,8 @@ async fn g21_without_a_mark_nothing_is_presented() {
     }));
     let process = fleet.start(fleet.keyed().store(store));
     assert_eq!(process.list().await, Err(ErrorKind::StoreUnavailable));
-    assert_eq!((fleet.api.counts().refreshes, fleet.api.counts().logins), (0, 1));
+    assert_eq!(
+        (fleet.api.counts().refreshes, fleet.api.counts().logins),
+        (0, 1)
+    );
 }

@@ -19,12 +19,25 @@ async fn g22_the_wrong_key_is_a_clear_error_and_destroys_nothing() {
 
     let wrong = with(2, &inner);
     let error = refused(&wrong).await;
-    assert_eq!(error.kind(), ErrorKind::StoreUnreadable, "never taken for corrupt, so never set aside");
-    assert!(error.to_string().contains("key") && !error.is_transient(), "{error}");
+    assert_eq!(
+        error.kind(),
+        ErrorKind::StoreUnreadable,
+        "never taken for corrupt, so never set aside"
+    );
+    assert!(
+        error.to_string().contains("key") && !error.is_transient(),
+        "{error}"
+    );
     let mut lock = locked(&wrong).await;
-    assert_eq!(kind(lock.save(None, stored(version(2, 1), b"x")).await), Some(ErrorKind::StoreConflict));
+    assert_eq!(
+        kind(lock.save(None, stored(version(2, 1), b"x")).await),
+        Some(ErrorKind::StoreConflict)
+    );
     lock.unlock().await;
-    assert_eq!(inner.load(&key()).await.expect("loading").map(|s| s.record), sealed.map(|s| s.record));
+    assert_eq!(
+        inner.load(&key()).await.expect("loading").map(|s| s.record),
+        sealed.map(|s| s.record)
+    );
     assert_eq!(record(&with(1, &inner)).await, b"test-only-pair");
 }
 
@@ -35,22 +48,35 @@ async fn g22_what_was_not_sealed_for_this_place_is_unreadable() {
     save(&store, stored(version(1, 5), b"test-only-pair")).await;
     let sealed = inner.load(&key()).await.expect("loading").expect("stored");
     let bytes = sealed.record.as_ref().expect("sealed").expose().to_vec();
-    assert!(!bytes.windows(9).any(|part| part == b"test-only"), "the inner store sees no token");
+    assert!(
+        !bytes.windows(9).any(|part| part == b"test-only"),
+        "the inner store sees no token"
+    );
 
     let mut changed = bytes.clone();
     *changed.last_mut().expect("bytes") ^= 1;
     let cases = [
         ("changed", stored(version(1, 5), &changed)),
-        ("cut short", stored(version(1, 5), &bytes[..bytes.len() - 1])),
+        (
+            "cut short",
+            stored(version(1, 5), &bytes[..bytes.len() - 1]),
+        ),
         ("a version that it never had", stored(version(1, 6), &bytes)),
         ("another lineage", stored(version(2, 5), &bytes)),
         ("not encrypted", stored(version(1, 5), br#"{"form":1}"#)),
         ("empty", stored(version(1, 5), b"")),
-        ("of a newer form", stored(version(1, 5), b"sealed:2 something")),
+        (
+            "of a newer form",
+            stored(version(1, 5), b"sealed:2 something"),
+        ),
     ];
     for (case, tampered) in cases {
         save(&inner, tampered).await;
-        assert_eq!(refused(&store).await.kind(), ErrorKind::StoreUnreadable, "{case}");
+        assert_eq!(
+            refused(&store).await.kind(),
+            ErrorKind::StoreUnreadable,
+            "{case}"
+        );
     }
 
     // Another account's pair, put in the place of this one.
@@ -59,7 +85,10 @@ async fn g22_what_was_not_sealed_for_this_place_is_unreadable() {
         panic!("it is free")
     };
     lock.save(None, sealed).await.expect("saving");
-    assert_eq!(kind(store.load(&other).await), Some(ErrorKind::StoreUnreadable));
+    assert_eq!(
+        kind(store.load(&other).await),
+        Some(ErrorKind::StoreUnreadable)
+    );
 }
 
 #[tokio::test]
@@ -73,7 +102,11 @@ async fn g25_a_running_process_refuses_an_older_generation_and_can_write_the_new
 
     save(&inner, older).await;
     for store in [&running, &sibling] {
-        let seen = store.load(&key()).await.expect("a look").expect("something is stored");
+        let seen = store
+            .load(&key())
+            .await
+            .expect("a look")
+            .expect("something is stored");
         assert_eq!(
             (seen.header.version, seen.record),
             (version(1, 1), None),
@@ -84,7 +117,11 @@ async fn g25_a_running_process_refuses_an_older_generation_and_can_write_the_new
     assert_eq!(record(&running).await, b"test-only-newer");
 
     save(&sibling, stored(version(9, 1), b"test-only-login")).await;
-    assert_eq!(record(&running).await, b"test-only-login", "a new login begins a new count");
+    assert_eq!(
+        record(&running).await,
+        b"test-only-login",
+        "a new login begins a new count"
+    );
 }
 
 /// Holds its first answer back until it is told to give it.

@@ -26,14 +26,26 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).expect("the folder").map(|entry| entry.expect("an entry").file_name());
-    let mut names: Vec<_> = entries.map(|name| name.to_string_lossy().into_owned()).collect();
+    let entries = fs::read_dir(folder)
+        .expect("the folder")
+        .map(|entry| entry.expect("an entry").file_name());
+    let mut names: Vec<_> = entries
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names
 }
 
 fn make_fifo(path: &Path) {
-    assert!(Command::new("mkfifo").arg("-m").arg("600").arg(path).status().expect("mkfifo").success());
+    assert!(
+        Command::new("mkfifo")
+            .arg("-m")
+            .arg("600")
+            .arg(path)
+            .status()
+            .expect("mkfifo")
+            .success()
+    );
 }
 
 /// Puts something else in the place of a file.
@@ -45,14 +57,18 @@ const TRICKS: [(&str, Trick); 6] = [
         fs::rename(path, &elsewhere).expect("renaming");
         symlink(elsewhere, path).expect("linking");
     }),
-    ("a hard link", |path| fs::hard_link(path, path.with_extension("elsewhere")).expect("linking")),
+    ("a hard link", |path| {
+        fs::hard_link(path, path.with_extension("elsewhere")).expect("linking")
+    }),
     ("a pipe", |path| {
         fs::remove_file(path).expect("removing");
         make_fifo(path);
     }),
     ("readable by the group", |path| set_mode(path, 0o640)),
     ("writable by all", |path| set_mode(path, 0o602)),
-    ("in a folder that others may write to", |path| set_mode(path.parent().expect("a folder"), 0o770)),
+    ("in a folder that others may write to", |path| {
+        set_mode(path.parent().expect("a folder"), 0o770)
+    }),
 ];
 
 #[tokio::test]
@@ -65,12 +81,17 @@ async fn g22_a_record_that_is_not_this_users_alone_is_refused_and_can_be_set_asi
         assert_eq!(error.kind(), ErrorKind::StoreCorrupt, "{trick}: {error}");
         assert!(!format!("{error:?}").contains("test-only"), "{trick}");
         assert_eq!(
-            kind(lock.save(Some(version(1, 1)), stored(version(1, 2), b"x")).await),
+            kind(
+                lock.save(Some(version(1, 1)), stored(version(1, 2), b"x"))
+                    .await
+            ),
             Some(ErrorKind::StoreCorrupt)
         );
         lock.set_aside().await.expect("setting aside");
-        let set_aside =
-            names(store.folder()).into_iter().filter(|name| name.contains(".json.rejected-")).count();
+        let set_aside = names(store.folder())
+            .into_iter()
+            .filter(|name| name.contains(".json.rejected-"))
+            .count();
         assert_eq!(set_aside, 1, "{trick}: {:?}", names(store.folder()));
         assert_eq!(store.load(&key()).await.expect("loading"), None, "{trick}");
     }
@@ -81,7 +102,11 @@ async fn g21_a_lock_file_that_is_not_this_users_alone_is_refused() {
     for (trick, play) in TRICKS {
         let (_folder, store, file) = with_a_pair().await;
         play(&file.with_extension("lock"));
-        assert_eq!(kind(store.try_lock(&key()).await), Some(ErrorKind::StoreCorrupt), "{trick}");
+        assert_eq!(
+            kind(store.try_lock(&key()).await),
+            Some(ErrorKind::StoreCorrupt),
+            "{trick}"
+        );
     }
 }
 
@@ -92,11 +117,17 @@ async fn g22_a_dangling_link_is_not_followed_by_a_save() {
     fs::remove_file(&file).expect("removing");
     symlink(&victim, &file).expect("linking");
     let mut lock = locked(&store).await;
-    assert_eq!(kind(lock.save(None, stored(version(1, 2), b"x")).await), Some(ErrorKind::StoreCorrupt));
+    assert_eq!(
+        kind(lock.save(None, stored(version(1, 2), b"x")).await),
+        Some(ErrorKind::StoreCorrupt)
+    );
     drop(lock);
     fs::remove_file(file.with_extension("lock")).expect("removing");
     symlink(&victim, file.with_extension("lock")).expect("linking");
-    assert_eq!(kind(store.try_lock(&key()).await), Some(ErrorKind::StoreCorrupt));
+    assert_eq!(
+        kind(store.try_lock(&key()).await),
+        Some(ErrorKind::StoreCorrupt)
+    );
     assert!(!victim.exists());
 }
 
@@ -106,15 +137,26 @@ async fn g22_a_damaged_record_is_corrupt_and_one_of_the_future_is_left_alone() {
     let whole = fs::read(&file).expect("reading");
     for end in 0..whole.len() {
         fs::write(&file, &whole[..end]).expect("writing");
-        assert_eq!(refused(&store).await.kind(), ErrorKind::StoreCorrupt, "cut at {end}");
+        assert_eq!(
+            refused(&store).await.kind(),
+            ErrorKind::StoreCorrupt,
+            "cut at {end}"
+        );
     }
-    for damaged in
-        [b"\xff\xfe\x00".as_slice(), b"null", br#"{"form":1}"#, br#"{"form":"1"}"#, &vec![b' '; 2 << 20]]
-    {
+    for damaged in [
+        b"\xff\xfe\x00".as_slice(),
+        b"null",
+        br#"{"form":1}"#,
+        br#"{"form":"1"}"#,
+        &vec![b' '; 2 << 20],
+    ] {
         fs::write(&file, damaged).expect("writing");
         let error = refused(&store).await;
         assert_eq!(error.kind(), ErrorKind::StoreCorrupt);
-        assert!(error.to_string().contains("remove it"), "it says how to mend it: {error}");
+        assert!(
+            error.to_string().contains("remove it"),
+            "it says how to mend it: {error}"
+        );
     }
 
     let future = br#"{"form":2,"pair":"test-only-future"}"#;
@@ -123,25 +165,51 @@ async fn g22_a_damaged_record_is_corrupt_and_one_of_the_future_is_left_alone() {
     assert_eq!(error.kind(), ErrorKind::StoreUnreadable);
     assert!(error.to_string().contains("newer version"), "{error}");
     let mut lock = locked(&store).await;
-    assert_eq!(kind(lock.save(None, stored(version(1, 2), b"x")).await), Some(ErrorKind::StoreUnreadable));
+    assert_eq!(
+        kind(lock.save(None, stored(version(1, 2), b"x")).await),
+        Some(ErrorKind::StoreUnreadable)
+    );
     assert_eq!(fs::read(&file).expect("reading"), future, "untouched");
 }
 
 #[tokio::test]
 async fn g25_names_stay_in_their_folder_and_apart() {
-    for bad in ["", "../x", "..", ".x", "a/b", "a\\b", "a b", "é", "a\0", &"x".repeat(65)] {
-        assert_eq!(kind(StoreKey::new("https://ws.example", bad)), Some(ErrorKind::Configuration), "{bad:?}");
+    for bad in [
+        "",
+        "../x",
+        "..",
+        ".x",
+        "a/b",
+        "a\\b",
+        "a b",
+        "é",
+        "a\0",
+        &"x".repeat(65),
+    ] {
+        assert_eq!(
+            kind(StoreKey::new("https://ws.example", bad)),
+            Some(ErrorKind::Configuration),
+            "{bad:?}"
+        );
     }
     let folder = tempfile::tempdir().expect("a folder");
     let store = FileStore::in_folder(folder.path().join("tokens"));
-    let origins =
-        ["https://ws.example", "https://ws.example:8443", "https://../../x", "https://[::1]", "a_3a", "a:"];
+    let origins = [
+        "https://ws.example",
+        "https://ws.example:8443",
+        "https://../../x",
+        "https://[::1]",
+        "a_3a",
+        "a:",
+    ];
     for (number, origin) in (1..).zip(origins) {
         let key = StoreKey::new(origin, "x".repeat(64)).expect("a good key");
         let TryLock::Locked(mut lock) = store.try_lock(&key).await.expect("asking") else {
             panic!("it is free")
         };
-        lock.save(None, stored(version(1, number), b"x")).await.expect("a place of its own");
+        lock.save(None, stored(version(1, number), b"x"))
+            .await
+            .expect("a place of its own");
     }
     assert_eq!(names(folder.path()), ["tokens"]);
     assert_eq!(names(store.folder()).len(), 2 * origins.len());
@@ -150,7 +218,11 @@ async fn g25_names_stay_in_their_folder_and_apart() {
 #[tokio::test]
 async fn g22_files_are_private_whatever_the_umask() {
     if let Some(folder) = in_child() {
-        save(&FileStore::in_folder(folder), stored(version(1, 1), b"test-only-pair")).await;
+        save(
+            &FileStore::in_folder(folder),
+            stored(version(1, 1), b"test-only-pair"),
+        )
+        .await;
         return;
     }
     for umask in ["022", "000"] {
@@ -162,29 +234,47 @@ async fn g22_files_are_private_whatever_the_umask() {
             &format!(r#"umask {umask}; exec "$@""#),
         );
         for made in [&outside.path().join("deep"), &folder] {
-            assert_eq!(fs::metadata(made).expect("a folder").mode() & 0o777, 0o700, "umask {umask}");
+            assert_eq!(
+                fs::metadata(made).expect("a folder").mode() & 0o777,
+                0o700,
+                "umask {umask}"
+            );
         }
         for name in names(&folder) {
             let mode = fs::metadata(folder.join(&name)).expect("a file").mode() & 0o777;
             assert_eq!(mode, 0o600, "umask {umask}: {name}");
         }
-        assert_eq!(record(&FileStore::in_folder(folder)).await, b"test-only-pair");
+        assert_eq!(
+            record(&FileStore::in_folder(folder)).await,
+            b"test-only-pair"
+        );
     }
 }
 
 #[tokio::test]
 async fn g22_what_a_killed_process_left_is_removed_under_the_lock_and_nothing_else() {
     let (_folder, store, file) = with_a_pair().await;
-    let (own, other) = (format!(".{}.tmp-0123", key().name()), ".other@https_3a_2f_2fws.example.tmp-0123");
-    let mine =
-        [store.folder().join(&own), store.folder().join(other), file.with_extension("json.rejected-1")];
+    let (own, other) = (
+        format!(".{}.tmp-0123", key().name()),
+        ".other@https_3a_2f_2fws.example.tmp-0123",
+    );
+    let mine = [
+        store.folder().join(&own),
+        store.folder().join(other),
+        file.with_extension("json.rejected-1"),
+    ];
     for left in &mine {
         fs::write(left, "test-only-left").expect("writing");
     }
     let lock = locked(&store).await;
-    assert_eq!(mine.each_ref().map(|left| left.exists()), [false, true, true]);
+    assert_eq!(
+        mine.each_ref().map(|left| left.exists()),
+        [false, true, true]
+    );
     fs::write(&mine[0], "of the one who holds the lock").expect("writing");
-    let TryLock::Busy(_) = store.try_lock(&key()).await.expect("asking") else { panic!("it is held") };
+    let TryLock::Busy(_) = store.try_lock(&key()).await.expect("asking") else {
+        panic!("it is held")
+    };
     assert!(mine[0].exists());
     lock.unlock().await;
 }
@@ -215,12 +305,19 @@ async fn g21_a_held_lock_names_its_holder_and_ends_with_it() {
         holder.starts_with(&format!("process {} on ", child.id())) && holder.contains("since"),
         "{holder}"
     );
-    assert_eq!(record(&store).await, b"test-only-pair", "it can be read meanwhile");
+    assert_eq!(
+        record(&store).await,
+        b"test-only-pair",
+        "it can be read meanwhile"
+    );
 
     child.kill().expect("killing");
     child.wait().expect("its end");
     locked(&store).await.unlock().await;
-    assert!(file.with_extension("lock").exists(), "the lock's file stays");
+    assert!(
+        file.with_extension("lock").exists(),
+        "the lock's file stays"
+    );
 }
 
 #[tokio::test]
@@ -229,20 +326,33 @@ async fn g24_a_full_disk_is_an_error_and_keeps_what_was_stored() {
         let store = FileStore::in_folder(folder);
         let mut lock = locked(&store).await;
         let large = stored(version(1, 2), &[b'x'; 100_000]);
-        let error = lock.save(Some(version(1, 1)), large).await.expect_err("no place");
-        assert_eq!(error.kind(), ErrorKind::StoreUnavailable);
-        assert!(error.is_transient() && std::error::Error::source(&error).is_some(), "{error:?}");
-        // The lock is held all the same: it is tried again when there is place.
-        lock.save(Some(version(1, 1)), stored(version(1, 2), b"test-only-next"))
+        let error = lock
+            .save(Some(version(1, 1)), large)
             .await
-            .expect("a place for little");
+            .expect_err("no place");
+        assert_eq!(error.kind(), ErrorKind::StoreUnavailable);
+        assert!(
+            error.is_transient() && std::error::Error::source(&error).is_some(),
+            "{error:?}"
+        );
+        // The lock is held all the same: it is tried again when there is place.
+        lock.save(
+            Some(version(1, 1)),
+            stored(version(1, 2), b"test-only-next"),
+        )
+        .await
+        .expect("a place for little");
         return;
     }
     let (_folder, store, _) = with_a_pair().await;
     let before = names(store.folder());
     let test = "file::g24_a_full_disk_is_an_error_and_keeps_what_was_stored";
     // No file may grow beyond 2 to 4 KiB; writing more is an error, not a signal.
-    child(test, store.folder(), r#"trap '' XFSZ; ulimit -f 4; exec "$@""#);
+    child(
+        test,
+        store.folder(),
+        r#"trap '' XFSZ; ulimit -f 4; exec "$@""#,
+    );
     assert_eq!(record(&store).await, b"test-only-next");
     assert_eq!(names(store.folder()), before, "nothing is left behind");
 }
@@ -253,18 +363,30 @@ async fn g24_a_read_only_folder_can_be_read_and_is_an_error_to_write_to() {
         let store = FileStore::in_folder(&folder);
         assert_eq!(record(&store).await, b"test-only-pair");
         let mut lock = locked(&store).await;
-        let save = lock.save(Some(version(1, 1)), stored(version(1, 2), b"x")).await;
+        let save = lock
+            .save(Some(version(1, 1)), stored(version(1, 2), b"x"))
+            .await;
         assert_eq!(kind(save), Some(ErrorKind::StoreUnavailable));
-        assert_eq!(kind(lock.set_aside().await), Some(ErrorKind::StoreUnavailable));
+        assert_eq!(
+            kind(lock.set_aside().await),
+            Some(ErrorKind::StoreUnavailable)
+        );
         let fresh = FileStore::in_folder(folder.join("deeper"));
-        assert_eq!(kind(fresh.try_lock(&key()).await), Some(ErrorKind::StoreUnavailable));
+        assert_eq!(
+            kind(fresh.try_lock(&key()).await),
+            Some(ErrorKind::StoreUnavailable)
+        );
         return;
     }
     let (_folder, store, file) = with_a_pair().await;
     set_mode(store.folder(), 0o500);
     // Root may write everywhere, unless it gives that up.
     let shell = r#"[ "$(id -u)" != 0 ] || set -- setpriv --bounding-set=-dac_override,-dac_read_search "$@"; exec "$@""#;
-    child("file::g24_a_read_only_folder_can_be_read_and_is_an_error_to_write_to", store.folder(), shell);
+    child(
+        "file::g24_a_read_only_folder_can_be_read_and_is_an_error_to_write_to",
+        store.folder(),
+        shell,
+    );
     set_mode(store.folder(), 0o700);
     assert!(file.exists());
     assert_eq!(record(&store).await, b"test-only-pair");

@@ -8,7 +8,11 @@ use super::*;
 
 /// Each test has an account of its own: the keyring is shared.
 fn account(name: &str) -> StoreKey {
-    StoreKey::new("https://keyring.example", format!("{name}.{:x}", fastrand::u64(..))).expect("a good key")
+    StoreKey::new(
+        "https://keyring.example",
+        format!("{name}.{:x}", fastrand::u64(..)),
+    )
+    .expect("a good key")
 }
 
 async fn lock(store: &KeyringStore, key: &StoreKey) -> Result<Box<dyn StoreLock>, Error> {
@@ -23,7 +27,9 @@ async fn lock(store: &KeyringStore, key: &StoreKey) -> Result<Box<dyn StoreLock>
 fn entry(key: &StoreKey) -> keyring_core::Entry {
     use keyring_core::api::CredentialStoreApi as _;
     let keyring = zbus_secret_service_keyring_store::Store::new().expect("a keyring");
-    keyring.build("apivideo-auth", &key.name(), None).expect("an entry")
+    keyring
+        .build("apivideo-auth", &key.name(), None)
+        .expect("an entry")
 }
 
 #[tokio::test]
@@ -40,16 +46,36 @@ async fn g22_the_pair_is_encrypted_with_a_key_that_lies_in_the_keyring_only() {
     let folder = tempfile::tempdir().expect("a folder");
     let (store, key) = (KeyringStore::in_folder(folder.path()), account("hidden"));
     let pair = stored(version(1, 1), b"test-only-pair");
-    lock(&store, &key).await.expect("the lock").save(None, pair.clone()).await.expect("saving");
+    lock(&store, &key)
+        .await
+        .expect("the lock")
+        .save(None, pair.clone())
+        .await
+        .expect("saving");
     let secret = entry(&key).get_password().expect("a key");
-    let file = fs::read_to_string(folder.path().join(format!("{}.json", key.name()))).expect("the file");
+    let file =
+        fs::read_to_string(folder.path().join(format!("{}.json", key.name()))).expect("the file");
     assert!(!file.contains(&secret) && !format!("{store:?}").contains(&secret));
 
-    let inner = FileStore::in_folder(folder.path()).load(&key).await.expect("loading").expect("stored");
-    assert!(inner.record.expect("sealed").expose().starts_with(b"sealed:1"));
+    let inner = FileStore::in_folder(folder.path())
+        .load(&key)
+        .await
+        .expect("loading")
+        .expect("stored");
+    assert!(
+        inner
+            .record
+            .expect("sealed")
+            .expose()
+            .starts_with(b"sealed:1")
+    );
     let next = KeyringStore::in_folder(folder.path());
     assert_eq!(
-        next.load(&key).await.expect("loading").expect("stored").record,
+        next.load(&key)
+            .await
+            .expect("loading")
+            .expect("stored")
+            .record,
         pair.record,
         "the next process reads it"
     );
@@ -64,14 +90,21 @@ async fn g21_processes_that_start_at_once_agree_on_a_key() {
         let (store, key) = (KeyringStore::in_folder(folder.path()), key.clone());
         tokio::spawn(async move {
             let mut lock = lock(&store, &key).await.expect("the lock");
-            let found =
-                store.load(&key).await.expect("a pair that can be read").map(|stored| stored.header.version);
-            lock.save(found, stored(version(1, number), b"test-only-pair")).await.expect("saving");
+            let found = store
+                .load(&key)
+                .await
+                .expect("a pair that can be read")
+                .map(|stored| stored.header.version);
+            lock.save(found, stored(version(1, number), b"test-only-pair"))
+                .await
+                .expect("saving");
             lock.unlock().await;
         })
     });
     for start in starts.collect::<Vec<_>>() {
-        start.await.expect("a process that read what the others had saved");
+        start
+            .await
+            .expect("a process that read what the others had saved");
     }
 }
 
@@ -81,25 +114,46 @@ async fn g22_a_pair_whose_key_is_gone_is_unreadable_and_left_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let (running, key) = (KeyringStore::in_folder(folder.path()), account("gone"));
     let mut held = lock(&running, &key).await.expect("the lock");
-    held.save(None, stored(version(1, 1), b"test-only-pair")).await.expect("saving");
+    held.save(None, stored(version(1, 1), b"test-only-pair"))
+        .await
+        .expect("saving");
     held.unlock().await;
     let file = folder.path().join(format!("{}.json", key.name()));
-    let (before, secret) = (fs::read(&file).expect("reading"), entry(&key).get_password().expect("a key"));
+    let (before, secret) = (
+        fs::read(&file).expect("reading"),
+        entry(&key).get_password().expect("a key"),
+    );
     entry(&key).delete_credential().expect("deleting");
 
     let store = KeyringStore::in_folder(folder.path());
-    for error in
-        [store.load(&key).await.expect_err("no key"), store.try_lock(&key).await.expect_err("no key")]
-    {
+    for error in [
+        store.load(&key).await.expect_err("no key"),
+        store.try_lock(&key).await.expect_err("no key"),
+    ] {
         assert_eq!(error.kind(), ErrorKind::StoreUnreadable);
-        assert!(error.to_string().contains("restore") && error.to_string().contains(&key.name()), "{error}");
+        assert!(
+            error.to_string().contains("restore") && error.to_string().contains(&key.name()),
+            "{error}"
+        );
     }
-    assert!(entry(&key).get_password().is_err(), "no other key is made in its place");
+    assert!(
+        entry(&key).get_password().is_err(),
+        "no other key is made in its place"
+    );
     assert_eq!(fs::read(&file).expect("reading"), before);
-    assert!(running.load(&key).await.expect("it knows the key").is_some());
+    assert!(
+        running
+            .load(&key)
+            .await
+            .expect("it knows the key")
+            .is_some()
+    );
 
     entry(&key).set_password("not a key").expect("restoring");
-    assert_eq!(kind(store.load(&key).await), Some(ErrorKind::StoreUnreadable));
+    assert_eq!(
+        kind(store.load(&key).await),
+        Some(ErrorKind::StoreUnreadable)
+    );
     entry(&key).set_password(&secret).expect("restoring");
     assert!(store.load(&key).await.expect("the key is back").is_some());
 }
@@ -108,26 +162,55 @@ async fn g22_a_pair_whose_key_is_gone_is_unreadable_and_left_alone() {
 #[ignore = "needs gnome-keyring; .ci/run runs it"]
 async fn g22_a_running_process_finds_another_key_and_remembers_the_newest_pair_of_the_same() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (running, sibling) = (KeyringStore::in_folder(folder.path()), KeyringStore::in_folder(folder.path()));
+    let (running, sibling) = (
+        KeyringStore::in_folder(folder.path()),
+        KeyringStore::in_folder(folder.path()),
+    );
     let key = account("changed");
     let file = folder.path().join(format!("{}.json", key.name()));
     let put = async |store: &KeyringStore, expected, version| {
         let mut held = lock(store, &key).await.expect("the lock");
-        held.save(expected, stored(version, b"test-only-pair")).await.expect("saving");
+        held.save(expected, stored(version, b"test-only-pair"))
+            .await
+            .expect("saving");
         held.unlock().await;
     };
     put(&running, None, version(1, 1)).await;
     let older = fs::read(&file).expect("reading");
     put(&running, Some(version(1, 1)), version(1, 2)).await;
-    fs::write(&file, br#"{"form":1,"lineage":1,"generation":2,"record":"AAAA"}"#).expect("writing");
-    assert_eq!(kind(running.load(&key).await), Some(ErrorKind::StoreUnreadable));
+    fs::write(
+        &file,
+        br#"{"form":1,"lineage":1,"generation":2,"record":"AAAA"}"#,
+    )
+    .expect("writing");
+    assert_eq!(
+        kind(running.load(&key).await),
+        Some(ErrorKind::StoreUnreadable)
+    );
     fs::write(&file, older).expect("writing");
-    assert_eq!(running.load(&key).await.expect("a look").expect("stored").record, None, "set back");
+    assert_eq!(
+        running
+            .load(&key)
+            .await
+            .expect("a look")
+            .expect("stored")
+            .record,
+        None,
+        "set back"
+    );
 
     fs::remove_file(&file).expect("removing");
     entry(&key).delete_credential().expect("deleting");
     put(&sibling, None, version(2, 1)).await;
-    assert!(running.load(&key).await.expect("the new key").expect("stored").record.is_some());
+    assert!(
+        running
+            .load(&key)
+            .await
+            .expect("the new key")
+            .expect("stored")
+            .record
+            .is_some()
+    );
 }
 
 /// Runs a test in a session of its own, with what `shell` starts there.
@@ -142,9 +225,14 @@ fn in_session(test: &str, folder: &Path, shell: &str) {
 #[ignore = "needs gnome-keyring; .ci/run runs it"]
 async fn g24_a_locked_keyring_is_a_clear_error() {
     if let Some(folder) = in_child() {
-        let (store, key) = (KeyringStore::in_folder(folder.join("tokens")), account("locked"));
+        let (store, key) = (
+            KeyringStore::in_folder(folder.join("tokens")),
+            account("locked"),
+        );
         let mut held = lock(&store, &key).await.expect("the lock");
-        held.save(None, stored(version(1, 1), b"test-only-pair")).await.expect("saving");
+        held.save(None, stored(version(1, 1), b"test-only-pair"))
+            .await
+            .expect("saving");
         held.unlock().await;
         let collection = "array:objpath:/org/freedesktop/secrets/collection/login";
         let locked = std::process::Command::new("dbus-send")
@@ -162,27 +250,51 @@ async fn g24_a_locked_keyring_is_a_clear_error() {
         let begun = Instant::now();
         let error = next.load(&key).await.expect_err("it is locked");
         assert_eq!(error.kind(), ErrorKind::StoreUnavailable, "{error:?}");
-        assert!(begun.elapsed() < Duration::from_secs(6) && error.is_transient(), "{error:?}");
-        assert!(store.load(&key).await.expect("a running process knows the key").is_some());
+        assert!(
+            begun.elapsed() < Duration::from_secs(6) && error.is_transient(),
+            "{error:?}"
+        );
+        assert!(
+            store
+                .load(&key)
+                .await
+                .expect("a running process knows the key")
+                .is_some()
+        );
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
     let unlock = "printf test-only | gnome-keyring-daemon --unlock --components=secrets >/dev/null";
     let shell = format!(r#"exec dbus-run-session -- sh -c '{unlock}; exec "$@"' sh "$@""#);
-    in_session("g24_a_locked_keyring_is_a_clear_error", folder.path(), &shell);
+    in_session(
+        "g24_a_locked_keyring_is_a_clear_error",
+        folder.path(),
+        &shell,
+    );
 }
 
 #[tokio::test]
 async fn g24_without_a_keyring_it_says_so() {
     if let Some(folder) = in_child() {
-        let (store, key) = (KeyringStore::in_folder(folder.join("tokens")), account("none"));
-        assert!(store.load(&key).await.expect("nothing is stored, so no key is needed").is_none());
+        let (store, key) = (
+            KeyringStore::in_folder(folder.join("tokens")),
+            account("none"),
+        );
+        assert!(
+            store
+                .load(&key)
+                .await
+                .expect("nothing is stored, so no key is needed")
+                .is_none()
+        );
         let error = store.try_lock(&key).await.expect_err("no keyring");
         assert_eq!(error.kind(), ErrorKind::StoreUnavailable);
         assert!(error.to_string().contains("Secret Service"), "{error}");
         // The lock was let go.
-        let TryLock::Locked(_) =
-            FileStore::in_folder(folder.join("tokens")).try_lock(&key).await.expect("asking")
+        let TryLock::Locked(_) = FileStore::in_folder(folder.join("tokens"))
+            .try_lock(&key)
+            .await
+            .expect("asking")
         else {
             panic!("the lock is free")
         };
@@ -199,9 +311,16 @@ fn g24_a_keyring_that_hangs_holds_up_neither_the_runtime_nor_its_end() {
     if let Some(folder) = in_child() {
         let runtime = |paused| {
             let mut builder = tokio::runtime::Builder::new_current_thread();
-            builder.enable_all().start_paused(paused).build().expect("a runtime")
+            builder
+                .enable_all()
+                .start_paused(paused)
+                .build()
+                .expect("a runtime")
         };
-        let (store, key) = (KeyringStore::in_folder(folder.join("tokens")), account("hangs"));
+        let (store, key) = (
+            KeyringStore::in_folder(folder.join("tokens")),
+            account("hangs"),
+        );
         let ask = async || longest_step(store.try_lock(&key)).await;
         // Paused, time runs ahead to the deadline: nothing else moves.
         let paused = runtime(true);
@@ -221,12 +340,16 @@ fn g24_a_keyring_that_hangs_holds_up_neither_the_runtime_nor_its_end() {
             Instant::now()
         });
         drop(real);
-        assert!(begun.elapsed() < Duration::from_secs(1), "the work is left behind");
+        assert!(
+            begun.elapsed() < Duration::from_secs(1),
+            "the work is left behind"
+        );
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
     let bus = UnixListener::bind(folder.path().join("bus")).expect("a socket that never answers");
-    let shell = format!(r#"export DBUS_SESSION_BUS_ADDRESS="unix:path=${{{CHILD}}}/bus"; exec "$@""#);
+    let shell =
+        format!(r#"export DBUS_SESSION_BUS_ADDRESS="unix:path=${{{CHILD}}}/bus"; exec "$@""#);
     in_session(name, folder.path(), &shell);
     drop(bus);
 }

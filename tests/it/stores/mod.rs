@@ -15,8 +15,8 @@ use std::{
 use apivideo_auth::{
     Error, ErrorKind,
     store::{
-        EncryptedStore, EncryptionKey, FileStore, Header, MemoryStore, Record, StoreKey, StoreLock, Stored,
-        TokenStore, TryLock, Version, contract_suite,
+        EncryptedStore, EncryptionKey, FileStore, Header, MemoryStore, Record, StoreKey, StoreLock,
+        Stored, TokenStore, TryLock, Version, contract_suite,
     },
 };
 use tokio::time::Instant;
@@ -45,7 +45,10 @@ fn key() -> StoreKey {
 }
 
 fn version(lineage: u64, generation: u64) -> Version {
-    Version { lineage, generation }
+    Version {
+        lineage,
+        generation,
+    }
 }
 
 fn stored(version: Version, record: &[u8]) -> Stored {
@@ -63,14 +66,22 @@ async fn locked(store: &impl TokenStore) -> Box<dyn StoreLock> {
 
 /// Saves over whatever is stored.
 async fn save(store: &impl TokenStore, stored: Stored) {
-    let found = store.load(&key()).await.expect("loading").map(|stored| stored.header.version);
+    let found = store
+        .load(&key())
+        .await
+        .expect("loading")
+        .map(|stored| stored.header.version);
     let mut lock = locked(store).await;
     lock.save(found, stored).await.expect("saving");
     lock.unlock().await;
 }
 
 async fn record(store: &impl TokenStore) -> Vec<u8> {
-    let stored = store.load(&key()).await.expect("loading").expect("a stored pair");
+    let stored = store
+        .load(&key())
+        .await
+        .expect("loading")
+        .expect("a stored pair");
     stored.record.expect("a record").expose().to_vec()
 }
 
@@ -108,7 +119,11 @@ fn child(test: &str, value: &std::path::Path, shell: &str) -> std::process::Outp
         .output()
         .expect("a child process");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("test result: ok. 1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        text.contains("test result: ok. 1 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     output
 }
 

@@ -51,7 +51,9 @@ impl Api {
                     let connection = auto::Builder::new(TokioExecutor::new());
                     let service = TowerToHyperService::new(service);
                     // A client that hangs up is its own affair.
-                    let _ = connection.serve_connection(TokioIo::new(stream), service).await;
+                    let _ = connection
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
                 });
             }
         });
@@ -62,36 +64,52 @@ impl Api {
 impl Service<Request<Body>> for ApiService {
     type Response = Response<Body>;
     type Error = BoxError;
-    type Future =
-        Either<Ready<Result<Response<Body>, BoxError>>, BoxFuture<'static, Result<Response<Body>, BoxError>>>;
+    type Future = Either<
+        Ready<Result<Response<Body>, BoxError>>,
+        BoxFuture<'static, Result<Response<Body>, BoxError>>,
+    >;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let is_token_call = matches!(request.uri().path(), "/auth/refresh" | "/auth/api-key" | "/token");
+        let is_token_call = matches!(
+            request.uri().path(),
+            "/auth/refresh" | "/auth/api-key" | "/token"
+        );
         if is_token_call && request.method() == Method::POST {
             return Either::Right(Box::pin(token_call(self.0.clone(), request)));
         }
         let mut response = Response::new(Body::default());
         *response.status_mut() = self.0.authorize(&request);
         if response.status() == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         Either::Left(ready(Ok(response)))
     }
 }
 
-async fn answer(mut service: ApiService, request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
+async fn answer(
+    mut service: ApiService,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, BoxError> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
-    service.call(Request::from_parts(head, Full::new(body))).await
+    service
+        .call(Request::from_parts(head, Full::new(body)))
+        .await
 }
 
 async fn token_call(api: Api, request: Request<Body>) -> Result<Response<Body>, BoxError> {
     let (head, body) = request.into_parts();
-    let body = body.collect().await.unwrap_or_else(|never: Infallible| match never {}).to_bytes();
+    let body = body
+        .collect()
+        .await
+        .unwrap_or_else(|never: Infallible| match never {})
+        .to_bytes();
     let is_oauth = head.uri.path() == "/token";
     let answer = match refresh_token(is_oauth, &body)? {
         Some(token) => api.refresh(&token).await,
@@ -99,11 +117,18 @@ async fn token_call(api: Api, request: Request<Body>) -> Result<Response<Body>, 
     };
     let (status, json) = match answer {
         Ok(grant) => (StatusCode::OK, pair(&grant)),
-        Err(Denied::Down) => (StatusCode::SERVICE_UNAVAILABLE, json!({ "title": "Down", "status": 503 })),
-        Err(Denied::Spent) if is_oauth => (StatusCode::BAD_REQUEST, json!({ "error": "invalid_grant" })),
+        Err(Denied::Down) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            json!({ "title": "Down", "status": 503 }),
+        ),
+        Err(Denied::Spent) if is_oauth => {
+            (StatusCode::BAD_REQUEST, json!({ "error": "invalid_grant" }))
+        }
         Err(Denied::Spent) => (StatusCode::UNAUTHORIZED, refused()),
     };
-    let response = Response::builder().status(status).header(header::CONTENT_TYPE, "application/json");
+    let response = Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, "application/json");
     Ok(response.body(Body::from(json.to_string()))?)
 }
 
@@ -116,7 +141,9 @@ fn refresh_token(is_oauth: bool, body: &Bytes) -> Result<Option<String>, BoxErro
     }
     if is_oauth {
         let form = str::from_utf8(body)?;
-        let token = form.split('&').find_map(|field| field.strip_prefix("refresh_token="));
+        let token = form
+            .split('&')
+            .find_map(|field| field.strip_prefix("refresh_token="));
         return Ok(token.map(str::to_owned));
     }
     let json: Value = serde_json::from_slice(body)?;

@@ -45,7 +45,8 @@ pub(super) fn race(runners: &mut [Runner], usage: Use, rounds: usize) -> Vec<Row
     // The bare service and the pipeline without the policy stand before the pipeline with it.
     for index in 2..runners.len() {
         if runners[index].is_corrected {
-            runners[index].allocations += runners[index - 2].allocations - runners[index - 1].allocations;
+            runners[index].allocations +=
+                runners[index - 2].allocations - runners[index - 1].allocations;
             let [bare, without, with] = &mut times[index - 2..=index] else {
                 unreachable!("these are three")
             };
@@ -56,7 +57,10 @@ pub(super) fn race(runners: &mut [Runner], usage: Use, rounds: usize) -> Vec<Row
             }
         }
     }
-    let count = undisturbed.iter().filter(|undisturbed| **undisturbed).count();
+    let count = undisturbed
+        .iter()
+        .filter(|undisturbed| **undisturbed)
+        .count();
     if (count as f64) < ENOUGH * rounds as f64 {
         undisturbed.fill(false);
     }
@@ -66,7 +70,13 @@ pub(super) fn race(runners: &mut [Runner], usage: Use, rounds: usize) -> Vec<Row
     }
     let ratios = |index: usize, way: usize| {
         let bases = &times[0][way];
-        Spread::of(times[index][way].iter().zip(bases).map(|(time, base)| time / base).collect())
+        Spread::of(
+            times[index][way]
+                .iter()
+                .zip(bases)
+                .map(|(time, base)| time / base)
+                .collect(),
+        )
     };
     let median = |index: usize, way: usize| Spread::of(times[index][way].clone()).median;
     let row = |(index, runner): (usize, &Runner)| Row {
@@ -77,5 +87,10 @@ pub(super) fn race(runners: &mut [Runner], usage: Use, rounds: usize) -> Vec<Row
         nanoseconds: [median(index, 0), median(index, 1)],
         allocations: runner.allocations - runners[0].allocations,
     };
-    runners.iter().enumerate().filter(|(_, runner)| runner.is_shown).map(row).collect()
+    runners
+        .iter()
+        .enumerate()
+        .filter(|(_, runner)| runner.is_shown)
+        .map(row)
+        .collect()
 }

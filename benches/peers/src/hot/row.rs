@@ -48,8 +48,17 @@ impl Spread {
     pub(super) fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let last = values.len().saturating_sub(1);
-        let at = |part: f64| values.get((last as f64 * part).round() as usize).copied().unwrap_or(f64::NAN);
-        Self { median: at(0.5), low: at(0.25), high: at(0.75) }
+        let at = |part: f64| {
+            values
+                .get((last as f64 * part).round() as usize)
+                .copied()
+                .unwrap_or(f64::NAN)
+        };
+        Self {
+            median: at(0.5),
+            low: at(0.25),
+            high: at(0.75),
+        }
     }
 }
 
@@ -65,14 +74,31 @@ impl fmt::Display for Spread {
 /// A Markdown table for each use.
 pub(crate) fn table(rows: &[Row]) -> String {
     let mut text = String::new();
-    for usage in [Use::LongLived, Use::LongLivedWithHeaders, Use::ClonePerRequest] {
-        text += &format!("{usage}:\n\n| | one task | two threads | allocations added | ns, one task |\n");
+    for usage in [
+        Use::LongLived,
+        Use::LongLivedWithHeaders,
+        Use::ClonePerRequest,
+    ] {
+        text += &format!(
+            "{usage}:\n\n| | one task | two threads | allocations added | ns, one task |\n"
+        );
         text += "| --- | --- | --- | --- | --- |\n";
         for row in rows.iter().filter(|row| row.usage == usage) {
-            let Row { peer, one_task, two_threads, allocations, nanoseconds: [ns, _], .. } = row;
-            text += &format!("| {peer} | {one_task} | {two_threads} | {allocations:.1} | {ns:.0} |\n");
+            let Row {
+                peer,
+                one_task,
+                two_threads,
+                allocations,
+                nanoseconds: [ns, _],
+                ..
+            } = row;
+            text +=
+                &format!("| {peer} | {one_task} | {two_threads} | {allocations:.1} | {ns:.0} |\n");
         }
-        if rows.iter().any(|row| row.usage == usage && row.two_threads.median.is_nan()) {
+        if rows
+            .iter()
+            .any(|row| row.usage == usage && row.two_threads.median.is_nan())
+        {
             text += "\nOther programs kept the machine too busy to run two threads side by side.\n";
         }
         text.push('\n');

@@ -36,8 +36,7 @@ pub(crate) struct Aws;
 impl Peer for Aws {
     const NAME: &'static str = "aws-smithy-runtime";
     const VERSION: &'static str = "aws-smithy-runtime 1.16.2";
-    const NOTE: &'static str =
-        "Renews in the request that finds the token within 10 s of its end. Does nothing about a 401.";
+    const NOTE: &'static str = "Renews in the request that finds the token within 10 s of its end. Does nothing about a 401.";
     const SHORT_LIFETIME: Duration = Duration::from_secs(11);
 
     type Client<S: Inner> = Auth<S>;
@@ -60,7 +59,12 @@ impl Peer for Aws {
             .expect("all that is required is there");
         Auth {
             inner,
-            identities: Arc::new(Identities { resolver, cache, components, bag: ConfigBag::base() }),
+            identities: Arc::new(Identities {
+                resolver,
+                cache,
+                components,
+                bag: ConfigBag::base(),
+            }),
         }
     }
 }
@@ -80,8 +84,15 @@ struct Identities {
 
 impl<S: Inner> Client for Auth<S> {
     async fn send(&mut self, mut request: Request<Body>) -> Result<Response<Body>, BoxError> {
-        let Identities { resolver, cache, components, bag } = &*self.identities;
-        let identity = cache.resolve_cached_identity(resolver.clone(), components, bag).await?;
+        let Identities {
+            resolver,
+            cache,
+            components,
+            bag,
+        } = &*self.identities;
+        let identity = cache
+            .resolve_cached_identity(resolver.clone(), components, bag)
+            .await?;
         let token = identity.data::<Token>().ok_or("the identity is no token")?;
         let header = HeaderValue::from_str(&format!("Bearer {}", token.token()))?;
         request.headers_mut().insert(header::AUTHORIZATION, header);
@@ -93,11 +104,18 @@ impl<S: Inner> Client for Auth<S> {
 struct Resolver(Source);
 
 impl ResolveIdentity for Resolver {
-    fn resolve_identity<'a>(&'a self, _: &'a RuntimeComponents, _: &'a ConfigBag) -> IdentityFuture<'a> {
+    fn resolve_identity<'a>(
+        &'a self,
+        _: &'a RuntimeComponents,
+        _: &'a ConfigBag,
+    ) -> IdentityFuture<'a> {
         IdentityFuture::new(async move {
             let grant = self.0.renew().await?;
             let expires_at = Some(SystemTime::now() + grant.expires_in);
-            Ok(Identity::new(Token::new(grant.access_token, expires_at), expires_at))
+            Ok(Identity::new(
+                Token::new(grant.access_token, expires_at),
+                expires_at,
+            ))
         })
     }
 }

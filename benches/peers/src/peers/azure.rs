@@ -46,12 +46,15 @@ impl Peer for Azure {
     type Client<S: Inner> = Auth;
 
     async fn client<S: Inner>(api: &Api, inner: S) -> Self::Client<S> {
-        Auth { policies: [bearer(api), Arc::new(Transport(inner))].into() }
+        Auth {
+            policies: [bearer(api), Arc::new(Transport(inner))].into(),
+        }
     }
 }
 
 fn bearer(api: &Api) -> Arc<dyn Policy> {
-    let policy = BearerTokenAuthorizationPolicy::new(Arc::new(Credential(Source::new(api))), [SCOPE]);
+    let policy =
+        BearerTokenAuthorizationPolicy::new(Arc::new(Credential(Source::new(api))), [SCOPE]);
     Arc::new(policy.with_on_challenge(Arc::new(Again)))
 }
 
@@ -60,9 +63,20 @@ struct Credential(Source);
 
 #[async_trait]
 impl TokenCredential for Credential {
-    async fn get_token(&self, _: &[&str], _: Option<TokenRequestOptions<'_>>) -> AzureResult<AccessToken> {
-        let grant = self.0.renew().await.map_err(|error| Error::new(ErrorKind::Credential, error))?;
-        Ok(AccessToken::new(grant.access_token, (SystemTime::now() + grant.expires_in).into()))
+    async fn get_token(
+        &self,
+        _: &[&str],
+        _: Option<TokenRequestOptions<'_>>,
+    ) -> AzureResult<AccessToken> {
+        let grant = self
+            .0
+            .renew()
+            .await
+            .map_err(|error| Error::new(ErrorKind::Credential, error))?;
+        Ok(AccessToken::new(
+            grant.access_token,
+            (SystemTime::now() + grant.expires_in).into(),
+        ))
     }
 }
 
@@ -79,7 +93,9 @@ impl OnChallenge for Again {
         authorizer: &dyn Authorizer,
         _: &Headers,
     ) -> AzureResult<()> {
-        authorizer.authorize(request, &[SCOPE], TokenRequestOptions::default()).await
+        authorizer
+            .authorize(request, &[SCOPE], TokenRequestOptions::default())
+            .await
     }
 }
 
@@ -90,14 +106,19 @@ pub(crate) struct Auth {
 
 impl Auth {
     async fn through(&self, request: &mut AzureRequest) -> PolicyResult {
-        self.policies[0].send(&Context::new(), request, &self.policies[1..]).await
+        self.policies[0]
+            .send(&Context::new(), request, &self.policies[1..])
+            .await
     }
 }
 
 impl Client for Auth {
     async fn send(&mut self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
         let (parts, body) = request.into_parts();
-        let mut request = AzureRequest::new(parts.uri.to_string().parse()?, parts.method.as_str().parse()?);
+        let mut request = AzureRequest::new(
+            parts.uri.to_string().parse()?,
+            parts.method.as_str().parse()?,
+        );
         for (name, value) in &parts.headers {
             request.insert_header(name.as_str().to_owned(), value.to_str()?.to_owned());
         }
@@ -122,32 +143,56 @@ impl<S> fmt::Debug for Transport<S> {
 
 impl<S: Inner> Transport<S> {
     async fn answer(&self, request: &AzureRequest) -> Result<AsyncRawResponse, BoxError> {
-        let mut sent = Request::builder().method(request.method().as_ref()).uri(request.url().as_str());
+        let mut sent = Request::builder()
+            .method(request.method().as_ref())
+            .uri(request.url().as_str());
         for (name, value) in request.headers().iter() {
             sent = sent.header(name.as_str(), value.as_str());
         }
-        let answer = self.0.clone().oneshot(sent.body(Body::new(request.body().into()))?).await?;
+        let answer = self
+            .0
+            .clone()
+            .oneshot(sent.body(Body::new(request.body().into()))?)
+            .await?;
         let (parts, body) = answer.into_parts();
         let mut headers = Headers::new();
         for (name, value) in &parts.headers {
             headers.insert(name.as_str().to_owned(), value.to_str()?.to_owned());
         }
         let body = body.collect().await?.to_bytes();
-        Ok(AsyncRawResponse::from_bytes(parts.status.as_u16().into(), headers, body))
+        Ok(AsyncRawResponse::from_bytes(
+            parts.status.as_u16().into(),
+            headers,
+            body,
+        ))
     }
 }
 
 #[async_trait]
 impl<S: Inner> Policy for Transport<S> {
-    async fn send(&self, _: &Context, request: &mut AzureRequest, _: &[Arc<dyn Policy>]) -> PolicyResult {
-        self.answer(request).await.map_err(|error| Error::new(ErrorKind::Io, error))
+    async fn send(
+        &self,
+        _: &Context,
+        request: &mut AzureRequest,
+        _: &[Arc<dyn Policy>],
+    ) -> PolicyResult {
+        self.answer(request)
+            .await
+            .map_err(|error| Error::new(ErrorKind::Io, error))
     }
 }
 
 /// A pipeline for the hot path, with the bearer policy and without: the difference is what the policy costs.
 pub(crate) fn pipelines(api: &Api) -> [Auth; 2] {
     let end: Arc<dyn Policy> = Arc::new(End);
-    [Auth { policies: [end.clone()].into() }, Auth { policies: [bearer(api), end].into() }]
+    [
+        Auth {
+            policies: [end.clone()].into(),
+        },
+        Auth {
+            policies: [bearer(api), end].into(),
+        },
+    ]
 }
 
 #[derive(Debug)]
@@ -156,7 +201,11 @@ struct End;
 #[async_trait]
 impl Policy for End {
     async fn send(&self, _: &Context, _: &mut AzureRequest, _: &[Arc<dyn Policy>]) -> PolicyResult {
-        Ok(AsyncRawResponse::from_bytes(StatusCode::Ok, Headers::new(), bytes::Bytes::new()))
+        Ok(AsyncRawResponse::from_bytes(
+            StatusCode::Ok,
+            Headers::new(),
+            bytes::Bytes::new(),
+        ))
     }
 }
 
@@ -166,7 +215,10 @@ impl Lap for Auth {
         for (name, value) in head.headers {
             request.insert_header(*name, *value);
         }
-        let response = self.through(&mut request).await.expect("the end of the pipeline answers");
+        let response = self
+            .through(&mut request)
+            .await
+            .expect("the end of the pipeline answers");
         std::hint::black_box(response.status());
     }
 }

@@ -23,7 +23,8 @@ pub(crate) struct Bearer;
 impl Peer for Bearer {
     const NAME: &'static str = "cf-gears-toolkit-auth, bearer";
     const VERSION: &'static str = VERSION;
-    const NOTE: &'static str = "Client credentials only: holds no refresh token. Does nothing about a 401.";
+    const NOTE: &'static str =
+        "Client credentials only: holds no refresh token. Does nothing about a 401.";
 
     type Client<S: Inner> = Tower<BearerAuthService<WithItsError<S>>>;
 

@@ -30,7 +30,9 @@ impl Peer for Google {
             "refresh_token": api.mint().refresh_token,
             "token_uri": format!("{url}/token"),
         });
-        let credentials = user_account::Builder::new(account).build().expect("the account is complete");
+        let credentials = user_account::Builder::new(account)
+            .build()
+            .expect("the account is complete");
         Auth { inner, credentials }
     }
 }

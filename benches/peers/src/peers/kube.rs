@@ -57,9 +57,16 @@ impl Peer for Kube {
             ..AuthInfo::default()
         };
         // It runs the plugin at once, and blocks.
-        let layer = tokio::task::spawn_blocking(move || config.auth_layer()).await.expect("no panic inside");
-        let layer = layer.expect("the plugin gets a token").expect("the token is one that ends");
-        Auth { client: Tower(layer.layer(inner)), seed }
+        let layer = tokio::task::spawn_blocking(move || config.auth_layer())
+            .await
+            .expect("no panic inside");
+        let layer = layer
+            .expect("the plugin gets a token")
+            .expect("the token is one that ends");
+        Auth {
+            client: Tower(layer.layer(inner)),
+            seed,
+        }
     }
 }
 
@@ -109,7 +116,11 @@ fn credential(url: &str, path: PathBuf) -> Result<(), BoxError> {
     let answer = refresh(url, &fs::read_to_string(&path)?)?;
     let text = |name: &str| answer[name].as_str().ok_or("the answer is not complete");
     fs::write(path, text("refresh_token")?)?;
-    let lifetime = Duration::from_secs(answer["expires_in"].as_u64().ok_or("the answer has no lifetime")?);
+    let lifetime = Duration::from_secs(
+        answer["expires_in"]
+            .as_u64()
+            .ok_or("the answer has no lifetime")?,
+    );
     let credential = json!({
         "kind": "ExecCredential",
         "apiVersion": "client.authentication.k8s.io/v1",
@@ -122,7 +133,9 @@ fn credential(url: &str, path: PathBuf) -> Result<(), BoxError> {
 }
 
 fn refresh(url: &str, refresh_token: &str) -> Result<Value, BoxError> {
-    let address = url.strip_prefix("http://").ok_or("the API is not on the loopback")?;
+    let address = url
+        .strip_prefix("http://")
+        .ok_or("the API is not on the loopback")?;
     let form = format!("grant_type=refresh_token&refresh_token={refresh_token}");
     let mut stream = TcpStream::connect(address)?;
     write!(
@@ -133,7 +146,9 @@ fn refresh(url: &str, refresh_token: &str) -> Result<Value, BoxError> {
     )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("the answer has no end of its head")?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or("the answer has no end of its head")?;
     match head.split(' ').nth(1) {
         Some("200") => Ok(serde_json::from_str(body)?),
         _ => Err("the refresh token was not taken".into()),

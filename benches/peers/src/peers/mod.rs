@@ -82,15 +82,22 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn new(api: &Api) -> Self {
-        Self { api: api.clone(), refresh_token: Mutex::new(api.mint().refresh_token) }
+        Self {
+            api: api.clone(),
+            refresh_token: Mutex::new(api.mint().refresh_token),
+        }
     }
 
     pub(crate) async fn renew(&self) -> Result<Grant, BoxError> {
         let mut refresh_token = self.refresh_token.lock().await;
-        let grant = self.api.refresh(&refresh_token).await.map_err(|denied| match denied {
-            Denied::Spent => "the refresh token was spent before",
-            Denied::Down => "the token endpoint is down",
-        })?;
+        let grant = self
+            .api
+            .refresh(&refresh_token)
+            .await
+            .map_err(|denied| match denied {
+                Denied::Spent => "the refresh token was spent before",
+                Denied::Down => "the token endpoint is down",
+            })?;
         refresh_token.clone_from(&grant.refresh_token);
         Ok(grant)
     }
@@ -105,13 +112,22 @@ pub(crate) async fn check<P: Peer>() -> Result<(), BoxError> {
     {
         return Err(failed(&format!("Cargo.lock has no {}", P::VERSION)));
     }
-    let api = Api::new(Rules { latency: Duration::ZERO, lifetime: Duration::from_secs(3600) });
+    let api = Api::new(Rules {
+        latency: Duration::ZERO,
+        lifetime: Duration::from_secs(3600),
+    });
     let client = P::client(&api, api.service()).await;
     for mut client in [client.clone(), client] {
         for _ in 0..3 {
-            let response = client.send(get("/videos")).await.map_err(|error| failed(&error.to_string()))?;
+            let response = client
+                .send(get("/videos"))
+                .await
+                .map_err(|error| failed(&error.to_string()))?;
             if response.status() != 200 {
-                return Err(failed(&format!("a request was answered {}", response.status())));
+                return Err(failed(&format!(
+                    "a request was answered {}",
+                    response.status()
+                )));
             }
         }
     }

@@ -27,7 +27,11 @@ impl Peer for Naive {
     type Client<S: Inner> = Tower<Auth<S>>;
 
     async fn client<S: Inner>(api: &Api, inner: S) -> Self::Client<S> {
-        Tower(Auth { inner, token: Arc::default(), source: Arc::new(Source::new(api)) })
+        Tower(Auth {
+            inner,
+            token: Arc::default(),
+            source: Arc::new(Source::new(api)),
+        })
     }
 }
 
@@ -49,7 +53,10 @@ impl Token {
     }
 
     fn header(&self) -> Result<HeaderValue, BoxError> {
-        Ok(HeaderValue::try_from(format!("Bearer {}", self.access_token))?)
+        Ok(HeaderValue::try_from(format!(
+            "Bearer {}",
+            self.access_token
+        ))?)
     }
 }
 
@@ -75,7 +82,12 @@ impl<S: Inner> Service<Request<Body>> for Auth<S> {
 }
 
 async fn bearer(token: &RwLock<Option<Token>>, source: &Source) -> Result<HeaderValue, BoxError> {
-    if let Some(token) = token.read().await.as_ref().filter(|token| token.is_usable()) {
+    if let Some(token) = token
+        .read()
+        .await
+        .as_ref()
+        .filter(|token| token.is_usable())
+    {
         return token.header();
     }
     let mut token = token.write().await;
@@ -83,7 +95,9 @@ async fn bearer(token: &RwLock<Option<Token>>, source: &Source) -> Result<Header
         return token.header();
     }
     let grant = source.renew().await?;
-    let renewed = token
-        .insert(Token { access_token: grant.access_token, expires_at: Instant::now() + grant.expires_in });
+    let renewed = token.insert(Token {
+        access_token: grant.access_token,
+        expires_at: Instant::now() + grant.expires_in,
+    });
     renewed.header()
 }

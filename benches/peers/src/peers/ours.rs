@@ -23,8 +23,10 @@ impl Peer for Ours {
     type Client<S: Inner> = Tower<ApiVideoAuth<S>>;
 
     async fn client<S: Inner>(api: &Api, inner: S) -> Self::Client<S> {
-        let layer =
-            ApiVideoAuthLayer::builder().base_url(ORIGIN).refresh_token(api.mint().refresh_token).build();
+        let layer = ApiVideoAuthLayer::builder()
+            .base_url(ORIGIN)
+            .refresh_token(api.mint().refresh_token)
+            .build();
         Tower(layer.expect("the settings are good").layer(inner))
     }
 }
