@@ -220,9 +220,9 @@ const NAMES: [HeaderName; 5] = [
 ];
 
 /// A way of sending, run for a scenario in one task (or in two threads) so many times.
-type Way = (&'static str, Box<dyn Fn(Scenario, bool, u64) -> Duration>);
+type GrantType = (&'static str, Box<dyn Fn(Scenario, bool, u64) -> Duration>);
 
-fn way<S>(name: &'static str, client: S) -> Way
+fn way<S>(name: &'static str, client: S) -> GrantType
 where
     S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
 {
@@ -243,7 +243,7 @@ fn measure(
     criterion: &mut Criterion,
     scenario: Scenario,
     in_threads: bool,
-    (way, run): &Way,
+    (way, run): &GrantType,
 ) -> Option<f64> {
     let mut times = Vec::new();
     let group = if in_threads { "2 threads" } else { "1 task" };

@@ -12,7 +12,7 @@ use std::{
 };
 
 use apivideo_auth::{
-    ApiVideoAuth, ApiVideoAuthLayer, Cause, Environment,
+    ApiVideoAuth, ApiVideoAuthLayer, Environment, RenewalReason,
     testing::{FakeApi, Fault},
 };
 use bytes::Bytes;
@@ -92,7 +92,7 @@ async fn fake() -> Result<String, BoxError> {
         .token_lifetime(TOKEN_LIFETIME)
         .serve()
         .await?;
-    api.always(Some(Fault::Latency(TOKEN_CALL)));
+    api.set_default_fault(Some(Fault::Latency(TOKEN_CALL)));
     let layer = ApiVideoAuthLayer::builder()
         .base_url(api.url())
         .api_key(api.api_key())
@@ -314,13 +314,13 @@ async fn sandbox(key: String) -> Result<String, BoxError> {
     Ok(format!("requests=2 failures=0 tokens={tokens}"))
 }
 
-fn name(cause: Cause) -> &'static str {
+fn name(cause: RenewalReason) -> &'static str {
     match cause {
-        Cause::First => "first token",
-        Cause::Early => "ahead of expiry",
-        Cause::Expired => "expired",
-        Cause::Requested => "on demand",
-        Cause::Unauthorized => "after a 401",
+        RenewalReason::First => "first token",
+        RenewalReason::Early => "ahead of expiry",
+        RenewalReason::Expired => "expired",
+        RenewalReason::Requested => "on demand",
+        RenewalReason::Unauthorized => "after a 401",
         _ => "other",
     }
 }

@@ -112,7 +112,7 @@ async fn parent() -> Result<String, BoxError> {
     third.wait().await?;
     gate.open();
     println!(
-        "   its refresh token is marked in the store: the next run waits until its answer can't come any more"
+        "   its refresh token is marked in the store: the next run waits until its response can't come any more"
     );
     let fourth = run("4. has no key either, and takes over", None)?;
     succeeded(fourth).await?;

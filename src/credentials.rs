@@ -51,7 +51,7 @@ macro_rules! secret {
                 self.0.expose()
             }
 
-            #[allow(dead_code, reason = "not every secret is checked or read from an answer")]
+            #[allow(dead_code, reason = "not every secret is checked or read from a response")]
             pub(crate) fn secret(&self) -> &$crate::credentials::Secret {
                 &self.0
             }

@@ -43,7 +43,7 @@ pub enum ErrorKind {
     Suspended,
     /// The token endpoint could not be reached, or said that it can't serve now.
     Unavailable,
-    /// A token call was sent and no usable answer came: it may or may not have been carried out.
+    /// A token call was sent and no usable response came: it may or may not have been carried out.
     Ambiguous,
     /// The renewal took longer than this caller may wait.
     TimedOut,
@@ -56,7 +56,7 @@ pub enum ErrorKind {
     /// The token source was shut down or handed over.
     Closed,
     /// The request's body can't be sent as it announced itself.
-    Body,
+    RequestBody,
     /// The store can't be reached, or did not answer in time.
     StoreUnavailable,
     /// The store's lock could not be had in time.
@@ -74,9 +74,9 @@ pub enum ErrorKind {
     /// The API knows no such upload token or video.
     NotFound,
     /// The request is none that a delegated token is good for: nothing was sent.
-    Misdirected,
+    WrongTarget,
     /// What is to be uploaded can't be read, is empty, or is not as long as was said.
-    Source,
+    UploadSource,
 }
 
 impl Error {

@@ -2,7 +2,6 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admission;
-mod answer;
 pub mod clock;
 mod credentials;
 mod endpoint;
@@ -12,6 +11,7 @@ pub mod middleware;
 mod origin;
 #[cfg(feature = "reqwest-middleware")]
 pub mod reqwest_adaptor;
+mod response;
 pub mod store;
 #[cfg(feature = "test-util")]
 pub mod testing;
@@ -29,7 +29,10 @@ pub use crate::{
     credentials::{ApiKey, Credentials, Environment, RefreshToken},
     endpoint::TokenCall,
     error::{Error, ErrorKind},
-    manager::{ApiVideoAuthLayerBuilder, Cause, KeepFresh, Renewal, Renewed, Subscription, Way},
+    manager::{
+        ApiVideoAuthLayerBuilder, GrantPreference, GrantType, KeepFresh, RenewalEvent,
+        RenewalEvents, RenewalReason,
+    },
     middleware::{ApiVideoAuth, ApiVideoAuthLayer, ResponseFuture},
     token::{AccessToken, Bearer, TokenPair},
 };

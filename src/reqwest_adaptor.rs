@@ -50,11 +50,11 @@ use tower::Service;
 
 use crate::{
     admission::{MinLifetime, has_own, is_for},
-    answer::drain,
     endpoint::{HttpEndpoint, TokenEndpoint},
     error::{Error, ErrorKind},
-    manager::{Access, Cause, Handle, Verdict, Want, abilities},
+    manager::{Access, Handle, RenewalReason, Verdict, Want, abilities},
     middleware::ApiVideoAuthLayer,
+    response::drain,
 };
 
 /// Keeps a reqwest client authenticated against api.video. See the [module docs](self).
@@ -159,7 +159,7 @@ impl Middleware for ApiVideoAuthMiddleware {
             return Ok(first);
         };
         let Ok(pair) = manager
-            .acquire(Want::Usable, Some(Cause::Unauthorized), endpoint)
+            .acquire(Want::Usable, Some(RenewalReason::Unauthorized), endpoint)
             .await
         else {
             return Ok(first);

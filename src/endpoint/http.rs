@@ -8,12 +8,12 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, header};
 use http_body::Body;
 use tower::{BoxError, Service};
 
-use super::{Answer, BeforeSend, Purchase, TokenEndpoint, wire};
+use super::{BeforeSend, Grant, Outcome, TokenEndpoint, wire};
 use crate::{
-    answer,
     clock::Clock,
     error::{Error, ErrorKind},
     origin::Origin,
+    response,
 };
 
 /// Marks a token call among the requests that layers below the authentication see.
@@ -33,8 +33,8 @@ use crate::{
 #[non_exhaustive]
 pub struct TokenCall {}
 
-/// No honest answer comes near it: a pair is under 4 KiB.
-const ANSWER_LIMIT: usize = 64 * 1024;
+/// No honest response comes near it: a pair is under 4 KiB.
+const RESPONSE_LIMIT: usize = 64 * 1024;
 
 pub(crate) type NeverSent = Arc<dyn Fn(&(dyn StdError + 'static)) -> bool + Send + Sync>;
 
@@ -56,8 +56,8 @@ impl fmt::Debug for Context {
 }
 
 impl Context {
-    fn request(&self, purchase: &Purchase) -> Result<Request<Bytes>, http::Error> {
-        let (path, body) = wire::request(purchase);
+    fn request(&self, grant: &Grant) -> Result<Request<Bytes>, http::Error> {
+        let (path, body) = wire::request(grant);
         let uri = http::Uri::builder()
             .scheme(self.origin.scheme().clone())
             .authority(self.origin.authority().clone())
@@ -125,18 +125,18 @@ where
     fn call(
         &self,
         context: &Context,
-        purchase: &Purchase,
+        grant: &Grant,
         before_send: BeforeSend,
-    ) -> BoxFuture<'static, Answer> {
+    ) -> BoxFuture<'static, Outcome> {
         let (never_sent_by_user, clock) = (context.never_sent.clone(), context.clock.clone());
-        let (request, purchase) = (context.request(purchase), purchase.clone());
+        let (request, grant) = (context.request(grant), grant.clone());
         let mut service = self.service.clone();
         Box::pin(async move {
             let request = match request {
                 Ok(request) => request.map(B::from),
                 Err(error) => {
                     let message = "the token call can't be put as a request";
-                    return Answer::Misunderstood(Error::with_source(
+                    return Outcome::Misunderstood(Error::with_source(
                         ErrorKind::Protocol,
                         message,
                         error,
@@ -147,7 +147,7 @@ where
                 return wire::not_sent(error.into());
             }
             if let Err(error) = before_send.await {
-                return Answer::HeldBack(error);
+                return Outcome::HeldBack(error);
             }
             let response = match service.call(request).await {
                 Ok(response) => response,
@@ -156,8 +156,8 @@ where
                     let excused = |error: &(dyn StdError + 'static)| {
                         never_sent_by_user.as_ref().is_some_and(|f| f(error))
                     };
-                    let never_sent = answer::never_sent(&*error) || excused(&*error);
-                    let error = match answer::quotes(&*error, purchase.secret()) {
+                    let never_sent = response::never_sent(&*error) || excused(&*error);
+                    let error = match response::quotes(&*error, grant.secret()) {
                         true => "its error is left out, for it quotes the credential".into(),
                         false => error,
                     };
@@ -165,7 +165,7 @@ where
                         wire::not_sent(error)
                     } else {
                         wire::lost(
-                            &purchase,
+                            &grant,
                             Error::with_source(
                                 ErrorKind::Ambiguous,
                                 "the token call broke off",
@@ -176,14 +176,8 @@ where
                 }
             };
             let (head, body) = response.into_parts();
-            let body = answer::read(body, ANSWER_LIMIT).await;
-            wire::answer(
-                &purchase,
-                head.status,
-                &head.headers,
-                body,
-                clock.now().wall,
-            )
+            let body = response::read(body, RESPONSE_LIMIT).await;
+            wire::outcome(&grant, head.status, &head.headers, body, clock.now().wall)
         })
     }
 

@@ -1,4 +1,4 @@
-//! The token endpoint: one call, and what its answer means.
+//! The token endpoint: one call, and what its response means.
 
 use std::time::Duration;
 
@@ -28,9 +28,9 @@ pub(crate) trait TokenEndpoint: Send {
     fn call(
         &self,
         context: &Context,
-        purchase: &Purchase,
+        grant: &Grant,
         before_send: BeforeSend,
-    ) -> BoxFuture<'static, Answer>;
+    ) -> BoxFuture<'static, Outcome>;
 
     fn boxed_clone(&self) -> Box<dyn TokenEndpoint>;
 }
@@ -39,24 +39,24 @@ pub(crate) type BeforeSend = BoxFuture<'static, Result<(), Error>>;
 
 /// What a pair of tokens is bought with.
 #[derive(Clone, Debug)]
-pub(crate) enum Purchase {
-    Refresh(RefreshToken),
-    Login(ApiKey),
+pub(crate) enum Grant {
+    RefreshToken(RefreshToken),
+    ApiKey(ApiKey),
 }
 
-impl Purchase {
+impl Grant {
     fn secret(&self) -> &str {
         match self {
-            Self::Refresh(token) => token.expose(),
-            Self::Login(key) => key.expose(),
+            Self::RefreshToken(token) => token.expose(),
+            Self::ApiKey(key) => key.expose(),
         }
     }
 }
 
 /// The classes of guarantee G11.
 #[derive(Debug)]
-pub(crate) enum Answer {
-    Granted(Grant),
+pub(crate) enum Outcome {
+    Granted(TokenResponse),
     /// Not sent, or surely without effect; `wait` is what the server asked for.
     Transient {
         error: Error,
@@ -76,7 +76,7 @@ pub(crate) enum Answer {
 }
 
 #[derive(Debug)]
-pub(crate) struct Grant {
+pub(crate) struct TokenResponse {
     pub(crate) access_token: AccessToken,
     pub(crate) refresh_token: Option<RefreshToken>,
     pub(crate) lifetime: Duration,

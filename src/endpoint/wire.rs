@@ -14,11 +14,11 @@ use serde::{
 use tower::BoxError;
 use zeroize::Zeroizing;
 
-use super::{Answer, Grant, Purchase};
+use super::{Grant, Outcome, TokenResponse};
 use crate::{
-    answer,
     credentials::RefreshToken,
     error::{Error, ErrorKind},
+    response,
     token::AccessToken,
 };
 
@@ -30,20 +30,20 @@ const ASSUMED_LIFETIME: Duration = Duration::from_secs(300);
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// Path and body of a token call.
-pub(super) fn request(purchase: &Purchase) -> (&'static str, Zeroizing<Vec<u8>>) {
+pub(super) fn request(grant: &Grant) -> (&'static str, Zeroizing<Vec<u8>>) {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     enum Form<'a> {
         ApiKey(&'a str),
         RefreshToken(&'a str),
     }
-    let (path, form, length) = match purchase {
-        Purchase::Refresh(token) => (
+    let (path, form, length) = match grant {
+        Grant::RefreshToken(token) => (
             "/auth/refresh",
             Form::RefreshToken(token.expose()),
             token.expose().len(),
         ),
-        Purchase::Login(key) => (
+        Grant::ApiKey(key) => (
             "/auth/api-key",
             Form::ApiKey(key.expose()),
             key.expose().len(),
@@ -55,37 +55,37 @@ pub(super) fn request(purchase: &Purchase) -> (&'static str, Zeroizing<Vec<u8>>)
     (path, body)
 }
 
-pub(super) fn not_sent(error: BoxError) -> Answer {
+pub(super) fn not_sent(error: BoxError) -> Outcome {
     let error = Error::with_source(
         ErrorKind::Unavailable,
         "the token endpoint could not be reached",
         error,
     );
-    Answer::Transient { error, wait: None }
+    Outcome::Transient { error, wait: None }
 }
 
 /// A call that was sent and brought nothing: with a refresh token, it may be spent; a login does no harm.
-pub(super) fn lost(purchase: &Purchase, error: Error) -> Answer {
-    match purchase {
-        Purchase::Refresh(_) => Answer::Ambiguous {
+pub(super) fn lost(grant: &Grant, error: Error) -> Outcome {
+    match grant {
+        Grant::RefreshToken(_) => Outcome::Ambiguous {
             error,
             refresh_token: None,
         },
-        Purchase::Login(_) => Answer::Transient { error, wait: None },
+        Grant::ApiKey(_) => Outcome::Transient { error, wait: None },
     }
 }
 
-pub(super) fn answer(
-    purchase: &Purchase,
+pub(super) fn outcome(
+    grant: &Grant,
     status: StatusCode,
     headers: &HeaderMap,
     body: Result<Zeroizing<Vec<u8>>, Error>,
     now: SystemTime,
-) -> Answer {
+) -> Outcome {
     if status.is_success() {
         return match body {
-            Ok(body) => pair(purchase, &body),
-            Err(error) => lost(purchase, error),
+            Ok(body) => pair(grant, &body),
+            Err(error) => lost(grant, error),
         };
     }
     let problem = match (status.as_u16(), &body) {
@@ -94,31 +94,33 @@ pub(super) fn answer(
     };
     let text = format!("the token endpoint answered {}", status.as_u16());
     match (status.as_u16(), problem) {
-        (400 | 401, Problem::Refusal) => Answer::Refused(Error::new(
+        (400 | 401, Problem::Refusal) => Outcome::Refused(Error::new(
             ErrorKind::Refused,
-            match purchase {
-                Purchase::Refresh(_) => "the refresh token was refused",
-                Purchase::Login(_) => "the API key was refused",
+            match grant {
+                Grant::RefreshToken(_) => "the refresh token was refused",
+                Grant::ApiKey(_) => "the API key was refused",
             },
         )),
-        (403, Problem::Suspension) => Answer::Suspended(Error::new(
+        (403, Problem::Suspension) => Outcome::Suspended(Error::new(
             ErrorKind::Suspended,
             "the api.video account is suspended",
         )),
-        (400, Problem::Misunderstanding) => Answer::Misunderstood(Error::new(
+        (400, Problem::Misunderstanding) => Outcome::Misunderstood(Error::new(
             ErrorKind::Protocol,
             "the API did not understand the token call, which is a bug of apivideo-auth",
         )),
-        (502 | 504 | 520..=529, _) => lost(purchase, Error::new(ErrorKind::Ambiguous, text)),
-        (300..=399 | 400 | 401 | 403 | 404 | 408 | 425 | 429 | 500..=599, _) => Answer::Transient {
-            error: Error::new(ErrorKind::Unavailable, text),
-            wait: answer::wait(status, headers, now),
-        },
-        _ => lost(purchase, Error::new(ErrorKind::Ambiguous, text)),
+        (502 | 504 | 520..=529, _) => lost(grant, Error::new(ErrorKind::Ambiguous, text)),
+        (300..=399 | 400 | 401 | 403 | 404 | 408 | 425 | 429 | 500..=599, _) => {
+            Outcome::Transient {
+                error: Error::new(ErrorKind::Unavailable, text),
+                wait: response::wait(status, headers, now),
+            }
+        }
+        _ => lost(grant, Error::new(ErrorKind::Ambiguous, text)),
     }
 }
 
-fn pair(purchase: &Purchase, body: &[u8]) -> Answer {
+fn pair(grant: &Grant, body: &[u8]) -> Outcome {
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Pair {
@@ -130,10 +132,10 @@ fn pair(purchase: &Purchase, body: &[u8]) -> Answer {
     // The parser's own error may quote the body: it is not kept.
     let Ok(pair) = serde_json::from_slice::<Pair>(body) else {
         return lost(
-            purchase,
+            grant,
             Error::new(
                 ErrorKind::Ambiguous,
-                "the token endpoint's answer is not the JSON it should be",
+                "the token endpoint's response is not the JSON it should be",
             ),
         );
     };
@@ -147,7 +149,7 @@ fn pair(purchase: &Purchase, body: &[u8]) -> Answer {
         .0
         .is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
     match token(pair.access_token).filter(|_| bearer) {
-        Some(access_token) => Answer::Granted(Grant {
+        Some(access_token) => Outcome::Granted(TokenResponse {
             access_token: AccessToken::from(access_token),
             refresh_token,
             lifetime: lifetime(pair.expires_in.0.as_deref().map(String::as_str)),
@@ -155,14 +157,14 @@ fn pair(purchase: &Purchase, body: &[u8]) -> Answer {
         None => {
             let error = Error::new(
                 ErrorKind::Ambiguous,
-                "the token endpoint's answer has no usable access token",
+                "the token endpoint's response has no usable access token",
             );
             match refresh_token {
-                Some(_) => Answer::Ambiguous {
+                Some(_) => Outcome::Ambiguous {
                     error,
                     refresh_token,
                 },
-                None => lost(purchase, error),
+                None => lost(grant, error),
             }
         }
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     keeper::KeepFresh,
-    renewed::Cause,
+    renewed::RenewalReason,
     token_manager::{Handle, TokenManager, Want},
 };
 use crate::{
@@ -61,7 +61,7 @@ impl Access {
 
     pub(crate) async fn renew(mut self, generation: u64) -> Result<Bearer, Error> {
         let pair = self
-            .acquire(Want::NewerThan(generation), Some(Cause::Requested))
+            .acquire(Want::NewerThan(generation), Some(RenewalReason::Requested))
             .await?;
         Ok(pair.bearer().clone())
     }
@@ -80,7 +80,7 @@ impl Access {
     pub(crate) async fn acquire(
         &mut self,
         want: Want,
-        cause: Option<Cause>,
+        cause: Option<RenewalReason>,
     ) -> Result<TokenPair, Error> {
         self.handle
             .manager
@@ -108,7 +108,7 @@ impl TokenManager {
                 let newer = Want::NewerThan(pair.bearer().generation());
                 // A usable token beats the error, and without one the last line tells.
                 if let Ok(pair) = self
-                    .acquire(newer, Some(Cause::MinLifetime), &mut endpoint)
+                    .acquire(newer, Some(RenewalReason::MinLifetime), &mut endpoint)
                     .await
                 {
                     return Ok(pair);
@@ -117,7 +117,7 @@ impl TokenManager {
             let pair = self.acquire(Want::Usable, None, &mut endpoint).await?;
             if pair.bearer().is_stale(self.now()) {
                 let newer = Want::NewerThan(pair.bearer().generation());
-                self.renew_at_the_side(newer, Cause::Early, endpoint);
+                self.renew_at_the_side(newer, RenewalReason::Early, endpoint);
             }
             Ok(pair)
         }

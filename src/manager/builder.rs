@@ -25,7 +25,7 @@ use crate::{
 /// What an expired access token is replaced with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Renewal {
+pub enum GrantPreference {
     /// Spend the refresh token; fall back to the API key if one is held.
     #[default]
     RefreshToken,
@@ -37,7 +37,7 @@ pub enum Renewal {
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Room for a call that hangs and for two after it.
-const FLIGHT_TIMEOUT: Duration = Duration::from_secs(30);
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A twelfth of api.video's hour: many chances to renew before anybody has to wait.
 const EARLY_WINDOW: Duration = Duration::from_secs(300);
@@ -62,11 +62,11 @@ const UNAUTHORIZED_BUDGET: (u32, Duration) = (5, Duration::from_secs(15));
 pub(crate) struct Settings {
     pub(super) context: Context,
     pub(crate) origins: Vec<Origin>,
-    pub(super) renewal: Renewal,
+    pub(super) grant_preference: GrantPreference,
     pub(super) early_window: Duration,
     pub(super) safety_margin: Duration,
     pub(super) call_timeout: Duration,
-    pub(super) flight_timeout: Duration,
+    pub(super) renewal_timeout: Duration,
     pub(super) patience: Duration,
     pub(crate) replay_limit: usize,
     pub(super) unauthorized_guard: Duration,
@@ -77,7 +77,7 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(super) fn spends_refresh_tokens(&self) -> bool {
-        self.renewal == Renewal::RefreshToken
+        self.grant_preference == GrantPreference::RefreshToken
     }
 }
 
@@ -97,11 +97,11 @@ pub struct ApiVideoAuthLayerBuilder<T, P> {
     application: Option<(String, String)>,
     never_sent: Option<NeverSent>,
     clock: Arc<dyn Clock>,
-    renewal: Renewal,
+    grant_preference: GrantPreference,
     early_window: Duration,
     safety_margin: Duration,
     call_timeout: Duration,
-    flight_timeout: Duration,
+    renewal_timeout: Duration,
     patience: Duration,
     replay_limit: usize,
     unauthorized_guard: Duration,
@@ -123,11 +123,11 @@ impl<P> ApiVideoAuthLayerBuilder<SameService, P> {
             application: None,
             never_sent: None,
             clock: Arc::new(SystemClock),
-            renewal: Renewal::default(),
+            grant_preference: GrantPreference::default(),
             early_window: EARLY_WINDOW,
             safety_margin: SAFETY_MARGIN,
             call_timeout: CALL_TIMEOUT,
-            flight_timeout: FLIGHT_TIMEOUT,
+            renewal_timeout: RENEWAL_TIMEOUT,
             patience: PATIENCE,
             replay_limit: REPLAY_LIMIT,
             unauthorized_guard: UNAUTHORIZED_GUARD,
@@ -195,9 +195,9 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         self
     }
 
-    /// What an expired token is replaced with. Default: [`Renewal::RefreshToken`].
-    pub fn renewal(mut self, renewal: Renewal) -> Self {
-        self.renewal = renewal;
+    /// What an expired token is replaced with. Default: [`GrantPreference::RefreshToken`].
+    pub fn grant_preference(mut self, preference: GrantPreference) -> Self {
+        self.grant_preference = preference;
         self
     }
 
@@ -215,7 +215,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         self
     }
 
-    /// How long one token call may take, from its start to the last byte of the answer. Default: 10 s, at most an
+    /// How long one token call may take, from its start to the last byte of the response. Default: 10 s, at most an
     /// hour. What exceeds the flight's timeout counts as that.
     ///
     /// Where no API key is held, a refresh that was sent may take more of the flight, since the only thing left to
@@ -227,8 +227,8 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
 
     /// How long one renewal may take with all its calls. Default: 30 s, at most an hour. Callers wait for it one
     /// second more at the most.
-    pub fn flight_timeout(mut self, timeout: Duration) -> Self {
-        self.flight_timeout = timeout;
+    pub fn renewal_timeout(mut self, timeout: Duration) -> Self {
+        self.renewal_timeout = timeout;
         self
     }
 
@@ -259,7 +259,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
 
     /// Says of errors of the token service that the request surely was not sent, so that the refresh token is not
     /// taken for spent. Failed connections of hyper-util and reqwest, and refused or unreachable ones of
-    /// [`std::io`], are known without it. It is not asked about errors in reading the answer.
+    /// [`std::io`], are known without it. It is not asked about errors in reading the response.
     pub fn never_sent(
         mut self,
         proves: impl Fn(&(dyn StdError + 'static)) -> bool + Send + Sync + 'static,
@@ -313,7 +313,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         self.credentials.check()?;
         for (name, timeout) in [
             ("call_timeout", self.call_timeout),
-            ("flight_timeout", self.flight_timeout),
+            ("renewal_timeout", self.renewal_timeout),
         ] {
             if timeout.is_zero() || timeout > LONGEST_TIMEOUT {
                 return Err(configuration(format!(
@@ -350,12 +350,12 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         let settings = Settings {
             context,
             origins,
-            renewal: self.renewal,
+            grant_preference: self.grant_preference,
             early_window: self.early_window,
             safety_margin: self.safety_margin,
-            call_timeout: self.call_timeout.min(self.flight_timeout),
-            flight_timeout: self.flight_timeout,
-            patience: self.patience.min(self.flight_timeout),
+            call_timeout: self.call_timeout.min(self.renewal_timeout),
+            renewal_timeout: self.renewal_timeout,
+            patience: self.patience.min(self.renewal_timeout),
             replay_limit: self.replay_limit,
             unauthorized_guard: self.unauthorized_guard,
             unauthorized_budget,
@@ -386,11 +386,11 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
             application: self.application,
             never_sent: self.never_sent,
             clock: self.clock,
-            renewal: self.renewal,
+            grant_preference: self.grant_preference,
             early_window: self.early_window,
             safety_margin: self.safety_margin,
             call_timeout: self.call_timeout,
-            flight_timeout: self.flight_timeout,
+            renewal_timeout: self.renewal_timeout,
             patience: self.patience,
             replay_limit: self.replay_limit,
             unauthorized_guard: self.unauthorized_guard,
@@ -408,7 +408,7 @@ impl<T, P> fmt::Debug for ApiVideoAuthLayerBuilder<T, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiVideoAuthLayerBuilder")
             .field("credentials", &self.credentials)
-            .field("renewal", &self.renewal)
+            .field("grant_preference", &self.grant_preference)
             .finish_non_exhaustive()
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::oneshot, time};
 
 use super::{
-    renewed::Cause,
+    renewed::RenewalReason,
     token_manager::{Handle, TokenManager, Want},
 };
 use crate::{
@@ -61,7 +61,7 @@ async fn keep(manager: Arc<TokenManager>, mut endpoint: Box<dyn TokenEndpoint>) 
                 let left = pair.bearer().life().fresh_until.left(now);
                 (
                     Want::NewerThan(pair.bearer().generation()),
-                    Some(Cause::Early),
+                    Some(RenewalReason::Early),
                     left,
                 )
             }

@@ -21,7 +21,7 @@ pub(crate) use self::{
     unauthorized::Verdict,
 };
 pub use self::{
-    builder::{ApiVideoAuthLayerBuilder, Renewal},
+    builder::{ApiVideoAuthLayerBuilder, GrantPreference},
     keeper::KeepFresh,
-    renewed::{Cause, Renewed, Subscription, Way},
+    renewed::{GrantType, RenewalEvent, RenewalEvents, RenewalReason},
 };

@@ -1,4 +1,4 @@
-//! A flight: the task that gets the next pair. What follows on which answer stands in guarantee G11.
+//! A flight: the task that gets the next pair. What follows on which response stands in guarantee G11.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     call::{LateReply, Reply},
     policy,
-    renewed::{Cause, Way},
+    renewed::{GrantType, RenewalReason},
     session::{Seen, Session},
     single_flight::{Pause, Pilot},
     token_manager::{NewPair, TokenManager},
@@ -19,13 +19,13 @@ use super::{
 use crate::{
     clock::{Deadline, Now},
     credentials::ApiKey,
-    endpoint::{Answer, Grant, Purchase, TokenEndpoint},
+    endpoint::{Grant, Outcome, TokenEndpoint, TokenResponse},
     error::{Error, ErrorKind},
     store::Version,
     token::TokenPair,
 };
 
-/// Calls of one flight at the most, whatever the answers are.
+/// Calls of one flight at the most, whatever the responses are.
 const MAX_CALLS: u32 = 5;
 
 /// Refused API keys and suspended accounts are asked again after this, should someone have mended them.
@@ -40,7 +40,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 pub(super) struct Renewal {
     pub(super) manager: Arc<TokenManager>,
     pub(super) endpoint: Box<dyn TokenEndpoint>,
-    pub(super) cause: Cause,
+    pub(super) cause: RenewalReason,
     pub(super) is_probe: bool,
     /// Of the credentials at the start: a failure with older ones is not held against newer ones.
     edition: u64,
@@ -80,7 +80,7 @@ impl Renewal {
     pub(super) fn new(
         manager: Arc<TokenManager>,
         endpoint: Box<dyn TokenEndpoint>,
-        cause: Cause,
+        cause: RenewalReason,
         is_probe: bool,
     ) -> Self {
         let edition = manager.held().edition;
@@ -103,7 +103,7 @@ impl Renewal {
     }
 
     pub(super) async fn fly(mut self, mut pilot: Pilot) {
-        self.deadline = Instant::now() + self.manager.settings.flight_timeout;
+        self.deadline = Instant::now() + self.manager.settings.renewal_timeout;
         let result = AssertUnwindSafe(self.run())
             .catch_unwind()
             .await
@@ -138,7 +138,7 @@ impl Renewal {
         let _ = AssertUnwindSafe(self.leave_store(cool_down))
             .catch_unwind()
             .await;
-        // A newer pair makes late answers worthless, and a shutdown would wait for them.
+        // A newer pair makes late responses worthless, and a shutdown would wait for them.
         if !is_over {
             let _ = AssertUnwindSafe(self.read_late()).catch_unwind().await;
         }
@@ -151,7 +151,7 @@ impl Renewal {
         let begun = Instant::now();
         let mut last = None;
         loop {
-            let Some(purchase) = self.next_purchase(last.as_ref())? else {
+            let Some(grant) = self.next_grant(last.as_ref())? else {
                 let error = last.unwrap_or_else(|| {
                     Error::new(ErrorKind::TimedOut, "no time was left for a token call")
                 });
@@ -159,15 +159,15 @@ impl Renewal {
             };
             self.calls += 1;
             let Reply {
-                purchase,
+                grant,
                 sent,
-                answer,
+                outcome,
                 ..
-            } = self.call(purchase).await;
-            let error = match answer {
-                Answer::Granted(grant) => return self.granted(grant, sent, &purchase).await,
-                Answer::Transient { error, wait } => {
-                    self.clear_mark(&purchase).await;
+            } = self.call(grant).await;
+            let error = match outcome {
+                Outcome::Granted(tokens) => return self.granted(tokens, sent, &grant).await,
+                Outcome::Transient { error, wait } => {
+                    self.clear_mark(&grant).await;
                     let Some(pause) = self.pause_before_retry(begun, wait) else {
                         return Err(Failure {
                             error,
@@ -177,9 +177,9 @@ impl Renewal {
                     time::sleep(pause).await;
                     error
                 }
-                Answer::Ambiguous { ref error, .. } => {
+                Outcome::Ambiguous { ref error, .. } => {
                     let error = error.clone();
-                    self.doubt(&purchase, answer).await;
+                    self.doubt(&grant, outcome).await;
                     if self.store_has_changed().await
                         && let Some(pair) = self.enter_store().await?
                     {
@@ -190,32 +190,32 @@ impl Renewal {
                     }
                     error
                 }
-                Answer::Refused(error) => {
-                    if let Some(pair) = self.refused(&purchase).await? {
+                Outcome::Refused(error) => {
+                    if let Some(pair) = self.refused(&grant).await? {
                         return Ok(pair);
                     }
                     error
                 }
-                Answer::Suspended(error) => {
-                    self.clear_mark(&purchase).await;
+                Outcome::Suspended(error) => {
+                    self.clear_mark(&grant).await;
                     return Err(Failure {
                         error,
                         pause: Pause::For(ASK_AGAIN),
                     });
                 }
-                Answer::Misunderstood(error) => {
-                    self.clear_mark(&purchase).await;
+                Outcome::Misunderstood(error) => {
+                    self.clear_mark(&grant).await;
                     return Err(Failure::outage(error));
                 }
-                Answer::HeldBack(error) if error.kind() == ErrorKind::StoreConflict => {
+                Outcome::HeldBack(error) if error.kind() == ErrorKind::StoreConflict => {
                     if let Some(pair) = self.enter_store_again().await? {
                         return Ok(pair);
                     }
                     self.insisted = false;
                     error
                 }
-                Answer::HeldBack(error) => {
-                    self.clear_mark(&purchase).await;
+                Outcome::HeldBack(error) => {
+                    self.clear_mark(&grant).await;
                     return Err(Failure::outage(error));
                 }
             };
@@ -224,7 +224,7 @@ impl Renewal {
     }
 
     /// What to buy the next pair with. `None` when this flight may try nothing more, an error when nothing is left.
-    fn next_purchase(&mut self, last: Option<&Error>) -> Result<Option<Purchase>, Failure> {
+    fn next_grant(&mut self, last: Option<&Error>) -> Result<Option<Grant>, Failure> {
         let now = self.manager.now();
         let spends = self.manager.settings.spends_refresh_tokens();
         let key = self.usable_key(now);
@@ -237,19 +237,19 @@ impl Renewal {
             .clone()
             .filter(|_| spends && !skip);
         self.was_doubtful = held.presented;
-        let purchase = match (refresh, key) {
-            (Some(token), _) if !self.was_doubtful => Purchase::Refresh(token),
-            (_, Some(key)) => Purchase::Login(key),
+        let grant = match (refresh, key) {
+            (Some(token), _) if !self.was_doubtful => Grant::RefreshToken(token),
+            (_, Some(key)) => Grant::ApiKey(key),
             (Some(_), None) if self.insisted => return Ok(None),
             (Some(token), None) => {
                 self.insisted = true;
-                Purchase::Refresh(token)
+                Grant::RefreshToken(token)
             }
             (None, None) => {
                 let asked_again = is_ahead(held.key_refused_until).map(|until| until.left(now));
                 // The store had a pair, and has none now: somebody's refusal is as good as ours.
                 let was_cleared = held.credentials.refresh_token.is_none()
-                    && held.version.is_some_and(|version| version.generation > 0);
+                    && held.version.is_some_and(|version| version.revision > 0);
                 let has_store = self.manager.settings.store.is_some();
                 return Err(out_of_credentials(
                     last,
@@ -264,10 +264,8 @@ impl Renewal {
         }
         let had_refresh_token =
             held.credentials.refresh_token.is_some() || last.is_some_and(is_refusal);
-        let falls_back = matches!(purchase, Purchase::Login(_))
-            && spends
-            && had_refresh_token
-            && !self.fell_back;
+        let falls_back =
+            matches!(grant, Grant::ApiKey(_)) && spends && had_refresh_token && !self.fell_back;
         held.fallbacks += u64::from(falls_back);
         let fallbacks = held.fallbacks;
         // A subscriber of events is the user's code: none runs under a lock.
@@ -279,7 +277,7 @@ impl Renewal {
                 "logging in with the API key: the refresh token did not do"
             );
         }
-        Ok(Some(purchase))
+        Ok(Some(grant))
     }
 
     /// The API key, if it was not refused a short while ago.
@@ -293,22 +291,22 @@ impl Renewal {
 
     async fn granted(
         &mut self,
-        grant: Grant,
+        tokens: TokenResponse,
         sent: Now,
-        purchase: &Purchase,
+        grant: &Grant,
     ) -> Result<TokenPair, Failure> {
         {
             let mut held = self.manager.held();
-            match purchase {
-                Purchase::Refresh(_) => held.refused_in_a_row = 0,
-                Purchase::Login(_) => held.key_refused_until = None,
+            match grant {
+                Grant::RefreshToken(_) => held.refused_in_a_row = 0,
+                Grant::ApiKey(_) => held.key_refused_until = None,
             }
         }
         // Saved before it is shared: what a sibling sees in use can be found in the store.
-        if let Some(adopted) = self.save(&grant, sent, purchase).await {
+        if let Some(adopted) = self.save(&tokens, sent, grant).await {
             return Ok(adopted);
         }
-        self.publish(grant, sent, purchase, false)
+        self.publish(tokens, sent, grant, false)
             .await
             .ok_or_else(|| {
                 Failure::outage(Error::new(
@@ -319,40 +317,40 @@ impl Renewal {
     }
 
     /// Puts a granted pair to use. If the credential it was bought with is no longer the one held, something newer came
-    /// in the meantime: then its refresh token is not kept, and of a `late` answer nothing is.
+    /// in the meantime: then its refresh token is not kept, and of a `late` response nothing is.
     pub(super) async fn publish(
         &mut self,
-        grant: Grant,
+        tokens: TokenResponse,
         sent: Now,
-        purchase: &Purchase,
+        grant: &Grant,
         late: bool,
     ) -> Option<TokenPair> {
-        let way = match purchase {
-            Purchase::Refresh(_) => Way::Refresh,
-            Purchase::Login(_) => Way::ApiKey,
+        let way = match grant {
+            Grant::RefreshToken(_) => GrantType::RefreshToken,
+            Grant::ApiKey(_) => GrantType::ApiKey,
         };
         let (edition, version) = (self.edition, self.saved.take());
-        let refresh_token = grant.refresh_token.clone();
+        let refresh_token = tokens.refresh_token.clone();
         let new = NewPair {
-            access_token: grant.access_token,
-            refresh_token: grant.refresh_token,
-            lifetime: grant.lifetime,
-            expires: Deadline::after(sent, grant.lifetime),
+            access_token: tokens.access_token,
+            refresh_token: tokens.refresh_token,
+            lifetime: tokens.lifetime,
+            expires: Deadline::after(sent, tokens.lifetime),
             way,
         };
         let pair = self.manager.publish(new, self.cause, |held| {
             // Forgotten after a refusal is not replaced: the refusal was of a second presentation.
             let was_forgotten =
                 late && held.credentials.refresh_token.is_none() && held.edition == edition;
-            let is_current = held.has(purchase) || was_forgotten;
-            if let Purchase::Refresh(token) = purchase {
+            let is_current = held.has(grant) || was_forgotten;
+            if let Grant::RefreshToken(token) = grant {
                 held.seed.take_if(|seed| seed == token);
             }
             match (refresh_token, way) {
                 _ if !is_current => {}
                 // The one sent counts as spent. With an API key held it is not presented again.
-                (None, Way::Refresh) => held.presented = true,
-                (token, _) => held.put_refresh_token(token, way == Way::ApiKey),
+                (None, GrantType::RefreshToken) => held.presented = true,
+                (token, _) => held.put_refresh_token(token, way == GrantType::ApiKey),
             }
             if version.is_some() && (is_current || !late) {
                 held.version = version;
@@ -364,13 +362,13 @@ impl Renewal {
     }
 
     /// The call had no effect. A doubt from before it stays.
-    async fn clear_mark(&mut self, purchase: &Purchase) {
-        if self.was_doubtful || !matches!(purchase, Purchase::Refresh(_)) {
+    async fn clear_mark(&mut self, grant: &Grant) {
+        if self.was_doubtful || !matches!(grant, Grant::RefreshToken(_)) {
             return;
         }
         {
             let mut held = self.manager.held();
-            if held.has(purchase) {
+            if held.has(grant) {
                 held.presented = false;
             }
         }
@@ -387,42 +385,40 @@ impl Renewal {
         }
     }
 
-    /// An answer that brought no access token may have brought a refresh token all the same.
-    pub(super) async fn doubt(&mut self, purchase: &Purchase, answer: Answer) {
-        let Answer::Ambiguous {
+    /// A response that brought no access token may have brought a refresh token all the same.
+    pub(super) async fn doubt(&mut self, grant: &Grant, outcome: Outcome) {
+        let Outcome::Ambiguous {
             refresh_token: Some(token),
             ..
-        } = answer
+        } = outcome
         else {
             return;
         };
         {
             let mut held = self.manager.held();
-            if !held.has(purchase) {
+            if !held.has(grant) {
                 return;
             }
-            held.put_refresh_token(Some(token.clone()), matches!(purchase, Purchase::Login(_)));
+            held.put_refresh_token(Some(token.clone()), matches!(grant, Grant::ApiKey(_)));
         }
-        self.store_refresh_token(token, purchase).await;
+        self.store_refresh_token(token, grant).await;
     }
 
     /// Forgets exactly the credential that was refused, unless the store has another pair by now.
-    async fn refused(&mut self, purchase: &Purchase) -> Result<Option<TokenPair>, Failure> {
-        if matches!(purchase, Purchase::Refresh(_)) && self.store_has_changed().await {
+    async fn refused(&mut self, grant: &Grant) -> Result<Option<TokenPair>, Failure> {
+        if matches!(grant, Grant::RefreshToken(_)) && self.store_has_changed().await {
             return self.enter_store().await;
         }
         let mut gives_up = false;
         {
             let now = self.manager.now();
             let mut held = self.manager.held();
-            if !held.has(purchase) {
+            if !held.has(grant) {
                 return Ok(None);
             }
-            match purchase {
-                Purchase::Login(_) => {
-                    held.key_refused_until = Some(Deadline::after(now, ASK_AGAIN))
-                }
-                Purchase::Refresh(_) => {
+            match grant {
+                Grant::ApiKey(_) => held.key_refused_until = Some(Deadline::after(now, ASK_AGAIN)),
+                Grant::RefreshToken(_) => {
                     held.refused_in_a_row = if held.from_login {
                         held.refused_in_a_row + 1
                     } else {
@@ -443,7 +439,7 @@ impl Renewal {
                  key; not refreshing for an hour"
             );
         }
-        if matches!(purchase, Purchase::Refresh(_)) {
+        if matches!(grant, Grant::RefreshToken(_)) {
             self.forget_stored_tokens().await;
         }
         Ok(None)

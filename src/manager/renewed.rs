@@ -7,7 +7,7 @@ use tokio::sync::watch;
 /// Why a renewal ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Cause {
+pub enum RenewalReason {
     /// There was no token yet.
     First,
     /// The token had expired.
@@ -25,25 +25,25 @@ pub enum Cause {
 /// How a renewal got its pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Way {
+pub enum GrantType {
     /// With the refresh token.
-    Refresh,
+    RefreshToken,
     /// With the API key.
     ApiKey,
     /// Another process had stored it.
-    Adopted,
+    Store,
 }
 
 /// A renewal that succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Renewed {
+pub struct RenewalEvent {
     /// The number of the new token.
     pub generation: u64,
     /// Why it was fetched.
-    pub cause: Cause,
+    pub cause: RenewalReason,
     /// How it was fetched.
-    pub way: Way,
+    pub way: GrantType,
     /// When it expires, by this machine's clock.
     pub expires_at: SystemTime,
     /// How often this source has logged in with the API key because its refresh token did not do. It should
@@ -53,12 +53,12 @@ pub struct Renewed {
 
 /// Tells of renewals; see [`subscribe`](crate::ApiVideoAuthLayer::subscribe).
 #[derive(Clone, Debug)]
-pub struct Subscription(pub(super) watch::Receiver<Option<Renewed>>);
+pub struct RenewalEvents(pub(super) watch::Receiver<Option<RenewalEvent>>);
 
-impl Subscription {
+impl RenewalEvents {
     /// The latest renewal; `None` if there was none yet.
     #[must_use]
-    pub fn latest(&self) -> Option<Renewed> {
+    pub fn latest(&self) -> Option<RenewalEvent> {
         *self.0.borrow()
     }
 
@@ -68,7 +68,7 @@ impl Subscription {
     /// # Cancel safety
     ///
     /// Nothing is lost if the future is dropped.
-    pub async fn next(&mut self) -> Option<Renewed> {
+    pub async fn next(&mut self) -> Option<RenewalEvent> {
         self.0.changed().await.ok()?;
         *self.0.borrow_and_update()
     }

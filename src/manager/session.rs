@@ -9,8 +9,8 @@ use crate::{
     credentials::{ApiKey, RefreshToken},
     error::{Error, ErrorKind},
     store::{
-        Contents, Fingerprint, Header, SpentMark, StoreKey, StoreLock, Stored, TokenStore, TryLock,
-        Version,
+        Fingerprint, Header, InUseMark, StoreKey, StoreLock, Stored, StoredTokens, TokenStore,
+        TryLock, Version,
     },
 };
 
@@ -24,7 +24,7 @@ pub(crate) struct StoreSettings {
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) header: Header,
-    pub(super) contents: Contents,
+    pub(super) contents: StoredTokens,
     at: Instant,
 }
 
@@ -56,7 +56,7 @@ pub(super) enum Opened<T> {
 }
 
 impl Seen {
-    pub(super) fn new(header: Header, contents: Contents) -> Self {
+    pub(super) fn new(header: Header, contents: StoredTokens) -> Self {
         Self {
             header,
             contents,
@@ -65,7 +65,7 @@ impl Seen {
     }
 
     fn nothing() -> Self {
-        Self::new(Header::new(new_lineage(0)), Contents::default())
+        Self::new(Header::new(new_family(0)), StoredTokens::default())
     }
 
     /// A span of the header as it is by now.
@@ -82,17 +82,14 @@ impl Seen {
 
     /// Whether a pair of our own goes before what is stored: it is later of the same line, or nothing is stored at all.
     pub(super) fn is_behind(&self, ours: Version) -> bool {
-        let Version {
-            lineage,
-            generation,
-        } = self.header.version;
-        let Contents {
+        let Version { family, revision } = self.header.version;
+        let StoredTokens {
             access_token,
             refresh_token,
             ..
         } = &self.contents;
-        let is_blank = generation == 0 && access_token.is_none() && refresh_token.is_none();
-        is_blank || lineage == ours.lineage && generation < ours.generation
+        let is_blank = revision == 0 && access_token.is_none() && refresh_token.is_none();
+        is_blank || family == ours.family && revision < ours.revision
     }
 
     fn close(&self) -> Stored {
@@ -103,7 +100,7 @@ impl Seen {
             expires_in,
         } = self.header;
         let mut header = Header::new(version);
-        header.mark = mark.map(|mark| SpentMark {
+        header.mark = mark.map(|mark| InUseMark {
             settles_in: self.left(Some(mark.settles_in)).unwrap_or_default(),
             ..mark
         });
@@ -127,7 +124,7 @@ impl StoreSettings {
         }
         let contents = record
             .as_ref()
-            .map(Contents::open)
+            .map(StoredTokens::open)
             .transpose()?
             .unwrap_or_default();
         let foreign = match (&contents.api_key, key) {
@@ -147,7 +144,7 @@ impl StoreSettings {
         Ok(Some(Seen::new(
             header,
             if foreign {
-                Contents::default()
+                StoredTokens::default()
             } else {
                 contents
             },
@@ -195,8 +192,8 @@ impl StoreSettings {
     ) -> Result<Opened<T>, Error> {
         let result = match self.look(key).await {
             Err(error) if error.kind() == ErrorKind::StoreCorrupt && key.is_some() => {
-                tracing::warn!(%error, "the stored record is set aside, and the API key used");
-                bounded(|| lock.set_aside()).await.map(|()| None)
+                tracing::warn!(%error, "the stored record is quarantined, and the API key used");
+                bounded(|| lock.quarantine()).await.map(|()| None)
             }
             seen => seen,
         };
@@ -217,7 +214,7 @@ impl Session {
         self.seen.as_ref().map(|seen| seen.header.version)
     }
 
-    /// How often the stored refresh token was presented without an answer.
+    /// How often the stored refresh token was presented without a response.
     pub(super) fn marks(&self) -> u32 {
         self.seen
             .as_ref()
@@ -236,7 +233,7 @@ impl Session {
         let mut seen = stored.unwrap_or_else(Seen::nothing);
         if is_seed && !seen.contents.has_spent(token) {
             // From here on the store has it, and the copy in somebody's environment is worth nothing.
-            seen.header = Header::new(new_lineage(0));
+            seen.header = Header::new(new_family(0));
             seen.contents.access_token = None;
             seen.contents.refresh_token = Some(token.clone());
             seen.contents.note_spent(token);
@@ -245,7 +242,7 @@ impl Session {
         let count = self.marks().saturating_add(1);
         for _ in 0..3 {
             let begun = Instant::now();
-            seen.header.mark = Some(SpentMark {
+            seen.header.mark = Some(InUseMark {
                 count,
                 settles_in: settles_in + seen.at.elapsed(),
             });
@@ -301,10 +298,10 @@ async fn unlock(lock: Box<dyn StoreLock>) {
 }
 
 /// A new line of pairs.
-pub(super) fn new_lineage(generation: u64) -> Version {
+pub(super) fn new_family(revision: u64) -> Version {
     Version {
-        lineage: fastrand::u64(1..),
-        generation,
+        family: fastrand::u64(1..),
+        revision,
     }
 }
 

@@ -7,17 +7,17 @@ use tokio::time::{self, Instant};
 use super::{
     call::Reply,
     renewal::{Failure, Renewal},
-    renewed::Way,
-    session::{Opened, Seen, Session, StoreSettings, new_lineage},
+    renewed::GrantType,
+    session::{Opened, Seen, Session, StoreSettings, new_family},
     single_flight::Pause,
     token_manager::NewPair,
 };
 use crate::{
     clock::{Deadline, Now},
     credentials::{ApiKey, RefreshToken},
-    endpoint::{Answer, Grant, Purchase},
+    endpoint::{Grant, Outcome, TokenResponse},
     error::{Error, ErrorKind},
-    store::{Contents, Fingerprint, Header, SpentMark, Version},
+    store::{Fingerprint, Header, InUseMark, StoredTokens, Version},
     token::{AccessToken, TokenPair},
 };
 
@@ -30,7 +30,7 @@ const SAVE_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::
 /// Between two looks at a mark that is not settled.
 const LOOK_AT_MARK: Duration = Duration::from_millis(250);
 
-/// How long a late answer waits for the store's lock.
+/// How long a late response waits for the store's lock.
 const LATE_LOCK: Duration = Duration::from_secs(20);
 
 /// What a look at the store can settle.
@@ -115,7 +115,7 @@ impl Renewal {
             refresh_token: contents.refresh_token,
             lifetime: contents.lifetime,
             expires: Deadline::after(self.manager.now(), lives),
-            way: Way::Adopted,
+            way: GrantType::Store,
         };
         let pair = self.manager.publish(new, self.cause, |held| {
             held.put_refresh_token(refresh_token, false);
@@ -148,7 +148,7 @@ impl Renewal {
             return session.save(seen).await;
         }
         let Some(seen) = &session.seen else {
-            self.plant_seed(&Contents::default());
+            self.plant_seed(&StoredTokens::default());
             return Ok(());
         };
         let mut held = self.manager.held();
@@ -175,7 +175,7 @@ impl Renewal {
     }
 
     /// Takes up the given refresh token if nothing else is there, and it was not taken up before.
-    fn plant_seed(&self, contents: &Contents) {
+    fn plant_seed(&self, contents: &StoredTokens) {
         let mut held = self.manager.held();
         held.seed.take_if(|seed| contents.has_spent(seed));
         if held.credentials.refresh_token.is_none() && held.seed.is_some() {
@@ -185,7 +185,7 @@ impl Renewal {
     }
 
     /// Our own pair, in the form to store.
-    async fn in_hand(&mut self, ours: Version, stored: Contents) -> Option<Seen> {
+    async fn in_hand(&mut self, ours: Version, stored: StoredTokens) -> Option<Seen> {
         let pair = self.manager.newest().await;
         let life = pair.as_ref().map(|pair| *pair.bearer().life());
         let now = self.manager.now();
@@ -198,7 +198,7 @@ impl Renewal {
         let mut header = Header::new(ours);
         header.expires_in = life.map(|life| life.expires.left(now));
         if held.presented {
-            header.mark = Some(SpentMark {
+            header.mark = Some(InUseMark {
                 count: held.marks.max(1),
                 settles_in: Duration::ZERO,
             });
@@ -238,15 +238,15 @@ impl Renewal {
     /// Saves a granted pair. If another process saved a newer one in the meantime, gives that.
     pub(super) async fn save(
         &mut self,
-        grant: &Grant,
+        tokens: &TokenResponse,
         sent: Now,
-        purchase: &Purchase,
+        grant: &Grant,
     ) -> Option<TokenPair> {
         let store = self.manager.settings.store.clone()?;
         let session = self.session.clone();
         let mut session = session.lock().await;
         let open = session.as_mut()?;
-        let seen = self.granted_form(open.seen.as_ref(), grant, sent, purchase);
+        let seen = self.granted_form(open.seen.as_ref(), tokens, sent, grant);
         let version = seen.header.version;
         let error = open.save(seen.clone()).await.err();
         if let Some(error) = error {
@@ -266,16 +266,16 @@ impl Renewal {
     }
 
     /// Saves a refresh token that came alone.
-    pub(super) async fn store_refresh_token(&mut self, token: RefreshToken, purchase: &Purchase) {
+    pub(super) async fn store_refresh_token(&mut self, token: RefreshToken, grant: &Grant) {
         let session = self.session.clone();
         let mut session = session.lock().await;
         let Some(open) = session.as_mut() else { return };
-        let grant = Grant {
+        let tokens = TokenResponse {
             access_token: AccessToken::from(""),
             refresh_token: Some(token),
             lifetime: Duration::ZERO,
         };
-        let mut seen = self.granted_form(open.seen.as_ref(), &grant, self.manager.now(), purchase);
+        let mut seen = self.granted_form(open.seen.as_ref(), &tokens, self.manager.now(), grant);
         seen.contents.access_token = None;
         let version = seen.header.version;
         match open.save(seen).await {
@@ -293,38 +293,35 @@ impl Renewal {
     fn granted_form(
         &self,
         seen: Option<&Seen>,
-        grant: &Grant,
+        tokens: &TokenResponse,
         sent: Now,
-        purchase: &Purchase,
+        grant: &Grant,
     ) -> Seen {
         let mut contents = seen.map(|seen| seen.contents.clone()).unwrap_or_default();
-        let mut header = Header::new(match (purchase, seen) {
-            (Purchase::Refresh(_), Some(seen)) => {
-                let Version {
-                    lineage,
-                    generation,
-                } = seen.header.version;
+        let mut header = Header::new(match (grant, seen) {
+            (Grant::RefreshToken(_), Some(seen)) => {
+                let Version { family, revision } = seen.header.version;
                 Version {
-                    lineage,
-                    generation: generation.saturating_add(1),
+                    family,
+                    revision: revision.saturating_add(1),
                 }
             }
-            _ => new_lineage(1),
+            _ => new_family(1),
         });
-        contents.access_token = Some(grant.access_token.clone());
-        contents.refresh_token = grant.refresh_token.clone();
-        if let (None, Purchase::Refresh(token)) = (&grant.refresh_token, purchase) {
+        contents.access_token = Some(tokens.access_token.clone());
+        contents.refresh_token = tokens.refresh_token.clone();
+        if let (None, Grant::RefreshToken(token)) = (&tokens.refresh_token, grant) {
             // It counts as spent, and may be all there is.
             contents.refresh_token = Some(token.clone());
-            header.mark = Some(SpentMark {
+            header.mark = Some(InUseMark {
                 count: 1,
                 settles_in: Duration::ZERO,
             });
         }
-        contents.lifetime = grant.lifetime;
+        contents.lifetime = tokens.lifetime;
         let key = self.manager.held().credentials.api_key.clone();
         contents.api_key = fingerprint(key.as_ref()).or(contents.api_key);
-        header.expires_in = Some(Deadline::after(sent, grant.lifetime).left(self.manager.now()));
+        header.expires_in = Some(Deadline::after(sent, tokens.lifetime).left(self.manager.now()));
         Seen::new(header, contents)
     }
 
@@ -448,9 +445,9 @@ impl Renewal {
     /// Keeps a pair that came after its flight, unless something newer is there.
     pub(super) async fn keep_late(&mut self, reply: Reply) {
         let Reply {
-            purchase,
+            grant,
             sent,
-            answer: Answer::Granted(grant),
+            outcome: Outcome::Granted(tokens),
             version,
         } = reply
         else {
@@ -465,18 +462,18 @@ impl Renewal {
                 Ok(Opened::Locked(session)) => *self.session.lock().await = Some(session),
                 Err(error) => {
                     tracing::error!(%error, "a late pair of tokens could not be saved; trying again");
-                    let base =
-                        version.map(|version| Seen::new(Header::new(version), Contents::default()));
-                    let seen = self.granted_form(base.as_ref(), &grant, sent, &purchase);
+                    let base = version
+                        .map(|version| Seen::new(Header::new(version), StoredTokens::default()));
+                    let seen = self.granted_form(base.as_ref(), &tokens, sent, &grant);
                     self.saved = Some(seen.header.version);
                     self.unsaved = Some(seen);
                 }
             }
-            if self.save(&grant, sent, &purchase).await.is_some() {
+            if self.save(&tokens, sent, &grant).await.is_some() {
                 return;
             }
         }
-        if self.publish(grant, sent, &purchase, true).await.is_some() {
+        if self.publish(tokens, sent, &grant, true).await.is_some() {
             self.manager.gate.warm_up();
         }
         self.leave_store(None).await;
@@ -497,7 +494,7 @@ fn settles(seen: &Seen, ours: Option<Version>, safety_margin: Duration) -> Optio
 
 /// Whether a stored pair goes before ours: of the same line the later one, and else whatever is stored.
 fn is_newer(stored: Version, ours: Option<Version>) -> bool {
-    ours.is_none_or(|ours| stored.lineage != ours.lineage || stored.generation > ours.generation)
+    ours.is_none_or(|ours| stored.family != ours.family || stored.revision > ours.revision)
 }
 
 fn fingerprint(key: Option<&ApiKey>) -> Option<Fingerprint> {

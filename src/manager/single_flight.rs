@@ -24,7 +24,7 @@ pub(super) type Landing = watch::Receiver<Option<Outcome>>;
 #[derive(Debug)]
 pub(super) struct Gate {
     state: Mutex<State>,
-    /// Flights that have not ended, those included that landed and still read a late answer.
+    /// Flights that have not ended, those included that landed and still read a late response.
     under_way: watch::Sender<usize>,
 }
 
@@ -203,7 +203,7 @@ impl Gate {
             .map(|closed| closed.error.clone())
     }
 
-    /// Resolves when no flight is under way and no late answer is being read.
+    /// Resolves when no flight is under way and no late response is being read.
     pub(super) async fn idle(&self) {
         // The sender is `self`: the channel can't be closed.
         let _ = self

@@ -21,14 +21,14 @@ use super::{
     call::{OVERSLEPT, OVERSLEPT_GRACE},
     policy,
     renewal::Renewal,
-    renewed::{Cause, Renewed, Subscription, Way},
+    renewed::{GrantType, RenewalEvent, RenewalEvents, RenewalReason},
     single_flight::{Boarding, Gate, Pilot},
     unauthorized::{Refusals, Verdict},
 };
 use crate::{
     clock::{Deadline, Now},
     credentials::{Credentials, RefreshToken},
-    endpoint::{Purchase, TokenEndpoint},
+    endpoint::{Grant, TokenEndpoint},
     error::{Error, ErrorKind},
     store::Version,
     token::{AccessToken, Bearer, TokenPair},
@@ -54,7 +54,7 @@ pub(crate) struct TokenManager {
     min_lifetime_after: Mutex<Option<Deadline>>,
     pub(super) held: Mutex<Held>,
     pub(super) gate: Arc<Gate>,
-    renewed: watch::Sender<Option<Renewed>>,
+    renewed: watch::Sender<Option<RenewalEvent>>,
     pub(super) closing: watch::Sender<bool>,
 }
 
@@ -84,11 +84,11 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Whether this is still the credential to use: a late answer must not overwrite what is newer.
-    pub(super) fn has(&self, purchase: &Purchase) -> bool {
-        match purchase {
-            Purchase::Refresh(token) => self.credentials.refresh_token.as_ref() == Some(token),
-            Purchase::Login(key) => self.credentials.api_key.as_ref() == Some(key),
+    /// Whether this is still the credential to use: a late response must not overwrite what is newer.
+    pub(super) fn has(&self, grant: &Grant) -> bool {
+        match grant {
+            Grant::RefreshToken(token) => self.credentials.refresh_token.as_ref() == Some(token),
+            Grant::ApiKey(key) => self.credentials.api_key.as_ref() == Some(key),
         }
     }
 
@@ -120,7 +120,7 @@ pub(super) struct NewPair {
     pub(super) refresh_token: Option<RefreshToken>,
     pub(super) lifetime: Duration,
     pub(super) expires: Deadline,
-    pub(super) way: Way,
+    pub(super) way: GrantType,
 }
 
 /// What a caller needs.
@@ -225,7 +225,7 @@ impl TokenManager {
     pub(crate) fn acquire(
         self: &Arc<Self>,
         want: Want,
-        cause: Option<Cause>,
+        cause: Option<RenewalReason>,
         mut endpoint: impl FnMut() -> Box<dyn TokenEndpoint>,
     ) -> impl Future<Output = Result<TokenPair, Error>> {
         async move {
@@ -233,7 +233,7 @@ impl TokenManager {
                 return Ok(pair);
             }
             Runtime::try_current().map_err(|_| no_runtime())?;
-            let limit = time::Instant::now() + self.settings.flight_timeout + WAITER_GRACE;
+            let limit = time::Instant::now() + self.settings.renewal_timeout + WAITER_GRACE;
             let mut takeovers = 0;
             while takeovers <= MAX_TAKEOVERS {
                 takeovers += 1;
@@ -260,7 +260,7 @@ impl TokenManager {
                         },
                         // Its runtime was shut down: take over.
                         Ok(Err(_)) => break,
-                        // So has the flight, whose answer may lie in a socket.
+                        // So has the flight, whose response may lie in a socket.
                         Err(_) if !overslept && time::Instant::now() > until + OVERSLEPT => {
                             overslept = true;
                             until = time::Instant::now() + OVERSLEPT_GRACE;
@@ -280,7 +280,7 @@ impl TokenManager {
     }
 
     fn too_late(&self) -> Error {
-        let waited = self.settings.flight_timeout + WAITER_GRACE;
+        let waited = self.settings.renewal_timeout + WAITER_GRACE;
         Error::new(
             ErrorKind::TimedOut,
             format!("no token within {waited:?}: the renewal is still under way"),
@@ -291,7 +291,7 @@ impl TokenManager {
     pub(crate) fn renew_at_the_side(
         self: &Arc<Self>,
         want: Want,
-        cause: Cause,
+        cause: RenewalReason,
         endpoint: impl FnOnce() -> Box<dyn TokenEndpoint>,
     ) {
         if !self.gate.is_open(self.now()) || Runtime::try_current().is_err() {
@@ -322,7 +322,7 @@ impl TokenManager {
     fn spawn(
         self: &Arc<Self>,
         pilot: Pilot,
-        cause: Option<Cause>,
+        cause: Option<RenewalReason>,
         probe: bool,
         endpoint: Box<dyn TokenEndpoint>,
     ) {
@@ -331,16 +331,16 @@ impl TokenManager {
     }
 
     /// Why a caller who just wants a token finds none.
-    fn cause(&self) -> Cause {
+    fn cause(&self) -> RenewalReason {
         let now = self.now();
         match self.pair.try_read().as_deref() {
-            Ok(Some(pair)) if !pair.bearer().is_usable(now) => Cause::Expired,
+            Ok(Some(pair)) if !pair.bearer().is_usable(now) => RenewalReason::Expired,
             // The renewal is for the 401, whoever comes to start it: its own request may not be there to.
             Ok(Some(pair)) if self.refusals.was_refused(pair.bearer().generation()) => {
-                Cause::Unauthorized
+                RenewalReason::Unauthorized
             }
-            Ok(Some(_)) => Cause::Requested,
-            _ => Cause::First,
+            Ok(Some(_)) => RenewalReason::Requested,
+            _ => RenewalReason::First,
         }
     }
 
@@ -348,7 +348,7 @@ impl TokenManager {
     pub(super) async fn publish(
         &self,
         new: NewPair,
-        cause: Cause,
+        cause: RenewalReason,
         accept: impl FnOnce(&mut Held) -> bool,
     ) -> Option<TokenPair> {
         let NewPair {
@@ -372,7 +372,7 @@ impl TokenManager {
             (TokenPair::new(bearer, refresh_token), held.fallbacks)
         };
         let generation = pair.bearer().generation();
-        if cause == Cause::Unauthorized {
+        if cause == RenewalReason::Unauthorized {
             self.refusals.renewed(generation);
         }
         *slot = Some(pair.clone());
@@ -380,7 +380,7 @@ impl TokenManager {
         drop(slot);
         let expires_at = pair.bearer().expires_at();
         tracing::debug!(generation, ?cause, ?way, "access token renewed");
-        self.renewed.send_replace(Some(Renewed {
+        self.renewed.send_replace(Some(RenewalEvent {
             generation,
             cause,
             way,
@@ -467,8 +467,8 @@ impl TokenManager {
         Ok(())
     }
 
-    pub(crate) fn subscribe(&self) -> Subscription {
-        Subscription(self.renewed.subscribe())
+    pub(crate) fn subscribe(&self) -> RenewalEvents {
+        RenewalEvents(self.renewed.subscribe())
     }
 
     pub(crate) fn shutdown(
@@ -510,7 +510,7 @@ impl TokenManager {
         self.gate.close(handed_over.clone())?;
         let reopen = Reopen(self);
         // A pair that is still on its way would be lost.
-        let limit = self.settings.flight_timeout + WAITER_GRACE;
+        let limit = self.settings.renewal_timeout + WAITER_GRACE;
         if time::timeout(limit, self.gate.idle()).await.is_err() {
             let message = format!(
                 "a renewal is still under way after {limit:?}, so the pair is not handed over"

@@ -13,11 +13,11 @@ use crate::clock::{Deadline, Now};
 pub(crate) enum Verdict {
     /// Replay, with a renewal first if no usable token is there.
     Renew,
-    /// The answer stands.
+    /// The response stands.
     Stands,
 }
 
-/// What the API's answers say of the generations.
+/// What the API's responses say of the generations.
 #[derive(Debug)]
 pub(super) struct Refusals {
     /// The newest generation that the API has accepted.

@@ -12,10 +12,10 @@ use http::{Request, Response, StatusCode, header};
 use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
-use super::{ReplayPolicy, replay::sealed, service::Link};
+use super::{ReplayPolicy, replay::sealed, service::SourceRef};
 use crate::{
     endpoint::Transport,
-    manager::{Cause, Source, Verdict, Want},
+    manager::{RenewalReason, Source, Verdict, Want},
 };
 
 pin_project! {
@@ -35,20 +35,20 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<F, R, T, Y> {
-        /// Polls the answer to a request without a token of ours.
+        /// Polls the response to a request without a token of ours.
         Plain { #[pin] future: F },
         /// Polls for all that has to be there before a request can be sent.
-        Waiting { future: BoxFuture<'static, Result<(F, Sent<T, Y>), BoxError>> },
-        /// Polls the answer to a request that carries a token.
-        Calling { #[pin] future: F, sent: Option<Sent<T, Y>> },
-        /// Polls for a newer token, and then for the answer to the request that is sent again.
+        Waiting { future: BoxFuture<'static, Result<(F, Attempt<T, Y>), BoxError>> },
+        /// Polls the response to a request that carries a token.
+        Calling { #[pin] future: F, sent: Option<Attempt<T, Y>> },
+        /// Polls for a newer token, and then for the response to the request that is sent again.
         Replaying { future: BoxFuture<'static, Result<Response<R>, BoxError>> },
     }
 }
 
 /// What is known of a request that went out with a token.
-pub(super) struct Sent<T, Y> {
-    pub(super) link: Link<T>,
+pub(super) struct Attempt<T, Y> {
+    pub(super) link: SourceRef<T>,
     pub(super) generation: u64,
     /// `None` if the request could not be kept.
     pub(super) retry: Option<Y>,
@@ -57,7 +57,7 @@ pub(super) struct Sent<T, Y> {
 /// What a request that had to wait becomes.
 pub(super) type Sending<S, B, R, T, P> = (
     <S as Service<Request<B>>>::Future,
-    Sent<T, <P as sealed::ReplayPolicy<B, R>>::Retry<S>>,
+    Attempt<T, <P as sealed::ReplayPolicy<B, R>>::Retry<S>>,
 );
 
 impl<S, B, R, T, P> ResponseFuture<S, B, R, T, P>
@@ -71,7 +71,7 @@ where
         }
     }
 
-    pub(super) fn calling(future: S::Future, sent: Sent<T, P::Retry<S>>) -> Self {
+    pub(super) fn calling(future: S::Future, sent: Attempt<T, P::Retry<S>>) -> Self {
         Self {
             state: State::Calling {
                 future,
@@ -121,7 +121,7 @@ where
                         if let Some(sent) = sent {
                             sent.link.manager().accept(sent.generation);
                         }
-                        // Whoever holds on to the future while reading the answer holds no copy of the request.
+                        // Whoever holds on to the future while reading the response holds no copy of the request.
                         *sent = None;
                         return Poll::Ready(Ok(response));
                     }
@@ -208,8 +208,8 @@ where
         let (future, generation) = (inner.call(request), pair.bearer().generation());
         Ok((
             future,
-            Sent {
-                link: Link::Shared(source),
+            Attempt {
+                link: SourceRef::Shared(source),
                 generation,
                 retry,
             },
@@ -217,10 +217,10 @@ where
     }
 }
 
-/// A first 401: the answer, or the replay that may replace it.
+/// A first 401: the response, or the replay that may replace it.
 #[cold]
 fn unauthorized<S, B, R, T, P>(
-    sent: Sent<T, P::Retry<S>>,
+    sent: Attempt<T, P::Retry<S>>,
     first: Response<R>,
 ) -> Result<Response<R>, BoxFuture<'static, Result<Response<R>, BoxError>>>
 where
@@ -232,7 +232,7 @@ where
     T: Transport<S, B>,
     P: ReplayPolicy<B, R>,
 {
-    let Sent {
+    let Attempt {
         link,
         generation,
         retry,
@@ -250,7 +250,7 @@ where
     )))
 }
 
-/// Sends a request again with a newer token. If none is to be had, the first answer stands.
+/// Sends a request again with a newer token. If none is to be had, the first response stands.
 async fn replay<S, B, R, T, P>(
     source: Arc<Source<T>>,
     mut inner: S,
@@ -266,7 +266,7 @@ where
     let manager = source.manager();
     let endpoints = source.endpoints(&mut inner);
     let Ok(pair) = manager
-        .acquire(Want::Usable, Some(Cause::Unauthorized), endpoints)
+        .acquire(Want::Usable, Some(RenewalReason::Unauthorized), endpoints)
         .await
     else {
         return Ok(first);
@@ -275,7 +275,7 @@ where
     poll_fn(|cx| inner.poll_ready(cx))
         .await
         .map_err(Into::into)?;
-    // Should this token be out of use by now, it is sent all the same: the first answer is gone, and could not tell of
+    // Should this token be out of use by now, it is sent all the same: the first response is gone, and could not tell of
     // another renewal that fails.
     let pair = manager.newest_usable(&pair).unwrap_or(pair);
     let bearer = pair.bearer();

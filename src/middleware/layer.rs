@@ -7,7 +7,7 @@ use crate::{
     credentials::Credentials,
     endpoint::SameService,
     error::Error,
-    manager::{ApiVideoAuthLayerBuilder, Source, Subscription},
+    manager::{ApiVideoAuthLayerBuilder, RenewalEvents, Source},
 };
 
 /// Keeps a service authenticated against api.video. See the [module docs](crate::middleware).
@@ -70,7 +70,7 @@ impl<T, P> ApiVideoAuthLayer<T, P> {
 
     /// Tells of renewals from now on: which generation, why and how.
     #[must_use]
-    pub fn subscribe(&self) -> Subscription {
+    pub fn subscribe(&self) -> RenewalEvents {
         self.source.manager().subscribe()
     }
 

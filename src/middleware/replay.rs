@@ -14,8 +14,8 @@ use http_body::{Body, Frame};
 use tower::BoxError;
 
 use crate::{
-    answer::drain,
     error::{Error, ErrorKind},
+    response::drain,
 };
 
 /// Requests are kept for a replay where that can be done: the default.
@@ -231,7 +231,7 @@ where
 
 fn unlike(what: &str) -> BoxError {
     Error::new(
-        ErrorKind::Body,
+        ErrorKind::RequestBody,
         format!("the request's body {what}, so nothing was sent"),
     )
     .into()

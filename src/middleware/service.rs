@@ -11,14 +11,14 @@ use tower::{BoxError, Service};
 
 use super::{
     ApiVideoAuthLayer, ReplayPolicy, ResponseFuture,
-    future::{Sent, send_later},
+    future::{Attempt, send_later},
     replay::Ahead,
 };
 use crate::{
     admission::{MinLifetime, admit},
     clock::Now,
     endpoint::{SameService, SeparateService, Transport},
-    manager::{Access, Cause, Source, Want, abilities},
+    manager::{Access, RenewalReason, Source, Want, abilities},
     token::{Life, own_copy},
 };
 
@@ -29,19 +29,19 @@ pub struct ApiVideoAuth<S, T = SameService, P = super::Replay> {
     inner: S,
     source: Arc<Source<T>>,
     /// What this clone knows of the current token.
-    seen: Seen<T>,
+    seen: CloneCache<T>,
     replay: PhantomData<fn() -> P>,
 }
 
-enum Seen<T> {
+enum CloneCache<T> {
     Nothing,
     /// This generation was used once. A clone made for one request never pays for a copy of the header.
     Once(u64),
-    Own(Arc<Own<T>>),
+    CachedToken(Arc<CachedToken<T>>),
 }
 
 /// What one clone keeps to itself: no other thread touches its counts, and its requests need no lock.
-pub(super) struct Own<T> {
+pub(super) struct CachedToken<T> {
     source: Arc<Source<T>>,
     header: HeaderValue,
     generation: u64,
@@ -49,27 +49,27 @@ pub(super) struct Own<T> {
 }
 
 /// How a request on its way holds its source.
-pub(super) enum Link<T> {
+pub(super) enum SourceRef<T> {
     Shared(Arc<Source<T>>),
-    Own(Arc<Own<T>>),
+    CachedToken(Arc<CachedToken<T>>),
 }
 
-impl<T> Link<T> {
+impl<T> SourceRef<T> {
     pub(super) fn into_source(self) -> Arc<Source<T>> {
         match self {
             Self::Shared(source) => source,
-            Self::Own(own) => own.source.clone(),
+            Self::CachedToken(own) => own.source.clone(),
         }
     }
 }
 
-impl<T> Deref for Link<T> {
+impl<T> Deref for SourceRef<T> {
     type Target = Source<T>;
 
     fn deref(&self) -> &Source<T> {
         match self {
             Self::Shared(source) => source,
-            Self::Own(own) => &own.source,
+            Self::CachedToken(own) => &own.source,
         }
     }
 }
@@ -79,7 +79,7 @@ impl<S, T, P> ApiVideoAuth<S, T, P> {
         Self {
             inner,
             source: layer.source.clone(),
-            seen: Seen::Nothing,
+            seen: CloneCache::Nothing,
             replay: PhantomData,
         }
     }
@@ -147,7 +147,7 @@ where
         request.headers_mut().insert(header::AUTHORIZATION, header);
         ResponseFuture::calling(
             self.inner.call(request),
-            Sent {
+            Attempt {
                 link,
                 generation,
                 retry,
@@ -158,18 +158,21 @@ where
 
 impl<S, T, P> ApiVideoAuth<S, T, P> {
     /// The token if that needs no waiting; for a client that has used it before, it needs no lock either.
-    fn token_at_hand<B>(&mut self) -> Option<(HeaderValue, Link<T>, u64)>
+    fn token_at_hand<B>(&mut self) -> Option<(HeaderValue, SourceRef<T>, u64)>
     where
         T: Transport<S, B>,
     {
         let manager = self.source.manager();
         let now = manager.now();
-        if let Seen::Own(own) = &self.seen
+        if let CloneCache::CachedToken(own) = &self.seen
             && own.generation == manager.live()
             && !own.life.usable_until.has_passed(now)
         {
-            let (header, link, generation) =
-                (own.header.clone(), Link::Own(own.clone()), own.generation);
+            let (header, link, generation) = (
+                own.header.clone(),
+                SourceRef::CachedToken(own.clone()),
+                own.generation,
+            );
             if own.life.fresh_until.has_passed(now) {
                 self.renew_early::<B>(generation);
             }
@@ -179,7 +182,7 @@ impl<S, T, P> ApiVideoAuth<S, T, P> {
     }
 
     /// The same for a client that has not used this token, or used it once.
-    fn token_anew<B>(&mut self, now: Now) -> Option<(HeaderValue, Link<T>, u64)>
+    fn token_anew<B>(&mut self, now: Now) -> Option<(HeaderValue, SourceRef<T>, u64)>
     where
         T: Transport<S, B>,
     {
@@ -187,7 +190,7 @@ impl<S, T, P> ApiVideoAuth<S, T, P> {
             self.source.manager().look_at_usable(now, |pair| {
                 let bearer = pair.bearer();
                 let used_before =
-                    matches!(self.seen, Seen::Once(seen) if seen == bearer.generation());
+                    matches!(self.seen, CloneCache::Once(seen) if seen == bearer.generation());
                 let life = used_before.then(|| *bearer.life());
                 (
                     bearer.header().clone(),
@@ -199,18 +202,18 @@ impl<S, T, P> ApiVideoAuth<S, T, P> {
         let link = match life {
             Some(life) => {
                 let (source, header) = (self.source.clone(), own_copy(&header));
-                let own = Arc::new(Own {
+                let own = Arc::new(CachedToken {
                     source,
                     header,
                     generation,
                     life,
                 });
-                self.seen = Seen::Own(own.clone());
-                Link::Own(own)
+                self.seen = CloneCache::CachedToken(own.clone());
+                SourceRef::CachedToken(own)
             }
             None => {
-                self.seen = Seen::Once(generation);
-                Link::Shared(self.source.clone())
+                self.seen = CloneCache::Once(generation);
+                SourceRef::Shared(self.source.clone())
             }
         };
         if is_stale {
@@ -228,7 +231,7 @@ impl<S, T, P> ApiVideoAuth<S, T, P> {
         let endpoint = || self.source.transport.endpoint(&self.inner);
         self.source
             .manager()
-            .renew_at_the_side(want, Cause::Early, endpoint);
+            .renew_at_the_side(want, RenewalReason::Early, endpoint);
     }
 
     /// What a request takes along that has to wait.
@@ -261,7 +264,7 @@ impl<S: Clone, T, P> Clone for ApiVideoAuth<S, T, P> {
         Self {
             inner: self.inner.clone(),
             source: self.source.clone(),
-            seen: Seen::Nothing,
+            seen: CloneCache::Nothing,
             replay: PhantomData,
         }
     }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{Header, Record, SpentMark, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version};
+use super::{Header, InUseMark, Record, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version};
 use crate::error::ErrorKind;
 
 /// Checks that a store keeps its promises. `store` is asked for the store once for each process that is played; all
@@ -27,7 +27,7 @@ pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
     save(&mut lock, None, &first).await.expect("the first save");
     save(&mut lock, None, &first)
         .await
-        .expect("the same save again: its answer may have been lost");
+        .expect("the same save again: its response may have been lost");
     let seen = load(&two, &key)
         .await
         .expect("the other process sees the save");
@@ -45,7 +45,7 @@ pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
     assert_eq!(load(&two, &other).await, None, "accounts are apart");
 
     let mut marked = first.clone();
-    marked.header.mark = Some(SpentMark {
+    marked.header.mark = Some(InUseMark {
         count: 2,
         settles_in: Duration::from_secs(15),
     });
@@ -80,7 +80,7 @@ pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
     );
     save(&mut lock, Some(version(1, 1)), &second)
         .await
-        .expect("the next generation");
+        .expect("the next revision");
     let conflict = save(&mut lock, Some(version(1, 1)), &stored(1, 3, b""))
         .await
         .expect_err("it is 2 by now");
@@ -96,22 +96,22 @@ pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
         (None, version(1, 2)),
         "clearing keeps the counters"
     );
-    lock.set_aside().await.expect("setting aside");
+    lock.quarantine().await.expect("quarantine");
     assert_eq!(
         load(&one, &key).await,
         None,
-        "what was set aside is out of the way"
+        "what was quarantined is out of the way"
     );
     save(&mut lock, None, &first)
         .await
         .expect("the key is free again");
     let large = version(u64::MAX, (1 << 53) + 1);
-    let empty = stored(large.lineage, large.generation, b"");
+    let empty = stored(large.family, large.revision, b"");
     save(&mut lock, Some(version(1, 1)), &empty)
         .await
-        .expect("another lineage");
+        .expect("another family");
     let near = Version {
-        generation: 1 << 53,
+        revision: 1 << 53,
         ..large
     };
     save(&mut lock, Some(near), &first)
@@ -144,7 +144,7 @@ pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
         load(&one, &key).await.is_some(),
         "the record outlives its lock"
     );
-    lock.set_aside().await.expect("setting aside");
+    lock.quarantine().await.expect("quarantine");
     lock.unlock().await;
 }
 
@@ -167,15 +167,12 @@ async fn save(
     lock.save(expected, stored.clone()).await
 }
 
-fn version(lineage: u64, generation: u64) -> Version {
-    Version {
-        lineage,
-        generation,
-    }
+fn version(family: u64, revision: u64) -> Version {
+    Version { family, revision }
 }
 
-fn stored(lineage: u64, generation: u64, record: &[u8]) -> Stored {
-    let mut header = Header::new(version(lineage, generation));
+fn stored(family: u64, revision: u64, record: &[u8]) -> Stored {
+    let mut header = Header::new(version(family, revision));
     header.expires_in = Some(Duration::from_secs(100));
     Stored::new(header, Some(Record::new(record.to_vec())))
 }

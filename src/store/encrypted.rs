@@ -39,7 +39,7 @@ use crate::error::{Error, ErrorKind};
 /// not sealed with this key for this place is [`ErrorKind::StoreUnreadable`], which is never taken for damage, never set
 /// aside and never written over. The wrong key is the same error.
 ///
-/// A process refuses a pair that is older than one of its lineage that it has seen: it is given as if it had been
+/// A process refuses a pair that is older than one of its family that it has seen: it is given as if it had been
 /// cleared, with a warning, and whoever holds the newer one writes it back. A process that has just started can't know,
 /// and takes an older pair for the newest.
 ///
@@ -50,7 +50,7 @@ use crate::error::{Error, ErrorKind};
 #[derive(Clone, Debug)]
 pub struct EncryptedStore<S> {
     store: S,
-    sealer: Arc<Sealer>,
+    cipher: Arc<Cipher>,
 }
 
 /// The 32 bytes that an [`EncryptedStore`] encrypts with. They are wiped when dropped, and never printed.
@@ -90,7 +90,7 @@ impl<S: TokenStore> EncryptedStore<S> {
     pub fn new(store: S, key: EncryptionKey) -> Self {
         Self {
             store,
-            sealer: Arc::new(Sealer::new(key)),
+            cipher: Arc::new(Cipher::new(key)),
         }
     }
 }
@@ -99,10 +99,10 @@ impl<S: TokenStore> TokenStore for EncryptedStore<S> {
     fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
         Box::pin(async move {
             // Known before the look: a newer pair may be saved, and seen by others, in the middle of it.
-            let newest = self.sealer.newest(key);
+            let newest = self.cipher.newest(key);
             let stored = self.store.load(key).await?;
             stored
-                .map(|stored| self.sealer.open(key, stored, newest))
+                .map(|stored| self.cipher.open(key, stored, newest))
                 .transpose()
         })
     }
@@ -110,7 +110,7 @@ impl<S: TokenStore> TokenStore for EncryptedStore<S> {
     fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
         Box::pin(async move {
             Ok(match self.store.try_lock(key).await? {
-                TryLock::Locked(lock) => TryLock::Locked(self.sealer.guard(key, lock)),
+                TryLock::Locked(lock) => TryLock::Locked(self.cipher.guard(key, lock)),
                 busy => busy,
             })
         })
@@ -119,7 +119,7 @@ impl<S: TokenStore> TokenStore for EncryptedStore<S> {
 
 /// A key, and the newest pair seen of each account.
 #[derive(Debug)]
-pub(super) struct Sealer {
+pub(super) struct Cipher {
     key: EncryptionKey,
     newest: Mutex<HashMap<StoreKey, Version>>,
 }
@@ -130,7 +130,7 @@ const TAG: usize = 16;
 /// The form written here, after [`SEALED`]. A higher one comes from a newer version of this crate.
 const FORM: u8 = b'1';
 
-impl Sealer {
+impl Cipher {
     pub(super) fn new(key: EncryptionKey) -> Self {
         Self {
             key,
@@ -184,7 +184,7 @@ impl Sealer {
         Box::new(Lock {
             lock,
             key: key.clone(),
-            sealer: self.clone(),
+            cipher: self.clone(),
         })
     }
 
@@ -261,7 +261,7 @@ impl Sealer {
 }
 
 fn is_older(version: Version, newest: Version) -> bool {
-    version.lineage == newest.lineage && version.generation < newest.generation
+    version.family == newest.family && version.revision < newest.revision
 }
 
 fn random<const N: usize>() -> Result<[u8; N], Error>
@@ -285,15 +285,15 @@ fn associated(key: &StoreKey, version: Version) -> Vec<u8> {
         bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
         bytes.extend_from_slice(text.as_bytes());
     }
-    bytes.extend_from_slice(&version.lineage.to_le_bytes());
-    bytes.extend_from_slice(&version.generation.to_le_bytes());
+    bytes.extend_from_slice(&version.family.to_le_bytes());
+    bytes.extend_from_slice(&version.revision.to_le_bytes());
     bytes
 }
 
 struct Lock {
     lock: Box<dyn StoreLock>,
     key: StoreKey,
-    sealer: Arc<Sealer>,
+    cipher: Arc<Cipher>,
 }
 
 impl StoreLock for Lock {
@@ -306,7 +306,7 @@ impl StoreLock for Lock {
             let Stored { header, record } = stored;
             let associated = associated(&self.key, header.version);
             let seal = |record: Record| {
-                self.sealer
+                self.cipher
                     .seal(&associated, record.expose())
                     .map(Record::new)
             };
@@ -320,13 +320,13 @@ impl StoreLock for Lock {
                     },
                 )
                 .await?;
-            self.sealer.note(&self.key, header.version);
+            self.cipher.note(&self.key, header.version);
             Ok(())
         })
     }
 
-    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
-        self.lock.set_aside()
+    fn quarantine(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        self.lock.quarantine()
     }
 
     fn unlock(self: Box<Self>) -> BoxFuture<'static, ()> {
@@ -340,17 +340,17 @@ mod tests {
 
     #[test]
     fn g19_a_record_is_bound_to_its_place_and_each_seal_has_a_nonce_of_its_own() {
-        let sealer = Sealer::new(EncryptionKey::from_bytes([1; 32]));
-        assert!(!format!("{sealer:?}").contains("1, 1"));
+        let cipher = Cipher::new(EncryptionKey::from_bytes([1; 32]));
+        assert!(!format!("{cipher:?}").contains("1, 1"));
         let key = |origin: &str, account: &str| StoreKey::new(origin, account).expect("a good key");
         let version = Version {
-            lineage: 1,
-            generation: 2,
+            family: 1,
+            revision: 2,
         };
         let place = associated(&key("https://a.example", "main"), version);
-        let sealed = sealer.seal(&place, b"test-only").expect("sealing");
+        let sealed = cipher.seal(&place, b"test-only").expect("sealing");
         assert_eq!(
-            **sealer.unseal(&place, &sealed).expect("opening"),
+            **cipher.unseal(&place, &sealed).expect("opening"),
             *b"test-only"
         );
 
@@ -361,41 +361,41 @@ mod tests {
             associated(
                 &key("https://a.example", "main"),
                 Version {
-                    generation: 3,
+                    revision: 3,
                     ..version
                 },
             ),
             associated(
                 &key("https://a.example", "main"),
                 Version {
-                    lineage: 2,
+                    family: 2,
                     ..version
                 },
             ),
         ];
-        let refused = |sealer: &Sealer, place: &[u8], sealed: &[u8]| {
-            let error = sealer.unseal(place, sealed).expect_err("not authentic");
+        let refused = |cipher: &Cipher, place: &[u8], sealed: &[u8]| {
+            let error = cipher.unseal(place, sealed).expect_err("not authentic");
             assert_eq!(error.kind(), ErrorKind::StoreUnreadable, "{error}");
         };
         for place in &others {
-            refused(&sealer, place, &sealed);
+            refused(&cipher, place, &sealed);
         }
         for index in 0..sealed.len() {
             let mut tampered = sealed.clone();
             tampered[index] ^= 1;
-            refused(&sealer, &place, &tampered);
-            refused(&sealer, &place, &sealed[..index]);
+            refused(&cipher, &place, &tampered);
+            refused(&cipher, &place, &sealed[..index]);
         }
         refused(
-            &Sealer::new(EncryptionKey::from_bytes([2; 32])),
+            &Cipher::new(EncryptionKey::from_bytes([2; 32])),
             &place,
             &sealed,
         );
-        refused(&sealer, &place, br#"{"form":1}"#);
+        refused(&cipher, &place, br#"{"form":1}"#);
 
         let nonces: std::collections::HashSet<_> = (0..1000)
             .map(|_| {
-                sealer.seal(&place, b"test-only").expect("sealing")[SEALED.len() + 1..][..NONCE]
+                cipher.seal(&place, b"test-only").expect("sealing")[SEALED.len() + 1..][..NONCE]
                     .to_vec()
             })
             .collect();

@@ -13,8 +13,8 @@ use tokio::sync::Mutex;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
-    EncryptionKey, FileStore, StoreKey, Stored, TokenStore, TryLock, detached::in_turn,
-    encrypted::Sealer,
+    EncryptionKey, FileStore, StoreKey, Stored, TokenStore, TryLock, blocking::in_turn,
+    encrypted::Cipher,
 };
 use crate::error::{Error, ErrorKind};
 
@@ -45,7 +45,7 @@ use crate::error::{Error, ErrorKind};
 pub struct KeyringStore {
     files: FileStore,
     /// What was asked for before, by account.
-    sealers: Arc<StdMutex<HashMap<StoreKey, Arc<Sealer>>>>,
+    sealers: Arc<StdMutex<HashMap<StoreKey, Arc<Cipher>>>>,
     /// One question at a time: a prompt may be open for long after its caller has given up.
     turn: Arc<Mutex<()>>,
 }
@@ -73,7 +73,7 @@ impl KeyringStore {
         FileStore::in_user_folder().map(|files| Self::in_folder(files.folder()))
     }
 
-    fn known(&self, key: &StoreKey) -> Option<Arc<Sealer>> {
+    fn known(&self, key: &StoreKey) -> Option<Arc<Cipher>> {
         self.sealers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -82,20 +82,20 @@ impl KeyringStore {
     }
 
     /// What is known already stays, with what it has seen, if it is the same key.
-    fn learn(&self, key: &StoreKey, found: EncryptionKey) -> Arc<Sealer> {
+    fn learn(&self, key: &StoreKey, found: EncryptionKey) -> Arc<Cipher> {
         let mut sealers = self.sealers.lock().unwrap_or_else(PoisonError::into_inner);
         match sealers.get(key) {
             Some(known) if known.has(&found) => known.clone(),
             _ => {
-                let sealer = Arc::new(Sealer::new(found));
-                sealers.insert(key.clone(), sealer.clone());
-                sealer
+                let cipher = Arc::new(Cipher::new(found));
+                sealers.insert(key.clone(), cipher.clone());
+                cipher
             }
         }
     }
 
     /// Asks for the key of an account that has a pair.
-    async fn ask(&self, key: &StoreKey) -> Result<Arc<Sealer>, Error> {
+    async fn ask(&self, key: &StoreKey) -> Result<Arc<Cipher>, Error> {
         let (store, key) = (self.clone(), key.clone());
         in_turn(ASKING, &self.turn, move |()| {
             let found = fetch(&key)?.ok_or_else(|| {
@@ -118,7 +118,7 @@ impl TokenStore for KeyringStore {
     fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
         Box::pin(async move {
             let known = self.known(key);
-            let newest = known.as_ref().and_then(|sealer| sealer.newest(key));
+            let newest = known.as_ref().and_then(|cipher| cipher.newest(key));
             let Some(stored) = self.files.load(key).await? else {
                 return Ok(None);
             };
@@ -126,7 +126,7 @@ impl TokenStore for KeyringStore {
                 return Ok(Some(stored));
             }
             let opened = match &known {
-                Some(sealer) => sealer.open(key, stored.clone(), newest),
+                Some(cipher) => cipher.open(key, stored.clone(), newest),
                 None => self.ask(key).await?.open(key, stored.clone(), newest),
             };
             match (opened, known) {
@@ -149,16 +149,16 @@ impl TokenStore for KeyringStore {
             };
             let in_use = match self.files.load(key).await {
                 Ok(found) => found.is_some_and(|stored| stored.record.is_some()),
-                // It will be set aside.
+                // It will be quarantined.
                 Err(error) if error.kind() == ErrorKind::StoreCorrupt => false,
                 Err(error) => return Err(error),
             };
             if in_use {
-                let sealer = match self.known(key) {
+                let cipher = match self.known(key) {
                     Some(known) => known,
                     None => self.ask(key).await?,
                 };
-                return Ok(TryLock::Locked(sealer.guard(key, lock)));
+                return Ok(TryLock::Locked(cipher.guard(key, lock)));
             }
             // The work keeps the lock: no other process makes a key in the meantime, however long a prompt takes.
             let (store, key) = (self.clone(), key.clone());

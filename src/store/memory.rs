@@ -47,7 +47,7 @@ impl TokenStore for MemoryStore {
                 not_before,
                 expires_in,
             } = stored.header;
-            let mark = mark.map(|mark| super::SpentMark {
+            let mark = mark.map(|mark| super::InUseMark {
                 settles_in: left(mark.settles_in),
                 ..mark
             });
@@ -113,7 +113,7 @@ impl StoreLock for Lock {
         Box::pin(async { result })
     }
 
-    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+    fn quarantine(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         self.store
             .slots()
             .entry(self.key.clone())

@@ -27,18 +27,18 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, ErrorKind};
 
+#[cfg(any(feature = "file-store", feature = "redis-store"))]
+mod blocking;
 #[cfg(feature = "test-util")]
 mod contract;
-#[cfg(any(feature = "file-store", feature = "redis-store"))]
-mod detached;
 #[cfg(feature = "encrypted-store")]
 mod encrypted;
 #[cfg(feature = "file-store")]
 mod file;
-#[cfg(any(feature = "file-store", feature = "redis-store"))]
-mod holder;
 #[cfg(feature = "keyring-store")]
 mod keyring;
+#[cfg(any(feature = "file-store", feature = "redis-store"))]
+mod lock_owner;
 mod memory;
 mod record;
 #[cfg(feature = "redis-store")]
@@ -53,7 +53,7 @@ pub use self::file::FileStore;
 #[cfg(feature = "keyring-store")]
 pub use self::keyring::KeyringStore;
 pub use self::memory::MemoryStore;
-pub(crate) use self::record::{Contents, Fingerprint};
+pub(crate) use self::record::{Fingerprint, StoredTokens};
 #[cfg(feature = "redis-store")]
 pub use self::redis::{RedisStore, RedisStoreBuilder};
 
@@ -95,7 +95,7 @@ pub trait StoreLock: Send {
     ) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Moves a record that can't be read out of the way, so that the key is free and a person can look at it.
-    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>>;
+    fn quarantine(&mut self) -> BoxFuture<'_, Result<(), Error>>;
 
     /// Frees the lock.
     fn unlock(self: Box<Self>) -> BoxFuture<'static, ()>;
@@ -195,8 +195,8 @@ impl Stored {
 pub struct Header {
     /// Which pair it is.
     pub version: Version,
-    /// Its refresh token was presented, and no answer has been saved yet.
-    pub mark: Option<SpentMark>,
+    /// Its refresh token was presented, and no response has been saved yet.
+    pub mark: Option<InUseMark>,
     /// Nobody makes a token call before this: a cool-down.
     pub not_before: Option<Duration>,
     /// How much longer the access token lives.
@@ -216,14 +216,14 @@ impl Header {
     }
 }
 
-/// Which pair: those of one lineage descend from one login and are counted by generation.
+/// Which pair: those of one family descend from one login and are counted by revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "it is a pair of numbers")]
 pub struct Version {
     /// A random number for each login or seed.
-    pub lineage: u64,
-    /// Counts the pairs of a lineage.
-    pub generation: u64,
+    pub family: u64,
+    /// Counts the pairs of a family.
+    pub revision: u64,
 }
 
 /// A refresh token was presented.
@@ -232,7 +232,7 @@ pub struct Version {
     clippy::exhaustive_structs,
     reason = "count and time are all there is to it"
 )]
-pub struct SpentMark {
+pub struct InUseMark {
     /// How often.
     pub count: u32,
     /// By then whoever presented it has given up.

@@ -40,7 +40,7 @@ impl Fingerprint {
 
 /// A record when it is open.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Contents {
+pub(crate) struct StoredTokens {
     pub(crate) access_token: Option<AccessToken>,
     pub(crate) refresh_token: Option<RefreshToken>,
     pub(crate) lifetime: Duration,
@@ -63,7 +63,7 @@ struct Form {
     spent_seeds: Vec<Fingerprint>,
 }
 
-impl Contents {
+impl StoredTokens {
     pub(crate) fn has_spent(&self, seed: &RefreshToken) -> bool {
         self.spent_seeds.contains(&Fingerprint::of(seed.expose()))
     }
@@ -104,7 +104,7 @@ impl Contents {
 
     pub(crate) fn open(record: &Record) -> Result<Self, Error> {
         #[derive(Deserialize)]
-        struct Version {
+        struct Envelope {
             form: u32,
         }
         // The parser's own error may quote the record: it is not kept.
@@ -118,7 +118,7 @@ impl Contents {
             let message = "the stored record is encrypted; wrap the store in an `EncryptedStore` with its key";
             return Err(Error::new(ErrorKind::StoreUnreadable, message));
         }
-        let Version { form } = serde_json::from_slice(record.expose()).map_err(|_| corrupt())?;
+        let Envelope { form } = serde_json::from_slice(record.expose()).map_err(|_| corrupt())?;
         if form > FORM {
             return Err(Error::new(
                 ErrorKind::StoreUnreadable,
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn g22_a_record_comes_back_as_it_was_and_an_odd_one_is_an_error() {
-        let mut contents = Contents {
+        let mut contents = StoredTokens {
             access_token: Some("test-only-access".into()),
             refresh_token: Some("test-only-refresh".into()),
             lifetime: Duration::from_secs(3600),
@@ -152,7 +152,7 @@ mod tests {
         contents.note_spent(&"test-only-seed".into());
         let record = contents.close();
         assert!(!format!("{record:?} {contents:?}").contains("test-only"));
-        let opened = Contents::open(&record).expect("what was closed");
+        let opened = StoredTokens::open(&record).expect("what was closed");
         assert_eq!(opened.access_token, contents.access_token);
         assert_eq!(opened.refresh_token, contents.refresh_token);
         assert_eq!(opened.lifetime, contents.lifetime);
@@ -164,7 +164,7 @@ mod tests {
         for end in 0..record.expose().len() {
             let cut = Record::new(record.expose()[..end].to_vec());
             assert_eq!(
-                Contents::open(&cut).expect_err("cut").kind(),
+                StoredTokens::open(&cut).expect_err("cut").kind(),
                 ErrorKind::StoreCorrupt
             );
         }
@@ -172,14 +172,14 @@ mod tests {
             br#"{"form":2,"pair":"test-only"}"#.as_slice(),
             b"sealed:1test-only",
         ] {
-            let error = Contents::open(&Record::new(sound.to_vec())).expect_err("not for us");
+            let error = StoredTokens::open(&Record::new(sound.to_vec())).expect_err("not for us");
             assert_eq!(error.kind(), ErrorKind::StoreUnreadable);
         }
     }
 
     #[test]
     fn g26_the_last_eight_seeds_are_remembered() {
-        let mut contents = Contents::default();
+        let mut contents = StoredTokens::default();
         for number in 0..10 {
             contents.note_spent(&format!("test-only-{number}").into());
             contents.note_spent(&format!("test-only-{number}").into());

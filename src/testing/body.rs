@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::state::InFlight;
 
-/// The body of the fake server's answers.
+/// The body of the fake server's responses.
 pub struct FakeBody {
     data: Data,
     /// How much is left, where that is known.

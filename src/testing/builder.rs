@@ -18,8 +18,8 @@ use tokio::{
 
 use super::{
     clock::SystemClock,
-    journal::Journal,
-    library::Library,
+    recorded_request::Journal,
+    resources::Resources,
     server::FakeApi,
     service::respond,
     state::{Shared, State},
@@ -98,7 +98,7 @@ impl FakeApiBuilder {
         self
     }
 
-    /// Lets the pages of an origin, such as `https://www.example.com`, read the answers in a browser, as the API
+    /// Lets the pages of an origin, such as `https://www.example.com`, read the responses in a browser, as the API
     /// does: preflight requests are answered. Token calls are left out. Default: no origin.
     ///
     /// # Panics
@@ -134,12 +134,12 @@ impl FakeApiBuilder {
 
     fn shared(self) -> Shared {
         let journal = Journal::new(self.journal);
-        let library = Library::new(self.keep_uploads);
+        let resources = Resources::new(self.keep_uploads);
         let mut state = State::new(
             Tokens::new(self.rules),
             self.token_lifetime,
             journal,
-            library,
+            resources,
         );
         state.reported_lifetime = self.reported_lifetime;
         Shared {

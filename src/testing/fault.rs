@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use serde_json::Value;
 
-use super::answer;
+use super::responses;
 
 /// Something that goes wrong with a token call. See [`FakeApi::fault`](super::FakeApi::fault).
 ///
@@ -27,7 +27,7 @@ pub enum Fault {
     Latency(Duration),
     /// The connection is closed before the call is processed.
     DropBefore,
-    /// Committed, then the connection is closed without an answer.
+    /// Committed, then the connection is closed without a response.
     DropAfter,
     /// Committed, then answered with this status and a gateway's HTML page.
     StatusAfter(u16),
@@ -35,7 +35,7 @@ pub enum Fault {
     Redirect(u16, String),
     /// A 200 with an HTML page, not processed.
     Malformed,
-    /// Committed; the connection is closed in the middle of the answer's body.
+    /// Committed; the connection is closed in the middle of the response's body.
     Truncated,
     /// Committed; a 200 with an empty body.
     Empty,
@@ -43,15 +43,15 @@ pub enum Fault {
     Huge,
     /// Committed; a 200 whose body is one byte each 100 ms (of Tokio's clock), without end.
     Drip,
-    /// Committed; the pair in the answer is passed through the function. Made by [`Fault::json`].
+    /// Committed; the pair in the response is passed through the function. Made by [`Fault::json`].
     Json(JsonEdit),
 }
 
-/// A function that changes the JSON of an answer.
+/// A function that changes the JSON of a response.
 pub type JsonEdit = Arc<dyn Fn(&mut Value) + Send + Sync>;
 
 impl Fault {
-    /// An answer with this status and a gateway's HTML page, not processed.
+    /// A response with this status and a gateway's HTML page, not processed.
     #[must_use]
     pub fn status(status: u16) -> Self {
         let mut headers = HeaderMap::new();
@@ -59,13 +59,13 @@ impl Fault {
         Self::Status {
             status,
             headers,
-            body: answer::html(status),
+            body: responses::html(status),
         }
     }
 
-    /// Any answer, not processed.
+    /// Any response, not processed.
     #[must_use]
-    pub fn answer(status: u16, headers: HeaderMap, body: impl Into<Bytes>) -> Self {
+    pub fn response(status: u16, headers: HeaderMap, body: impl Into<Bytes>) -> Self {
         Self::Status {
             status,
             headers,
@@ -84,7 +84,7 @@ impl Fault {
         Self::Status {
             status,
             headers,
-            body: answer::problem_document(status, kind, ""),
+            body: responses::problem_document(status, kind, ""),
         }
     }
 
@@ -93,12 +93,12 @@ impl Fault {
     pub fn rate_limited(seconds: u64) -> Self {
         let mut fault = Self::problem(429, "too-many-requests");
         if let Self::Status { headers, .. } = &mut fault {
-            answer::add_rate_limit(headers, 0, seconds);
+            responses::add_rate_limit(headers, 0, seconds);
         }
         fault
     }
 
-    /// An answer with a `Retry-After` header (seconds, a date, or nonsense), not processed.
+    /// A response with a `Retry-After` header (seconds, a date, or nonsense), not processed.
     ///
     /// # Panics
     ///
@@ -114,7 +114,7 @@ impl Fault {
         fault
     }
 
-    /// Committed; the pair in the answer is passed through `edit`, which may change or remove any field.
+    /// Committed; the pair in the response is passed through `edit`, which may change or remove any field.
     #[must_use]
     pub fn json(edit: impl Fn(&mut Value) + Send + Sync + 'static) -> Self {
         Self::Json(Arc::new(edit))

@@ -10,12 +10,12 @@ use super::state::Shared;
 pub enum GatePoint {
     /// A token call has been read; nothing has been granted or spent.
     BeforeCommit,
-    /// A token call has been processed; its answer has not been sent.
+    /// A token call has been processed; its response has not been sent.
     AfterCommit,
-    /// Half the body of a token call's answer has been sent.
+    /// Half the body of a token call's response has been sent.
     MidBody,
-    /// A request to the API has been read and judged; its answer has not been sent.
-    ApiAnswer,
+    /// A request to the API has been read and judged; its response has not been sent.
+    ApiResponse,
 }
 
 /// A shut gate on the way of every token call (or API request), made by [`FakeApi::gate`].

@@ -81,7 +81,7 @@
 //! # }
 //! ```
 //!
-//! Do not pause time with a server on another thread or behind a socket: while the answer is on its way, this
+//! Do not pause time with a server on another thread or behind a socket: while the response is on its way, this
 //! runtime seems idle and time-outs fire at random. Use [`FakeApi::service`] on the same runtime.
 //!
 //! A [`ManualClock`] given to both the layer and [`FakeApiBuilder::clock`] lets tokens age without waiting;
@@ -89,15 +89,15 @@
 //! alone: to it a [suspended](ManualClock::suspend) machine is the client's. Give it a clock of its own and
 //! advance that, if its tokens are to expire meanwhile.
 
-mod answer;
 mod body;
 mod builder;
 mod clock;
 mod fault;
 mod gate;
-mod journal;
-mod library;
 mod multipart;
+mod recorded_request;
+mod resources;
+mod responses;
 mod server;
 mod service;
 mod state;
@@ -114,7 +114,7 @@ pub use builder::FakeApiBuilder;
 pub use clock::{ManualClock, TimeHold, hold_time};
 pub use fault::{Fault, JsonEdit};
 pub use gate::{Gate, GatePoint};
-pub use journal::Exchange;
+pub use recorded_request::RecordedRequest;
 pub use server::FakeApi;
 pub use service::FakeService;
 pub use state::Counts;

@@ -8,7 +8,7 @@ use super::{
     builder::FakeApiBuilder,
     fault::Fault,
     gate::{Gate, GatePoint, Gates},
-    journal::Exchange,
+    recorded_request::RecordedRequest,
     service::FakeService,
     state::{Counts, Shared},
     uploads::Received,
@@ -163,15 +163,15 @@ impl FakeApi {
     }
 
     /// The fault of all token calls that find the queue empty, until cleared with `None`.
-    pub fn always(&self, fault: Option<Fault>) {
-        self.0.shared.lock().always = fault;
+    pub fn set_default_fault(&self, fault: Option<Fault>) {
+        self.0.shared.lock().default_fault = fault;
     }
 
     /// Removes all faults, queued ones too.
     pub fn clear_faults(&self) {
         let mut state = self.0.shared.lock();
         state.faults.clear();
-        state.always = None;
+        state.default_fault = None;
     }
 
     /// Shuts a gate, at which all calls that get to this point wait until it is opened.
@@ -182,12 +182,12 @@ impl FakeApi {
         Gates::shut(&self.0.shared, point)
     }
 
-    /// Answers requests that are no token calls with what `answer` returns, before the bearer is looked at.
+    /// Answers requests that are no token calls with what `response` returns, before the bearer is looked at.
     pub fn on_api_request(
         &self,
-        answer: impl Fn(&request::Parts) -> Option<Response<Bytes>> + Send + Sync + 'static,
+        response: impl Fn(&request::Parts) -> Option<Response<Bytes>> + Send + Sync + 'static,
     ) {
-        self.0.shared.lock().on_api_request = Some(Arc::new(answer));
+        self.0.shared.lock().on_api_request = Some(Arc::new(response));
     }
 
     /// Undoes [`on_api_request`](Self::on_api_request).
@@ -241,18 +241,18 @@ impl FakeApi {
     /// What has been uploaded of a video, or `None` if nothing was.
     #[must_use]
     pub fn received(&self, video_id: &str) -> Option<Received> {
-        self.0.shared.lock().library.received(video_id)
+        self.0.shared.lock().resources.received(video_id)
     }
 
     /// The ids of all videos, in order of creation.
     #[must_use]
     pub fn video_ids(&self) -> Vec<String> {
-        self.0.shared.lock().library.video_ids()
+        self.0.shared.lock().resources.video_ids()
     }
 
     /// All requests in order of arrival.
     #[must_use]
-    pub fn journal(&self) -> Vec<Exchange> {
+    pub fn journal(&self) -> Vec<RecordedRequest> {
         self.0.shared.lock().journal.all()
     }
 

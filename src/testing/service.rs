@@ -12,10 +12,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tower::{BoxError, Service};
 
 use super::{
-    answer,
     body::FakeBody,
     gate::GatePoint,
-    library::Route,
+    resources::Route,
+    responses,
     state::{Shared, State},
     token_call, uploads,
 };
@@ -101,16 +101,16 @@ where
     };
     let is_upload = Route::of(parts.uri.path()).is_upload();
     let now = shared.clock.now();
-    let overridden = overriding.and_then(|answer| answer(&parts));
+    let overridden = overriding.and_then(|response| response(&parts));
     let preflight = shared.cors.is_some() && parts.method == Method::OPTIONS;
-    let preflight = || preflight.then(|| answer::empty(StatusCode::NO_CONTENT));
+    let preflight = || preflight.then(|| responses::empty(StatusCode::NO_CONTENT));
     let verdict = overridden
         .or_else(preflight)
         .or_else(|| judge(&shared, &shared.lock(), &parts, now.monotonic));
 
     let unauthorized = verdict
         .as_ref()
-        .is_some_and(|answer| answer.status() == StatusCode::UNAUTHORIZED);
+        .is_some_and(|response| response.status() == StatusCode::UNAUTHORIZED);
     let read = if early && unauthorized {
         Ok(Bytes::new())
     } else {
@@ -121,23 +121,23 @@ where
     {
         shared.lock().journal.read(entry, body);
     }
-    shared.pass(GatePoint::ApiAnswer).await;
+    shared.pass(GatePoint::ApiResponse).await;
 
     let mut state = shared.lock();
-    let mut answer = match (verdict, read) {
+    let mut response = match (verdict, read) {
         (Some(verdict), _) => verdict,
         (None, Err(too_large)) => too_large,
-        (None, Ok(body)) => state.library.answer(&parts, body, now),
+        (None, Ok(body)) => state.resources.response(&parts, body, now),
     };
-    if answer.status() == StatusCode::UNAUTHORIZED {
+    if response.status() == StatusCode::UNAUTHORIZED {
         state.counts.unauthorized += 1;
     }
-    state.journal.answered(entry, answer.status());
-    answer::add_rate_limit(answer.headers_mut(), 499, 60);
+    state.journal.answered(entry, response.status());
+    responses::add_rate_limit(response.headers_mut(), 499, 60);
     if let Some(origin) = &shared.cors {
-        answer::allow_origin(answer.headers_mut(), origin);
+        responses::allow_origin(response.headers_mut(), origin);
     }
-    Ok(answer.map(FakeBody::whole))
+    Ok(response.map(FakeBody::whole))
 }
 
 /// The refusal of a request that may not pass, if it may not.
@@ -168,7 +168,7 @@ fn judge(
         },
         _ => "authentication-invalid-authorization-header-value",
     };
-    Some(answer::problem(refusal))
+    Some(responses::problem(refusal))
 }
 
 fn bearer(parts: &request::Parts) -> Option<&str> {
@@ -208,7 +208,7 @@ where
     read(body, BODY_LIMIT).await
 }
 
-/// Reads a request's body; the inner error is the answer to one that is too long.
+/// Reads a request's body; the inner error is the response to one that is too long.
 async fn read<B>(body: B, limit: usize) -> io::Result<Result<Bytes, Response<Bytes>>>
 where
     B: Body,
@@ -217,7 +217,7 @@ where
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(Ok(collected.to_bytes())),
         Err(error) if error.is::<LengthLimitError>() => {
-            Ok(Err(answer::problem("payload-too-large")))
+            Ok(Err(responses::problem("payload-too-large")))
         }
         Err(error) => Err(io::Error::other(error)),
     }

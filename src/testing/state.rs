@@ -12,8 +12,8 @@ use http::{HeaderValue, Response, request};
 use super::{
     fault::Fault,
     gate::{GatePoint, Gates},
-    journal::Journal,
-    library::Library,
+    recorded_request::Journal,
+    resources::Resources,
     tokens::{Pair, Tokens},
 };
 use crate::{Clock, Now};
@@ -32,7 +32,7 @@ pub struct Counts {
     pub grants: usize,
     /// Token calls whose API key or refresh token was refused.
     pub refused: usize,
-    /// Token calls from their arrival until their answer is complete or dropped: now.
+    /// Token calls from their arrival until their response is complete or dropped: now.
     pub in_flight: usize,
     /// The most token calls that were ever in flight at once.
     pub max_in_flight: usize,
@@ -65,7 +65,7 @@ pub(super) struct State {
     pub(super) suspended: bool,
     pub(super) answer_early: bool,
     pub(super) faults: VecDeque<Fault>,
-    pub(super) always: Option<Fault>,
+    pub(super) default_fault: Option<Fault>,
     pub(super) gates: Gates,
     pub(super) on_api_request: Option<Override>,
     pub(super) counts: Counts,
@@ -74,7 +74,7 @@ pub(super) struct State {
     /// How many API requests came with each bearer.
     pub(super) bearers: HashMap<String, usize>,
     pub(super) journal: Journal,
-    pub(super) library: Library,
+    pub(super) resources: Resources,
 }
 
 impl Shared {
@@ -96,7 +96,7 @@ impl State {
         tokens: Tokens,
         token_lifetime: Duration,
         journal: Journal,
-        library: Library,
+        resources: Resources,
     ) -> Self {
         Self {
             tokens,
@@ -107,14 +107,14 @@ impl State {
             suspended: false,
             answer_early: false,
             faults: VecDeque::new(),
-            always: None,
+            default_fault: None,
             gates: Gates::default(),
             on_api_request: None,
             counts: Counts::default(),
             presentations: HashMap::new(),
             bearers: HashMap::new(),
             journal,
-            library,
+            resources,
         }
     }
 

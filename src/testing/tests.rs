@@ -165,8 +165,8 @@ async fn a_call_that_is_dropped_at_a_gate_is_no_longer_in_flight() {
 async fn a_call_is_in_flight_until_its_body_is_read() {
     let api = FakeApi::in_process();
     let gate = api.gate(GatePoint::MidBody);
-    let answer = api.service().oneshot(login(&api)).await.unwrap();
-    let body = tokio::spawn(read(answer));
+    let response = api.service().oneshot(login(&api)).await.unwrap();
+    let body = tokio::spawn(read(response));
     gate.reached(1).await;
     assert_eq!(api.counts().in_flight, 1);
     gate.open();
@@ -237,9 +237,9 @@ async fn the_server_closes_the_socket_on_a_dropped_call_and_when_the_last_handle
 async fn a_truncated_answer_breaks_in_its_body() {
     let api = FakeApi::in_process();
     api.fault(Fault::Truncated);
-    let answer = api.service().oneshot(login(&api)).await.unwrap();
+    let response = api.service().oneshot(login(&api)).await.unwrap();
     assert_eq!(
-        read(answer).await.unwrap_err().kind(),
+        read(response).await.unwrap_err().kind(),
         io::ErrorKind::UnexpectedEof
     );
 }

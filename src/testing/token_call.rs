@@ -10,11 +10,10 @@ use serde_json::{Value, json};
 use tower::BoxError;
 
 use super::{
-    answer,
     body::FakeBody,
     fault::Fault,
     gate::{GatePoint, GateState},
-    service,
+    responses, service,
     state::{InFlight, Shared, State},
     tokens::{Pair, Refused},
 };
@@ -27,7 +26,7 @@ const HUGE_CHUNKS: usize = 128;
 enum Call {
     Login(String),
     Refresh(String),
-    /// One that cannot be processed, and the answer to it.
+    /// One that cannot be processed, and the response to it.
     Bad(Response<Bytes>),
 }
 
@@ -48,7 +47,10 @@ where
         state.counts.refreshes += usize::from(parts.uri.path() == "/auth/refresh");
         let authorized = parts.headers.contains_key(header::AUTHORIZATION);
         state.counts.authorization_on_token_calls += usize::from(authorized);
-        let fault = state.faults.pop_front().or_else(|| state.always.clone());
+        let fault = state
+            .faults
+            .pop_front()
+            .or_else(|| state.default_fault.clone());
         (state.journal.arrived(&parts, true), fault)
     };
 
@@ -71,18 +73,18 @@ where
     }
     shared.pass(GatePoint::BeforeCommit).await;
 
-    let answer = match before(fault.as_ref()) {
-        Some(answer) => answer?.map(FakeBody::whole),
+    let response = match before(fault.as_ref()) {
+        Some(response) => response?.map(FakeBody::whole),
         None => {
             let now = shared.clock.now();
-            let answer = commit(&shared, call, now);
+            let response = commit(&shared, call, now);
             shared.pass(GatePoint::AfterCommit).await;
             let gate = shared.lock().gates.at(GatePoint::MidBody);
-            after(fault, answer, gate)?
+            after(fault, response, gate)?
         }
     };
-    shared.lock().journal.answered(entry, answer.status());
-    Ok(answer.map(|body| body.holding(in_flight)))
+    shared.lock().journal.answered(entry, response.status());
+    Ok(response.map(|body| body.holding(in_flight)))
 }
 
 fn parse(parts: &request::Parts, body: &Bytes) -> Call {
@@ -90,10 +92,10 @@ fn parse(parts: &request::Parts, body: &Bytes) -> Call {
     let (field, call): (&str, MakeCall) = match parts.uri.path() {
         "/auth/api-key" => ("apiKey", Call::Login),
         "/auth/refresh" => ("refreshToken", Call::Refresh),
-        _ => return Call::Bad(answer::problem("resource-not-found")),
+        _ => return Call::Bad(responses::problem("resource-not-found")),
     };
     if parts.method != Method::POST {
-        return Call::Bad(answer::method_not_allowed("POST"));
+        return Call::Bad(responses::method_not_allowed("POST"));
     }
     let content_type = parts
         .headers
@@ -105,25 +107,25 @@ fn parse(parts: &request::Parts, body: &Bytes) -> Call {
         .trim();
     let is_json = essence.eq_ignore_ascii_case("application/json");
     if !is_json || parts.headers.contains_key(header::AUTHORIZATION) {
-        return Call::Bad(answer::problem("invalid-payload"));
+        return Call::Bad(responses::problem("invalid-payload"));
     }
     let Ok(Value::Object(mut payload)) = serde_json::from_slice(body) else {
-        return Call::Bad(answer::problem("invalid-payload"));
+        return Call::Bad(responses::problem("invalid-payload"));
     };
     match payload.remove(field) {
         Some(Value::String(value)) if !value.is_empty() => call(value),
         None | Some(Value::Null | Value::String(_)) => {
-            Call::Bad(answer::named_problem("attribute-required", field))
+            Call::Bad(responses::named_problem("attribute-required", field))
         }
-        Some(_) => Call::Bad(answer::named_problem("invalid-payload", field)),
+        Some(_) => Call::Bad(responses::named_problem("invalid-payload", field)),
     }
 }
 
 fn commit(shared: &Shared, call: Call, now: Now) -> Response<Bytes> {
     let mut state = shared.lock();
     let pair = match call {
-        Call::Bad(answer) => return answer,
-        _ if state.suspended => return answer::problem("authorization-suspended-account"),
+        Call::Bad(response) => return response,
+        _ if state.suspended => return responses::problem("authorization-suspended-account"),
         Call::Login(key) if state.refuse_api_key || key != shared.api_key => {
             Err("authentication-invalid-api-key")
         }
@@ -163,72 +165,73 @@ fn granted(state: &State, pair: &Pair) -> Response<Bytes> {
         "token_type": "Bearer", "expires_in": expires_in,
         "access_token": pair.access, "refresh_token": pair.refresh,
     });
-    answer::json(StatusCode::OK, &pair)
+    responses::json(StatusCode::OK, &pair)
 }
 
 fn refusal(as_400: bool, kind: &str) -> Response<Bytes> {
     if as_400 {
-        let document = answer::problem_document(400, "authentication-invalid-user-credentials", "");
-        answer::with_type(StatusCode::BAD_REQUEST, "application/json", document)
+        let document =
+            responses::problem_document(400, "authentication-invalid-user-credentials", "");
+        responses::with_type(StatusCode::BAD_REQUEST, "application/json", document)
     } else {
-        answer::problem(kind)
+        responses::problem(kind)
     }
 }
 
-/// The answer of a fault that comes before the call is processed.
+/// The response of a fault that comes before the call is processed.
 fn before(fault: Option<&Fault>) -> Option<io::Result<Response<Bytes>>> {
-    let answer = match fault? {
+    let response = match fault? {
         Fault::Status {
             status,
             headers,
             body,
-        } => answer::status(*status).map(|status| {
-            let mut response = answer::empty(status);
+        } => responses::status(*status).map(|status| {
+            let mut response = responses::empty(status);
             *response.headers_mut() = headers.clone();
             response.map(|_| body.clone())
         }),
-        Fault::Redirect(status, location) => answer::status(*status).and_then(|status| {
+        Fault::Redirect(status, location) => responses::status(*status).and_then(|status| {
             let location = HeaderValue::from_str(location).map_err(io::Error::other)?;
-            let mut response = answer::empty(status);
+            let mut response = responses::empty(status);
             response.headers_mut().insert(header::LOCATION, location);
             Ok(response)
         }),
-        Fault::Malformed => Ok(answer::with_type(
+        Fault::Malformed => Ok(responses::with_type(
             StatusCode::OK,
             "text/html",
-            answer::html(200),
+            responses::html(200),
         )),
         Fault::DropBefore => Err(closed()),
         _ => return None,
     };
-    Some(answer)
+    Some(response)
 }
 
-/// What becomes of the answer to a call that was processed.
+/// What becomes of the response to a call that was processed.
 fn after(
     fault: Option<Fault>,
-    mut answer: Response<Bytes>,
+    mut response: Response<Bytes>,
     gate: Option<Arc<GateState>>,
 ) -> io::Result<Response<FakeBody>> {
     if !matches!(fault, Some(Fault::StatusAfter(_))) {
-        answer::add_rate_limit(answer.headers_mut(), 499, 60);
+        responses::add_rate_limit(response.headers_mut(), 499, 60);
     }
     Ok(match fault {
         Some(Fault::DropAfter) => return Err(closed()),
         Some(Fault::StatusAfter(status)) => {
-            let page = answer::html(status);
-            answer::with_type(answer::status(status)?, "text/html", page).map(FakeBody::whole)
+            let page = responses::html(status);
+            responses::with_type(responses::status(status)?, "text/html", page).map(FakeBody::whole)
         }
-        Some(Fault::Truncated) => truncated(answer),
-        Some(Fault::Empty) => answer.map(|_| FakeBody::whole(Bytes::new())),
-        Some(Fault::Huge) => answer.map(|_| huge()),
-        Some(Fault::Drip) => answer.map(|_| drip()),
-        Some(Fault::Json(edit)) if answer.status() == StatusCode::OK => {
-            let mut value = serde_json::from_slice(answer.body()).map_err(io::Error::other)?;
+        Some(Fault::Truncated) => truncated(response),
+        Some(Fault::Empty) => response.map(|_| FakeBody::whole(Bytes::new())),
+        Some(Fault::Huge) => response.map(|_| huge()),
+        Some(Fault::Drip) => response.map(|_| drip()),
+        Some(Fault::Json(edit)) if response.status() == StatusCode::OK => {
+            let mut value = serde_json::from_slice(response.body()).map_err(io::Error::other)?;
             edit(&mut value);
-            answer.map(|_| gated(value.to_string().into(), gate))
+            response.map(|_| gated(value.to_string().into(), gate))
         }
-        _ => answer.map(|body| gated(body, gate)),
+        _ => response.map(|body| gated(body, gate)),
     })
 }
 
@@ -246,17 +249,19 @@ fn gated(body: Bytes, gate: Option<Arc<GateState>>) -> FakeBody {
     FakeBody::stream(Some(body.len() as u64), halves)
 }
 
-fn truncated(mut answer: Response<Bytes>) -> Response<FakeBody> {
-    let length = HeaderValue::from(answer.body().len());
-    answer.headers_mut().insert(header::CONTENT_LENGTH, length);
-    answer.map(|body| {
+fn truncated(mut response: Response<Bytes>) -> Response<FakeBody> {
+    let length = HeaderValue::from(response.body().len());
+    response
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, length);
+    response.map(|body| {
         let first = body.slice(..body.len() / 2);
         let end = async {
             // Lets the HTTP server write out the first half before it closes the connection.
             tokio::task::yield_now().await;
             Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
-                "the fake server cut the answer short",
+                "the fake server cut the response short",
             ))
         };
         FakeBody::stream(None, stream::iter([Ok(first)]).chain(stream::once(end)))

@@ -56,16 +56,16 @@ impl Account {
         if !range.is_empty() {
             request = request.header(header::CONTENT_RANGE, range);
         }
-        let (status, answer) = self
+        let (status, response) = self
             .call(request.body(Full::from(form(&[("file", chunk)]))).unwrap())
             .await;
-        let kind = answer["type"]
+        let kind = response["type"]
             .as_str()
             .and_then(|kind| kind.rsplit('/').next())
             .unwrap_or_default();
         (
             status,
-            format!("{kind} {}", answer["name"].as_str().unwrap_or_default())
+            format!("{kind} {}", response["name"].as_str().unwrap_or_default())
                 .trim()
                 .to_owned(),
         )
@@ -115,7 +115,7 @@ async fn chunks_are_put_together_in_any_order() {
                 assert_eq!(status["ingest"]["status"], "uploading");
                 let data = &film[chunk * CHUNK..((chunk + 1) * CHUNK).min(total)];
                 assert_eq!(account.chunk(&id, &name(chunk), data).await.0, 201);
-                // Sent again, because the answer was lost.
+                // Sent again, because the response was lost.
                 if sent < 3 {
                     assert_eq!(account.chunk(&id, &name(chunk), data).await.0, 201);
                 }
@@ -290,28 +290,28 @@ async fn cors_lets_the_pages_of_one_origin_in() {
             .unwrap()
     };
     let api = FakeApi::in_process();
-    let answer = api.service().oneshot(options()).await.unwrap();
-    assert_eq!(answer.status(), 405);
+    let response = api.service().oneshot(options()).await.unwrap();
+    assert_eq!(response.status(), 405);
     assert!(
-        !answer
+        !response
             .headers()
             .contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN)
     );
 
     let api = FakeApi::builder().cors("https://www.example.com").build();
-    let answer = api.service().oneshot(options()).await.unwrap();
-    assert_eq!(answer.status(), 204);
+    let response = api.service().oneshot(options()).await.unwrap();
+    assert_eq!(response.status(), 204);
     assert_eq!(
-        answer.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN],
+        response.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN],
         "https://www.example.com"
     );
     let refused = Request::get("/videos")
         .body(Full::<Bytes>::default())
         .unwrap();
-    let answer = api.service().oneshot(refused).await.unwrap();
-    assert_eq!(answer.status(), 401);
+    let response = api.service().oneshot(refused).await.unwrap();
+    assert_eq!(response.status(), 401);
     assert_eq!(
-        answer.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN],
+        response.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN],
         "https://www.example.com"
     );
 }

@@ -195,7 +195,7 @@ impl Upload {
             return invalid("Content-Range");
         }
         match self.chunks.get(&start) {
-            // Sent again, because its answer was lost.
+            // Sent again, because its response was lost.
             Some((_, present)) if *present as u64 == length => return Ok(()),
             Some(_) => return invalid("Content-Range"),
             None => {}
@@ -255,7 +255,7 @@ impl Upload {
         }
     }
 
-    /// The answer of `/videos/{videoId}/status`.
+    /// The response of `/videos/{videoId}/status`.
     pub(super) fn status(&self) -> Value {
         let mut ingest = json!({
             "status": if self.finished { "uploaded" } else { "uploading" },

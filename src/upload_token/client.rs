@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tower::{BoxError, Service};
 
 use super::{
-    answer,
+    response,
     token::{DelegatedToken, UploadToken, Wire},
 };
 use crate::error::{Error, ErrorKind};
@@ -149,8 +149,9 @@ where
                 let Some((page, path)) = path else {
                     return Ok(None);
                 };
-                let body = answer::send(self.service.clone(), request(Method::GET, &path)?).await?;
-                let Page { data, pagination } = answer::parse(&body)?;
+                let body =
+                    response::send(self.service.clone(), request(Method::GET, &path)?).await?;
+                let Page { data, pagination } = response::parse(&body)?;
                 let next = (!data.is_empty() && page < pagination.pages_total).then_some(page + 1);
                 Ok(Some((stream::iter(data).map(UploadToken::try_from), next)))
             }
@@ -181,7 +182,7 @@ where
     ///
     /// If the future is dropped, the token may or may not have been deleted.
     pub async fn delete(&self, token: &DelegatedToken) -> Result<(), Error> {
-        answer::send(
+        response::send(
             self.service.clone(),
             request(Method::DELETE, &path(token)?)?,
         )
@@ -190,7 +191,7 @@ where
     }
 
     async fn one(&self, request: Request<Bytes>) -> Result<UploadToken, Error> {
-        answer::parse::<Wire>(&answer::send(self.service.clone(), request).await?)?.try_into()
+        response::parse::<Wire>(&response::send(self.service.clone(), request).await?)?.try_into()
     }
 }
 

@@ -108,7 +108,7 @@ impl Pass {
             return Ok(());
         };
         Err(Error::new(
-            ErrorKind::Misdirected,
+            ErrorKind::WrongTarget,
             format!(
                 "the request was not sent, for {why}: a delegated token is for POST /upload of the API only"
             ),
@@ -130,7 +130,7 @@ impl Pass {
         };
         let too_long = |_| {
             Error::new(
-                ErrorKind::Misdirected,
+                ErrorKind::WrongTarget,
                 "the request was not sent, for its query is too long",
             )
         };

@@ -43,7 +43,7 @@
 //!
 //! - To a `POST` for `/upload` at the API's origin, or for `/upload` as a mere path, the token is added as the query
 //!   parameter `token`. Other parameters stay. `Authorization` is removed.
-//! - Every other request is an error before anything is sent: [`ErrorKind::Misdirected`].
+//! - Every other request is an error before anything is sent: [`ErrorKind::WrongTarget`].
 //! - An error of the wrapped service that quotes the token is replaced by one that does not.
 //!
 //! It may stand under or over an [`ApiVideoAuthLayer`](crate::ApiVideoAuthLayer); neither adds a bearer to an upload.
@@ -52,7 +52,7 @@
 //! # Uploads
 //!
 //! A source that is not larger than a chunk goes in one request. A larger one goes in chunks with a `Content-Range`,
-//! in bytes if the length is known and in parts if not. The id in the first answer is carried into all later chunks,
+//! in bytes if the length is known and in parts if not. The id in the first response is carried into all later chunks,
 //! of which several may be [on their way](UploadOptions::concurrency) at once. In memory are as many chunks as that,
 //! each once; a chunk of a service's own making, such as a TLS buffer, comes on top.
 //!
@@ -87,27 +87,27 @@
 //!   (404), [`Rejected`](ErrorKind::Rejected) (any other 4xx). [`Problem::of`] tells what the API said.
 //! - [`Unavailable`](ErrorKind::Unavailable) if the API was not reached or can't serve now; after a 429,
 //!   [`retry_after`](crate::Error::retry_after) is the wait. [`Ambiguous`](ErrorKind::Ambiguous) if the call may have
-//!   been carried out, but no usable answer came.
+//!   been carried out, but no usable response came.
 //! - An error of the layers below, if it is an [`Error`](crate::Error) itself, stays as it is: no token could be had,
 //!   for example.
 //!
 
-mod answer;
 mod client;
 mod date;
 mod layer;
 mod multipart;
 mod options;
+mod response;
 mod service;
 mod source;
 mod token;
 mod upload;
 
 pub use self::{
-    answer::Problem,
     client::{ListOptions, SortBy, UploadTokens},
     layer::{UploadTokenLayer, UploadTokenLayerBuilder},
     options::{Progress, Unfinished, UploadOptions},
+    response::Problem,
     service::{DelegatedUpload, ResponseFuture},
     source::Source,
     token::{DelegatedToken, UploadToken},

@@ -10,8 +10,8 @@ use tower::{BoxError, Service};
 
 use super::layer::Pass;
 use crate::{
-    answer,
     error::{Error, ErrorKind},
+    response,
 };
 
 /// A service that uploads with a delegated token, and does nothing else. See the [module docs](super).
@@ -69,7 +69,7 @@ pin_project! {
     #[project = StateProj]
     #[derive(Debug)]
     enum State<F> {
-        /// Polls the answer to an upload.
+        /// Polls the response to an upload.
         Calling { #[pin] future: F, pass: Arc<Pass> },
         /// Polls nothing: the request was not sent.
         Refused { error: Option<Error> },
@@ -98,7 +98,7 @@ where
 
 /// Some clients quote the URI in their errors. Such an error is left out; all others pass through.
 fn without_token(error: BoxError, pass: &Pass) -> BoxError {
-    if !answer::quotes(&*error, pass.token.expose()) {
+    if !response::quotes(&*error, pass.token.expose()) {
         return error;
     }
     let message = "the upload broke off; the error is left out, for it quotes the upload token";

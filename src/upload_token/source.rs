@@ -223,9 +223,9 @@ pub(super) const TOO_LONG: &str =
     "the source is longer than the 52,428,800,000 bytes that the API takes";
 
 pub(super) fn wrong(message: &str) -> Error {
-    Error::new(ErrorKind::Source, message)
+    Error::new(ErrorKind::UploadSource, message)
 }
 
 fn unread(error: io::Error) -> Error {
-    Error::with_source(ErrorKind::Source, "the source can't be read", error)
+    Error::with_source(ErrorKind::UploadSource, "the source can't be read", error)
 }

@@ -99,7 +99,7 @@ impl TryFrom<Wire> for UploadToken {
 
     fn try_from(wire: Wire) -> Result<Self, Error> {
         let token = DelegatedToken::from(wire.token);
-        token.check().map_err(|_| super::answer::unreadable())?;
+        token.check().map_err(|_| super::response::unreadable())?;
         let ttl = wire.ttl.filter(|ttl| *ttl > 0).map(Duration::from_secs);
         let created_at = wire.created_at.as_deref().and_then(date::parse);
         let said = wire.expires_at.as_deref().and_then(date::parse);

@@ -14,10 +14,10 @@ use tokio::{io::AsyncRead, time};
 use tower::{BoxError, Service};
 
 use super::{
-    answer::{self, Problem},
     client::request,
     multipart::Boundary,
     options::{OnProgress, Progress, Stopped, Unfinished, UploadOptions, is_id},
+    response::{self, Problem},
     source::{Chunk, Chunks, Source, wrong},
 };
 use crate::error::{Error, ErrorKind};
@@ -67,7 +67,7 @@ impl fmt::Debug for Uploaded {
 ///
 /// # Errors
 ///
-/// - [`ErrorKind::Configuration`] if an option can't work, and [`ErrorKind::Source`] if the source can't be read or is
+/// - [`ErrorKind::Configuration`] if an option can't work, and [`ErrorKind::UploadSource`] if the source can't be read or is
 ///   not as long as was said.
 /// - [`ErrorKind::Refused`] if the token is unknown, deleted or expired. Else see [the module](super#errors).
 ///
@@ -158,7 +158,7 @@ struct UploadProgress {
 }
 
 /// A chunk that was accepted.
-struct Sent {
+struct Accepted {
     number: u64,
     length: u64,
     is_last: bool,
@@ -180,7 +180,7 @@ impl UploadProgress {
         }
     }
 
-    fn accept(&mut self, plan: &Plan, sent: &Sent, video: Bytes) {
+    fn accept(&mut self, plan: &Plan, sent: &Accepted, video: Bytes) {
         self.done.insert(sent.number);
         self.bytes += sent.length;
         if sent.is_last {
@@ -237,13 +237,13 @@ impl Plan {
         Error::with_source(kind, message, Unfinished(Arc::new(stopped))).after(wait)
     }
 
-    /// Sends a chunk until it is accepted or hope is lost. The answer is empty where it was lost.
+    /// Sends a chunk until it is accepted or hope is lost. The response is empty where it was lost.
     async fn send<B, S, R>(
         &self,
         service: &S,
         video_id: Option<&str>,
         chunk: Chunk,
-    ) -> Result<(Sent, Bytes), Error>
+    ) -> Result<(Accepted, Bytes), Error>
     where
         S: Service<Request<B>, Response = Response<R>> + Clone,
         S::Error: Into<BoxError>,
@@ -251,7 +251,7 @@ impl Plan {
         R: Body,
         R::Error: Into<BoxError>,
     {
-        let sent = Sent {
+        let sent = Accepted {
             number: chunk.number,
             length: chunk.length,
             is_last: chunk.is_last,
@@ -263,7 +263,7 @@ impl Plan {
         for attempt in 1.. {
             let mut again = request.clone();
             *again.body_mut() = form.clone();
-            let error = match answer::send::<S, B, R>(service.clone(), again).await {
+            let error = match response::send::<S, B, R>(service.clone(), again).await {
                 Ok(video) => return Ok((sent, Bytes::copy_from_slice(&video))),
                 Err(error) => error,
             };
@@ -327,11 +327,11 @@ fn video_id(video: &[u8]) -> Result<String, Error> {
     struct Video {
         video_id: String,
     }
-    let Video { video_id } = answer::parse(video)?;
+    let Video { video_id } = response::parse(video)?;
     if is_id(&video_id) {
         Ok(video_id)
     } else {
-        Err(answer::unreadable())
+        Err(response::unreadable())
     }
 }
 

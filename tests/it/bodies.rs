@@ -265,7 +265,7 @@ async fn g16_a_body_that_is_not_what_it_said_is_not_sent() {
             .await
             .expect_err(name);
         if ours_it_is {
-            assert_eq!(ours(&error).kind(), ErrorKind::Body, "{name}");
+            assert_eq!(ours(&error).kind(), ErrorKind::RequestBody, "{name}");
             assert!(!ours(&error).is_transient(), "{name}");
         } else {
             assert!(

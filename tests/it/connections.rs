@@ -1,4 +1,4 @@
-//! G14 and G16 where connections matter: what becomes of the first 401, and of answers that come too early.
+//! G14 and G16 where connections matter: what becomes of the first 401, and of responses that come too early.
 
 use std::{
     io,
@@ -143,7 +143,7 @@ async fn g14_the_first_401_is_kept_unread_and_then_read_on_a_little() {
     assert_eq!(
         pulled.load(Ordering::SeqCst),
         0,
-        "it may still be the answer"
+        "it may still be the response"
     );
     gate.open();
     assert_eq!(request.await.unwrap().unwrap().status(), 200);
@@ -192,7 +192,7 @@ async fn g14_a_replay_on_its_way_starts_no_second_renewal() {
     let request = tokio::spawn(client.oneshot(put(Body::empty())));
     // The first 401 is being read to its end, and gone with it.
     let generation = renewals.next().await.unwrap().generation;
-    api.always(Some(Fault::status(503)));
+    api.set_default_fault(Some(Fault::status(503)));
     layer.invalidate(generation);
     assert_eq!(request.await.unwrap().unwrap().status(), 200);
     assert_eq!(api.counts().token_calls, 2);
@@ -255,7 +255,7 @@ async fn g16_a_401_that_comes_before_the_body_is_sent_hangs_and_breaks_nothing()
             api.revoke_access_tokens();
             let call = client.clone().oneshot(put(body));
             let outcome = timeout(Duration::from_secs(2), call).await.expect(&what);
-            // A server that closes the connection may take its answer along: then that is the error.
+            // A server that closes the connection may take its response along: then that is the error.
             match outcome {
                 Ok(response) => {
                     assert_eq!(response.status(), if replays { 200 } else { 401 }, "{what}")

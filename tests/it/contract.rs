@@ -20,7 +20,7 @@ use tower::{BoxError, Layer, ServiceExt};
 
 use crate::support::{ours, with_key};
 
-/// Sends a request and reads the answer.
+/// Sends a request and reads the response.
 type Sender = Box<
     dyn Fn(Request<Payload>) -> BoxFuture<'static, Result<Response<Bytes>, BoxError>> + Send + Sync,
 >;
@@ -236,7 +236,7 @@ async fn g7_in_the_early_window_nobody_waits(it: Fixture) {
     gate.open();
     assert_eq!(
         renewals.next().await.unwrap().cause,
-        apivideo_auth::Cause::Early
+        apivideo_auth::RenewalReason::Early
     );
     assert_eq!(it.counts(), (11, 2));
 }
@@ -294,7 +294,7 @@ async fn g13_token_calls_follow_no_redirect(it: Fixture) {
     let other = FakeApi::start().await.unwrap();
     for status in [302, 307, 308] {
         it.api
-            .always(Some(Fault::Redirect(status, other.url() + "/auth/api-key")));
+            .set_default_fault(Some(Fault::Redirect(status, other.url() + "/auth/api-key")));
         assert_eq!(
             ours(&it.list().await.unwrap_err()).kind(),
             ErrorKind::Unavailable
@@ -351,7 +351,7 @@ async fn g14_the_second_401_is_the_answer(it: Fixture) {
 async fn g14_if_the_renewal_fails_the_first_401_is_the_answer(it: Fixture) {
     it.list().await.unwrap();
     it.api.revoke_access_tokens();
-    it.api.always(Some(Fault::status(503)));
+    it.api.set_default_fault(Some(Fault::status(503)));
     let response = it.echo(Payload::Whole("x".into())).await;
     assert_eq!(response.status(), 401);
     assert!(

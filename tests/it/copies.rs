@@ -128,7 +128,7 @@ async fn g16_the_copy_of_a_request_ends_with_its_answer() {
                 .call(request),
         );
         let response = (&mut future).await.unwrap();
-        // Whoever reads the answer while the future is still there holds no copy.
+        // Whoever reads the response while the future is still there holds no copy.
         assert_eq!(Arc::strong_count(&witness), 1);
         drop(response);
     }

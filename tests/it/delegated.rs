@@ -96,7 +96,7 @@ async fn g17_a_delegated_token_goes_to_post_upload_of_its_origin_only() {
             .call(refused)
             .await
             .unwrap_err();
-        assert_eq!(ours(&error).kind(), ErrorKind::Misdirected, "{shown}");
+        assert_eq!(ours(&error).kind(), ErrorKind::WrongTarget, "{shown}");
         assert!(!format!("{error} {error:?}").contains("test-only"));
     }
     assert!(seen.lock().unwrap().is_empty());
@@ -126,7 +126,7 @@ where
         "Basic test-only".parse().expect("a header"),
     );
     assert_eq!(
-        service.oneshot(own).await.expect("an answer").status(),
+        service.oneshot(own).await.expect("a response").status(),
         StatusCode::BAD_REQUEST
     );
 }
@@ -217,15 +217,15 @@ async fn g20_readiness_passes_through_and_a_refused_request_is_not_sent() {
     let mut refused = tokio_test::task::spawn(service.call(post("/videos")));
     assert_eq!(
         ours(&tokio_test::assert_ready_err!(refused.poll())).kind(),
-        ErrorKind::Misdirected
+        ErrorKind::WrongTarget
     );
     tokio_test::assert_pending!(handle.poll_request());
 
     tokio_test::assert_ready_ok!(service.poll_ready());
     let mut sent = tokio_test::task::spawn(service.call(post("/upload")));
     tokio_test::assert_pending!(sent.poll());
-    let (request, answer) = handle.next_request().await.unwrap();
+    let (request, response) = handle.next_request().await.unwrap();
     assert_eq!(request.uri().path(), "/upload");
-    answer.send_response(Response::new(Body::default()));
+    response.send_response(Response::new(Body::default()));
     tokio_test::assert_ready_ok!(sent.poll());
 }

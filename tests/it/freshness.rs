@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use apivideo_auth::{
-    Cause, ErrorKind, Way,
+    ErrorKind, GrantType, RenewalReason,
     testing::{FakeApi, Fault, GatePoint, ManualClock, hold_time},
 };
 use futures::FutureExt;
@@ -41,7 +41,7 @@ async fn g7_nobody_waits_while_a_side_renewal_runs() {
     let renewed = news.next().await.unwrap();
     assert_eq!(
         (renewed.generation, renewed.cause, renewed.way),
-        (2, Cause::Early, Way::Refresh)
+        (2, RenewalReason::Early, GrantType::RefreshToken)
     );
     drop(hold);
     assert_eq!(api.counts().max_in_flight, 1);
@@ -53,16 +53,18 @@ async fn g8_a_usable_token_beats_a_failed_side_renewal() {
     type Break = fn(&FakeApi);
     let cases: [(Break, ErrorKind); 4] = [
         (
-            |api| api.always(Some(Fault::status(503))),
+            |api| api.set_default_fault(Some(Fault::status(503))),
             ErrorKind::Unavailable,
         ),
         (
-            |api| api.always(Some(Fault::DropBefore)),
+            |api| api.set_default_fault(Some(Fault::DropBefore)),
             ErrorKind::Ambiguous,
         ),
         (FakeApi::revoke_refresh_tokens, ErrorKind::Refused),
         (
-            |api| api.always(Some(Fault::problem(403, "authorization-suspended-account"))),
+            |api| {
+                api.set_default_fault(Some(Fault::problem(403, "authorization-suspended-account")))
+            },
             ErrorKind::Suspended,
         ),
     ];

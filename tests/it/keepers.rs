@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use apivideo_auth::{
-    Cause, Credentials, Way,
+    Credentials, GrantType, RenewalReason,
     testing::{Fault, GatePoint},
 };
 use futures::FutureExt;
@@ -24,13 +24,13 @@ async fn g2_a_keeper_renews_without_traffic() {
     let client = client(&layer, &api);
     let guard = client.keep_fresh::<Body>().unwrap();
     let mut news = layer.subscribe();
-    assert_eq!(news.next().await.unwrap().cause, Cause::First);
+    assert_eq!(news.next().await.unwrap().cause, RenewalReason::First);
     for generation in 2..6 {
         let begun = Instant::now();
         let renewed = news.next().await.unwrap();
         assert_eq!(
             (renewed.generation, renewed.cause),
-            (generation, Cause::Early)
+            (generation, RenewalReason::Early)
         );
         assert!((3300..=3376).contains(&begun.elapsed().as_secs()));
         assert_eq!(list(&client).now_or_never().expect("no wait").unwrap(), 200);
@@ -71,7 +71,7 @@ async fn g2_a_keeper_survives_outages_and_permanent_errors() {
         let client = client(&layer, &api);
         let _guard = client.keep_fresh::<Body>().unwrap();
         let mut news = layer.subscribe();
-        api.always(Some(fault.clone()));
+        api.set_default_fault(Some(fault.clone()));
         time::sleep(HOUR).await;
         assert!(
             api.counts().token_calls <= 220,
@@ -106,7 +106,7 @@ async fn g2_a_keeper_survives_outages_and_permanent_errors() {
             .unwrap()
             .unwrap()
             .way,
-        Way::ApiKey
+        GrantType::ApiKey
     );
 }
 
@@ -119,7 +119,7 @@ async fn g11_a_keeper_recovers_within_a_fifth_of_the_outage() {
         let client = client(&layer, &api);
         let _guard = client.keep_fresh::<Body>().unwrap();
         let mut news = layer.subscribe();
-        api.always(Some(Fault::status(503)));
+        api.set_default_fault(Some(Fault::status(503)));
         time::sleep(seconds(outage)).await;
         api.clear_faults();
         let begun = Instant::now();
@@ -139,7 +139,7 @@ async fn g11_a_keeper_that_ran_out_of_patience_with_a_probe_tries_again_in_time(
     let (api, clock) = paused();
     let layer = with_key(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
-    api.always(Some(Fault::status(503)));
+    api.set_default_fault(Some(Fault::status(503)));
     let _guard = client.keep_fresh::<Body>().unwrap();
     let mut news = layer.subscribe();
     time::sleep(Duration::from_millis(710)).await;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use apivideo_auth::{
-    ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, Error, ErrorKind, Way,
+    ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, Error, ErrorKind, GrantType,
     middleware::{Replay, SameService},
     store::{FileStore, RedisStore, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version},
     testing::{FakeApi, GatePoint},
@@ -104,8 +104,8 @@ impl<S: TokenStore + Clone> StoreLock for DeadlyLock<S> {
         })
     }
 
-    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
-        self.lock.set_aside()
+    fn quarantine(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        self.lock.quarantine()
     }
 
     fn unlock(self: Box<Self>) -> BoxFuture<'static, ()> {
@@ -153,7 +153,7 @@ async fn a_child_that_renews() {
     let (layer, client) = process(&api, |builder| match env::var("KILLED_REDIS") {
         Ok(url) => builder
             .call_timeout(Duration::from_secs(30))
-            .flight_timeout(Duration::from_secs(60))
+            .renewal_timeout(Duration::from_secs(60))
             .store(RedisStore::builder(url).build().unwrap()),
         Err(_) => {
             let inner = FileStore::in_folder(env::var("KILLED_FOLDER").unwrap());
@@ -221,14 +221,14 @@ async fn killed_at(step: &str, presented: bool, has_key: bool) {
     let way = layer.subscribe().latest().map(|renewed| renewed.way);
     let counts = api.counts();
     match (step, has_key) {
-        // The answer was lost: the token is presented again, after its deadline, and refused.
+        // The response was lost: the token is presented again, after its deadline, and refused.
         ("answered", false) => {
             assert_eq!(renewed.unwrap_err().kind(), ErrorKind::Refused, "{step}");
             assert_eq!(api.presentations(&token), 2, "{step}");
             return;
         }
-        (_, true) if presented => assert_eq!(way, Some(Way::ApiKey), "{step}"),
-        _ => assert_eq!(way, Some(Way::Refresh), "{step}"),
+        (_, true) if presented => assert_eq!(way, Some(GrantType::ApiKey), "{step}"),
+        _ => assert_eq!(way, Some(GrantType::RefreshToken), "{step}"),
     }
     renewed.unwrap_or_else(|error| panic!("{step}: {error:?}"));
     works(&next).await;
@@ -296,7 +296,7 @@ async fn g23_a_process_stopped_beyond_its_lease_overwrites_nothing() {
     other.renew().await.unwrap();
     assert_eq!(
         layer.subscribe().latest().map(|renewed| renewed.way),
-        Some(Way::ApiKey)
+        Some(GrantType::ApiKey)
     );
     let newest = other
         .pair()
@@ -312,7 +312,7 @@ async fn g23_a_process_stopped_beyond_its_lease_overwrites_nothing() {
         .await
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("renewed: Ok(()) Some(Adopted)"), "{said}");
+    assert!(said.contains("renewed: Ok(()) Some(Store)"), "{said}");
     assert_eq!(
         (api.presentations(&token), api.counts().reuse_violations),
         (1, 0)
@@ -322,7 +322,7 @@ async fn g23_a_process_stopped_beyond_its_lease_overwrites_nothing() {
     works(&last).await;
     assert_eq!(
         layer.subscribe().latest().map(|renewed| renewed.way),
-        Some(Way::Adopted)
+        Some(GrantType::Store)
     );
     assert_eq!(
         last.pair().await.unwrap().refresh_token().unwrap().expose(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use apivideo_auth::{
-    ApiVideoAuthLayer, Cause, Credentials, ErrorKind, Way,
+    ApiVideoAuthLayer, Credentials, ErrorKind, GrantType, RenewalReason,
     testing::{FakeApi, Fault, GatePoint, hold_time},
 };
 use futures::FutureExt;
@@ -43,7 +43,10 @@ async fn g1_renew_replaces_the_current_pair_once_for_all_who_ask() {
     let client = client(&layer, &api);
     // Cold, it brings the first pair and no second one.
     assert_eq!(client.renew::<Body>().await.unwrap().generation(), 1);
-    assert_eq!(layer.subscribe().latest().unwrap().cause, Cause::Requested);
+    assert_eq!(
+        layer.subscribe().latest().unwrap().cause,
+        RenewalReason::Requested
+    );
     let renewals = (0..100).map(|_| tokio::spawn(client.renew::<Body>()));
     for renewal in futures::future::join_all(renewals).await {
         assert_eq!(renewal.unwrap().unwrap().generation(), 2);
@@ -62,7 +65,7 @@ async fn g11_renew_obeys_the_cool_down() {
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
     assert_eq!(list(&client).await.unwrap(), 200);
-    api.always(Some(Fault::status(503)));
+    api.set_default_fault(Some(Fault::status(503)));
     assert_eq!(
         client.renew::<Body>().await.unwrap_err().kind(),
         ErrorKind::Unavailable
@@ -318,7 +321,7 @@ async fn g2_shutdown_ends_at_its_deadline() {
     assert!(layer.shutdown(SOON).await);
 }
 
-/// A refresh was given up and a login has replaced it: its answer is worth nothing, and nobody waits for it.
+/// A refresh was given up and a login has replaced it: its response is worth nothing, and nobody waits for it.
 #[tokio::test(start_paused = true)]
 async fn g2_shutdown_does_not_wait_for_an_answer_that_is_worth_nothing() {
     let (api, clock) = paused();
@@ -347,7 +350,7 @@ async fn g2_a_subscription_tells_the_latest_renewal() {
     let first = news.next().await.unwrap();
     assert_eq!(
         (first.generation, first.cause, first.way),
-        (1, Cause::First, Way::ApiKey)
+        (1, RenewalReason::First, GrantType::ApiKey)
     );
     clock.advance(HOUR);
     assert_eq!(list(&client).await.unwrap(), 200);
@@ -355,7 +358,7 @@ async fn g2_a_subscription_tells_the_latest_renewal() {
     let latest = news.next().await.unwrap();
     assert_eq!(
         (latest.generation, latest.cause, latest.way),
-        (3, Cause::Requested, Way::Refresh)
+        (3, RenewalReason::Requested, GrantType::RefreshToken)
     );
     assert!(
         news.next().now_or_never().is_none(),

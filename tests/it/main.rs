@@ -2,7 +2,6 @@
 
 #![cfg(test)] // where clippy lets tests unwrap
 
-mod answers;
 mod bodies;
 mod clones;
 mod connections;
@@ -10,7 +9,6 @@ mod contract;
 mod copies;
 mod delegated;
 mod fleet;
-mod flight;
 mod freshness;
 mod keepers;
 mod killed;
@@ -25,9 +23,11 @@ mod readme;
 mod redirects;
 mod redis_server;
 mod reqwest;
+mod responses;
 mod runtimes;
 mod secrets;
 mod sharing;
+mod single_flight;
 mod stacks;
 mod stores;
 mod support;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use apivideo_auth::{
-    ApiVideoAuthLayer, Cause, MinLifetime,
+    ApiVideoAuthLayer, MinLifetime, RenewalReason,
     testing::{FakeApi, Fault, GatePoint, ManualClock},
 };
 use futures::future::join_all;
@@ -56,9 +56,9 @@ async fn g10_renews_first_if_less_is_left_than_asked_for() {
         assert_eq!(api.counts().token_calls, 1 + usize::from(renews), "{what}");
         if renews {
             let cause = if age == 3_600 {
-                Cause::Expired
+                RenewalReason::Expired
             } else {
-                Cause::MinLifetime
+                RenewalReason::MinLifetime
             };
             assert_eq!(renewals.latest().unwrap().cause, cause, "{what}");
             let token = client.token::<Body>().await.unwrap();
@@ -118,7 +118,7 @@ async fn g10_if_it_fails_the_usable_token_is_used_and_a_tenth_of_a_lifetime_pass
     let (api, _, client) = plain();
     list(&client).await.unwrap();
     advance(Duration::from_secs(2_000)).await;
-    api.always(Some(Fault::status(503)));
+    api.set_default_fault(Some(Fault::status(503)));
     assert_eq!(list_with(&client, 1_700).await, 200);
     let calls = api.counts().token_calls;
     assert!(calls > 1);

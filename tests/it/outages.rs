@@ -45,7 +45,7 @@ async fn g11_waits_that_the_server_asks_for() {
             "x-ratelimit-retry-after",
             HeaderValue::from_str(seconds).unwrap(),
         );
-        Fault::answer(429, headers, "")
+        Fault::response(429, headers, "")
     };
     let max = u64::MAX.to_string();
     let date = |seconds: u64| {
@@ -120,7 +120,7 @@ async fn g11_an_outage_is_over_within_a_fifth_of_its_length() {
                 time::sleep(tick).await;
                 matches!(outcome, Ok(Ok(_)))
             };
-            api.always(Some(fault.clone()));
+            api.set_default_fault(Some(fault.clone()));
             let begun = Instant::now();
             while begun.elapsed() < seconds(outage) {
                 assert!(!succeeds().await);
@@ -160,12 +160,12 @@ async fn g11_calls_in_an_hour_of_outage_are_few() {
             }
             let layer = layer.build().unwrap();
             let client = client(&layer, &api);
-            api.always(Some(fault.clone()));
+            api.set_default_fault(Some(fault.clone()));
             let begun = Instant::now();
             let mut requests = 0;
             while begun.elapsed() < HOUR {
-                let answer = time::timeout(seconds(1.0), list(&client)).await;
-                assert!(!matches!(answer, Ok(Ok(_))));
+                let response = time::timeout(seconds(1.0), list(&client)).await;
+                assert!(!matches!(response, Ok(Ok(_))));
                 requests += 1;
                 time::sleep(seconds(3.0)).await;
             }
@@ -183,7 +183,7 @@ async fn g11_callers_wait_for_a_probe_no_longer_than_patience() {
     let (api, clock) = paused();
     let layer = with_key(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
-    api.always(Some(Fault::status(503)));
+    api.set_default_fault(Some(Fault::status(503)));
     list(&client).await.unwrap_err();
     api.clear_faults();
     time::sleep(seconds(1.0)).await;
@@ -205,7 +205,7 @@ async fn g11_a_failure_long_after_another_is_an_outage_of_its_own() {
     let (api, clock) = paused();
     let layer = with_key(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
-    api.always(Some(Fault::status(503)));
+    api.set_default_fault(Some(Fault::status(503)));
     for quiet in [Duration::ZERO, HOUR] {
         time::sleep(quiet).await;
         let error = list(&client).await.unwrap_err();

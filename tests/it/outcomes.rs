@@ -1,8 +1,8 @@
-//! G11: what follows from which answer to a token call.
+//! G11: what follows from which response to a token call.
 
 use std::time::Duration;
 
-use apivideo_auth::{ErrorKind, Renewed, Way, testing::Fault};
+use apivideo_auth::{ErrorKind, GrantType, RenewalEvent, testing::Fault};
 use http::{HeaderMap, HeaderValue};
 use serde_json::json;
 use tokio::time::{self, Instant};
@@ -31,7 +31,7 @@ fn problem_at(status: u16, url: &str) -> Fault {
         "content-type",
         HeaderValue::from_static("application/problem+json"),
     );
-    Fault::answer(
+    Fault::response(
         status,
         headers,
         json!({ "type": url, "title": "?", "status": status }).to_string(),
@@ -225,7 +225,7 @@ async fn g11_silence_ends_no_credential_and_each_probe_presents_it_once() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
-    api.always(Some(Fault::DropBefore));
+    api.set_default_fault(Some(Fault::DropBefore));
     let mut calls = 0;
     for flight in 0..10 {
         let error = list(&client).await.unwrap_err();
@@ -254,7 +254,7 @@ async fn g11_on_a_login_ambiguous_equals_transient() {
         let (api, clock) = paused();
         let layer = with_key(&api).clock(clock).build().unwrap();
         let client = client(&layer, &api);
-        api.always(Some(fault.clone()));
+        api.set_default_fault(Some(fault.clone()));
         let begun = Instant::now();
         let error = list(&client).await.unwrap_err();
         assert!(
@@ -281,7 +281,7 @@ async fn g11_a_refused_refresh_token_falls_back_to_the_api_key_and_is_counted() 
     let mut fallbacks = Vec::new();
     for _ in 0..4 {
         assert_eq!(list(&client).await.unwrap(), 200);
-        let Renewed {
+        let RenewalEvent {
             way,
             fallbacks: count,
             ..
@@ -294,7 +294,11 @@ async fn g11_a_refused_refresh_token_falls_back_to_the_api_key_and_is_counted() 
     assert_eq!(api.counts().refreshes, 2);
     assert_eq!(
         fallbacks[..3],
-        [(Way::ApiKey, 0), (Way::ApiKey, 1), (Way::ApiKey, 2)]
+        [
+            (GrantType::ApiKey, 0),
+            (GrantType::ApiKey, 1),
+            (GrantType::ApiKey, 2)
+        ]
     );
     // The hour is over, and the token is looked at again.
     assert_eq!(list(&client).await.unwrap(), 200);

@@ -72,8 +72,8 @@ async fn g4_a_narrow_service_under_the_layer_is_no_deadlock() {
             let requests = (0..8).map(|_| tokio::spawn(client.clone().oneshot(get("/videos"))));
             let all = futures::future::join_all(requests);
             let answers = time::timeout(Duration::from_secs(15), all).await;
-            for answer in answers.unwrap_or_else(|_| panic!("{name}: deadlock")) {
-                assert_eq!(answer.unwrap().unwrap().status(), 200, "{name}");
+            for response in answers.unwrap_or_else(|_| panic!("{name}: deadlock")) {
+                assert_eq!(response.unwrap().unwrap().status(), 200, "{name}");
             }
             time::sleep(Duration::from_secs(2)).await;
             assert_eq!(api.counts().token_calls, calls, "{name}");
@@ -301,7 +301,7 @@ async fn g20_dropping_the_response_future_cancels_the_request() {
         200
     );
     let hold = hold_time();
-    let gate = api.gate(GatePoint::ApiAnswer);
+    let gate = api.gate(GatePoint::ApiResponse);
     let request = tokio::spawn(client.clone().oneshot(get("/videos")));
     gate.reached(1).await;
     request.abort();
@@ -340,7 +340,7 @@ impl<R, E> Policy<Request<Body>, Response<R>, E> for Repeat {
     }
 }
 
-/// A layer below that repeats requests: what becomes of a refresh whose answer a gateway ate.
+/// A layer below that repeats requests: what becomes of a refresh whose response a gateway ate.
 #[tokio::test(start_paused = true)]
 async fn g13_a_retry_layer_below_presents_a_token_twice_unless_it_is_told() {
     for (spares_token_calls, separate, presentations) in

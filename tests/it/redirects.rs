@@ -66,7 +66,7 @@ async fn g13_a_redirected_token_call_is_not_sent_elsewhere() {
 async fn g13_endless_redirects_are_an_outage() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
-    api.always(Some(Fault::Redirect(307, "/auth/refresh".to_owned())));
+    api.set_default_fault(Some(Fault::Redirect(307, "/auth/refresh".to_owned())));
     let error = list(&client(&layer, &api)).await.unwrap_err();
     assert!(crate::support::ours(&error).is_transient());
     assert_eq!(api.counts().token_calls, 4);
@@ -115,8 +115,8 @@ async fn g13_a_redirect_layer_below_must_spare_token_calls() {
                 service_fn(move |request: Request<Body>| {
                     let elsewhere = request.uri().host() == Some("evil.example");
                     *strayed.lock().unwrap() += usize::from(elsewhere);
-                    let answer = service.clone().oneshot(request);
-                    async move { Ok::<Response<FakeBody>, BoxError>(answer.await?) }
+                    let response = service.clone().oneshot(request);
+                    async move { Ok::<Response<FakeBody>, BoxError>(response.await?) }
                 })
             };
             let follow = Follow {

@@ -66,10 +66,10 @@ impl RedisServer {
         assert!(self.answers(), "redis-server does not start again");
     }
 
-    /// Carries out a command on a connection of its own, and returns its answer as Redis wrote it: up to the first
+    /// Carries out a command on a connection of its own, and returns its response as Redis wrote it: up to the first
     /// line's end, or the whole of a string.
     pub(crate) fn command(&self, words: &[&str]) -> String {
-        self.try_command(words).expect("an answer of Redis")
+        self.try_command(words).expect("a response of Redis")
     }
 
     fn try_command(&self, words: &[&str]) -> std::io::Result<String> {
@@ -98,7 +98,7 @@ impl RedisServer {
         for _ in 0..500 {
             if self
                 .try_command(&["PING"])
-                .is_ok_and(|answer| answer == "+PONG")
+                .is_ok_and(|response| response == "+PONG")
             {
                 return true;
             }

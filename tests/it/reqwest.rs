@@ -198,14 +198,14 @@ async fn g17_reqwests_redirects_to_another_host_carry_no_token() {
     for code in [301, 302, 303, 307, 308] {
         let location = other.url() + "/videos";
         api.on_api_request(move |_| Some(redirect(code, location.clone())));
-        let answer = reqwest
+        let response = reqwest
             .post(api.url() + "/videos")
             .body("x")
             .send()
             .await
             .unwrap();
         assert_eq!(
-            answer.status(),
+            response.status(),
             401,
             "{code}: the other server never saw a token"
         );

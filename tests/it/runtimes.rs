@@ -13,7 +13,7 @@ use std::{
 };
 
 use apivideo_auth::{
-    ApiVideoAuthLayer, ErrorKind, Way,
+    ApiVideoAuthLayer, ErrorKind, GrantType,
     testing::{FakeApi, FakeBody, FakeService, Fault, GatePoint, ManualClock},
 };
 use futures::FutureExt;
@@ -137,11 +137,11 @@ enum Lost {
 #[test]
 fn g5_a_flight_whose_runtime_is_shut_down_is_taken_over() {
     for (lost, with_api_key, way, presentations) in [
-        (Lost::BeforeTheSend, false, Way::Refresh, 1),
-        (Lost::BeforeTheSend, true, Way::Refresh, 1),
-        (Lost::BeforeTheCommit, false, Way::Refresh, 2),
-        (Lost::BeforeTheCommit, true, Way::ApiKey, 1),
-        (Lost::AfterTheCommit, true, Way::ApiKey, 1),
+        (Lost::BeforeTheSend, false, GrantType::RefreshToken, 1),
+        (Lost::BeforeTheSend, true, GrantType::RefreshToken, 1),
+        (Lost::BeforeTheCommit, false, GrantType::RefreshToken, 2),
+        (Lost::BeforeTheCommit, true, GrantType::ApiKey, 1),
+        (Lost::AfterTheCommit, true, GrantType::ApiKey, 1),
     ] {
         let (first, second) = (Runtime::new().unwrap(), Runtime::new().unwrap());
         let api = FakeApi::in_process();

@@ -10,7 +10,7 @@ use std::{
 
 use apivideo_auth::{
     ApiKey, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, ApiVideoAuthMiddleware, Credentials,
-    ErrorKind, RefreshToken, Renewal, TokenCall,
+    ErrorKind, GrantPreference, RefreshToken, TokenCall,
     middleware::{Replay, SameService},
     testing::{FakeApi, Fault, GatePoint, ManualClock},
 };
@@ -58,7 +58,10 @@ async fn g19_no_public_type_shows_a_secret() {
         .refresh_token("test-only-refresh-token")
         .application("app", "1");
     check_debug(&builder);
-    let layer = builder.renewal(Renewal::ApiKey).build().unwrap();
+    let layer = builder
+        .grant_preference(GrantPreference::ApiKey)
+        .build()
+        .unwrap();
     let client = layer.layer(api.service());
     let adaptor =
         ApiVideoAuthMiddleware::new(&layer, ::reqwest::Client::builder().no_proxy()).unwrap();
@@ -71,7 +74,7 @@ async fn g19_no_public_type_shows_a_secret() {
             .no_replay()
     };
     let keeper = adaptor.keep_fresh().unwrap();
-    let gate = api.gate(GatePoint::ApiAnswer);
+    let gate = api.gate(GatePoint::ApiResponse);
     let values: [&dyn Debug; 20] = [
         &layer,
         &client,
@@ -96,7 +99,7 @@ async fn g19_no_public_type_shows_a_secret() {
             api.journal(),
             FakeApi::builder(),
         ),
-        &Fault::answer(200, HeaderMap::new(), SECRET),
+        &Fault::response(200, HeaderMap::new(), SECRET),
         &Fault::Redirect(307, SECRET.to_owned()),
         &gate,
         &ManualClock::new(),
@@ -186,7 +189,7 @@ async fn g19_no_error_and_no_trace_shows_a_secret() {
     ];
     faults.extend(
         [200, 201, 400, 401, 403, 404, 418, 500, 503, 504]
-            .map(|status| Fault::answer(status, headers(), echo)),
+            .map(|status| Fault::response(status, headers(), echo)),
     );
     let mut kinds = std::collections::HashSet::new();
     for (n, fault) in faults.into_iter().enumerate() {
@@ -201,7 +204,7 @@ async fn g19_no_error_and_no_trace_shows_a_secret() {
                 .patience(Duration::ZERO)
                 .call_timeout(Duration::from_secs(5));
             let layer = builder.build().unwrap();
-            api.always(Some(fault.clone()));
+            api.set_default_fault(Some(fault.clone()));
             let client = layer.layer(
                 TraceLayer::new_for_http()
                     .make_span_with(
@@ -222,7 +225,7 @@ async fn g19_no_error_and_no_trace_shows_a_secret() {
                     }
                 }
             }
-            api.always(None);
+            api.set_default_fault(None);
             advance(Duration::from_secs(400)).await;
             let _ = client.clone().oneshot(get("/videos")).await;
             api.revoke_access_tokens();

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use apivideo_auth::{
-    ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, Error, ErrorKind, Way,
+    ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, Error, ErrorKind, GrantType,
     middleware::{Replay, SameService},
     store::{FileStore, MemoryStore, StoreKey, StoreLock, Stored, TokenStore, TryLock},
     testing::{FakeApi, Fault},
@@ -41,7 +41,7 @@ async fn renew(layer: &ApiVideoAuthLayer, api: &FakeApi) -> Result<u64, Error> {
         .map(|bearer| bearer.generation())
 }
 
-fn way(layer: &ApiVideoAuthLayer) -> Option<Way> {
+fn way(layer: &ApiVideoAuthLayer) -> Option<GrantType> {
     layer.subscribe().latest().map(|renewed| renewed.way)
 }
 
@@ -57,12 +57,12 @@ async fn g21_a_restarted_process_goes_on_without_a_key_and_without_a_call() {
     works(&restarted, &api).await;
     assert_eq!(
         (api.counts().token_calls, way(&restarted)),
-        (1, Some(Way::Adopted))
+        (1, Some(GrantType::Store))
     );
     renew(&restarted, &api).await.unwrap();
     assert_eq!(
         (api.counts().logins, api.counts().refreshes, way(&restarted)),
-        (1, 1, Some(Way::Refresh))
+        (1, 1, Some(GrantType::RefreshToken))
     );
 }
 
@@ -111,7 +111,7 @@ async fn g25_an_emptied_store_gets_the_pair_back_from_a_process_that_has_it() {
     let mut lock = locked(&store, &api).await;
     let older = store.load(&key(&api)).await.unwrap();
     assert!(older.is_some());
-    lock.set_aside().await.unwrap();
+    lock.quarantine().await.unwrap();
     lock.unlock().await;
     renew(&layer, &api).await.unwrap();
     assert_eq!((api.counts().logins, api.counts().refreshes), (1, 1));
@@ -160,7 +160,7 @@ async fn g21_a_refusal_counts_only_if_the_store_has_no_other_pair() {
     api.fault(Fault::problem(401, "authentication-invalid-refresh-token"));
     intruder.armed.store(true, Ordering::SeqCst);
     renew(&layer, &api).await.unwrap();
-    assert_eq!(way(&layer), Some(Way::Adopted));
+    assert_eq!(way(&layer), Some(GrantType::Store));
 }
 
 /// A store in which another pair appears, as after a lost lease, when a refresh token has been marked.

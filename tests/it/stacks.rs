@@ -11,9 +11,9 @@ use std::{
 
 use apivideo_auth::{
     AccessToken, ApiKey, ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder,
-    ApiVideoAuthMiddleware, Bearer, Cause, Clock, Credentials, Environment, Error, ErrorKind,
-    KeepFresh, MinLifetime, NoAuth, RefreshToken, Renewal, Renewed, ResponseFuture, Subscription,
-    TokenCall, TokenPair, Way,
+    ApiVideoAuthMiddleware, Bearer, Clock, Credentials, Environment, Error, ErrorKind,
+    GrantPreference, GrantType, KeepFresh, MinLifetime, NoAuth, RefreshToken, RenewalEvent,
+    RenewalEvents, RenewalReason, ResponseFuture, TokenCall, TokenPair,
     middleware::{NoReplay, Replay, SameService, SeparateService},
     testing::{FakeApi, FakeBody, FakeService},
 };
@@ -60,12 +60,12 @@ fn public_types_are_what_they_promise() {
     )>();
     clone::<(
         Environment,
-        Renewal,
-        Cause,
-        Way,
-        Renewed,
+        GrantPreference,
+        RenewalReason,
+        GrantType,
+        RenewalEvent,
         ErrorKind,
-        Subscription,
+        RenewalEvents,
     )>();
     clone::<(MinLifetime, NoAuth, TokenCall, apivideo_auth::Now)>();
     plain::<ApiVideoAuthLayerBuilder<SameService, Replay>>();

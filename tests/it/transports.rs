@@ -77,8 +77,8 @@ async fn closed() -> SocketAddr {
         .expect("a free port")
 }
 
-/// Reads a request to its end, or a TLS greeting, sends `answer` and closes the connection.
-async fn listener(answer: &'static [u8]) -> SocketAddr {
+/// Reads a request to its end, or a TLS greeting, sends `response` and closes the connection.
+async fn listener(response: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
@@ -90,7 +90,10 @@ async fn listener(answer: &'static [u8]) -> SocketAddr {
                     break;
                 }
             }
-            stream.write_all(answer).await.expect("a client that reads");
+            stream
+                .write_all(response)
+                .await
+                .expect("a client that reads");
         }
     });
     address
@@ -166,17 +169,17 @@ async fn g11_failed_connections_of_hyper_and_reqwest_prove_that_nothing_was_sent
 
 #[tokio::test]
 async fn g11_a_connection_lost_after_sending_is_ambiguous() {
-    for answer in [&b""[..], b"HTTP/1.1 20", b"nonsense\r\n\r\n"] {
-        let url = format!("http://{}", listener(answer).await);
+    for response in [&b""[..], b"HTTP/1.1 20", b"nonsense\r\n\r\n"] {
+        let url = format!("http://{}", listener(response).await);
         assert_eq!(
             outcome(&url, hyper(HttpConnector::new()), "").await,
             AMBIGUOUS,
-            "{answer:?}"
+            "{response:?}"
         );
         assert_eq!(
             outcome(&url, reqwest(::reqwest::Client::builder()), "").await,
             AMBIGUOUS,
-            "{answer:?}"
+            "{response:?}"
         );
     }
 }

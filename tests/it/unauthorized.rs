@@ -9,7 +9,7 @@ use std::{
 };
 
 use apivideo_auth::{
-    ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, ErrorKind, Renewal,
+    ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, ErrorKind, GrantPreference,
     middleware::{NoReplay, Replay, SameService},
     testing::{FakeApi, FakeApiBuilder, FakeBody, FakeService, Fault, GatePoint, ManualClock},
 };
@@ -67,7 +67,7 @@ async fn g15_a_revoked_token_costs_one_renewal_and_so_does_the_next() {
     for round in 1..=2 {
         let (calls, before) = (api.counts().api_calls, api.counts().token_calls);
         api.revoke_access_tokens();
-        let gate = api.gate(GatePoint::ApiAnswer);
+        let gate = api.gate(GatePoint::ApiResponse);
         let requests: Vec<_> = (0..100)
             .map(|_| {
                 let client = client.clone();
@@ -93,7 +93,7 @@ async fn g15_stragglers_renew_nothing() {
     let (api, _, client) = plain();
     list(&client).await.unwrap();
     api.revoke_access_tokens();
-    let gate = api.gate(GatePoint::ApiAnswer);
+    let gate = api.gate(GatePoint::ApiResponse);
     let stragglers: Vec<_> = (0..20)
         .map(|_| {
             let client = client.clone();
@@ -102,7 +102,7 @@ async fn g15_stragglers_renew_nothing() {
         .collect();
     gate.reached(20).await;
     // Who comes later finds no gate.
-    api.gate(GatePoint::ApiAnswer).open();
+    api.gate(GatePoint::ApiResponse).open();
     assert_eq!(list(&client).await.unwrap(), 200);
     assert_eq!(api.counts().token_calls, 2);
     gate.open();
@@ -237,7 +237,7 @@ async fn g15_sources_that_kill_each_others_tokens_stay_within_the_budget() {
         client(
             &with_key(&api)
                 .clock(clock.clone())
-                .renewal(Renewal::ApiKey)
+                .grant_preference(GrantPreference::ApiKey)
                 .build()
                 .unwrap(),
             &api,
@@ -297,7 +297,7 @@ async fn g14_if_the_renewal_fails_the_caller_gets_the_original_401() {
     let (api, _, client) = plain();
     list(&client).await.unwrap();
     api.revoke_access_tokens();
-    api.always(Some(Fault::status(503)));
+    api.set_default_fault(Some(Fault::status(503)));
 
     let response = client
         .clone()

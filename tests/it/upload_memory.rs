@@ -52,7 +52,7 @@ async fn half_a_gigabyte_takes_no_more_memory_than_its_chunks_on_their_way() {
     let api = FakeApi::start().await.unwrap();
     let token = mint(&api).await;
     let name = "upload_memory::half_a_gigabyte_takes_no_more_memory_than_its_chunks_on_their_way";
-    let first = api.gate(GatePoint::ApiAnswer);
+    let first = api.gate(GatePoint::ApiResponse);
     let output = tokio::process::Command::new(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(
@@ -63,7 +63,7 @@ async fn half_a_gigabyte_takes_no_more_memory_than_its_chunks_on_their_way() {
     // The server answers only when all the chunks are there that may be.
     let all_at_once = async {
         first.reached(1).await;
-        let rest = api.gate(GatePoint::ApiAnswer);
+        let rest = api.gate(GatePoint::ApiResponse);
         first.open();
         rest.reached(CONCURRENCY).await;
         rest.open();

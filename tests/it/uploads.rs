@@ -65,7 +65,7 @@ where
     upload::<Body, _, _>(service, source, options).await
 }
 
-/// What an answer or a callback says about how the upload went.
+/// What a response or a callback says about how the upload went.
 fn assert_is(api: &FakeApi, video_id: &str, film: &[u8], chunks: usize) {
     let received = api.received(video_id).expect("an upload");
     assert!(received.finished);
@@ -95,7 +95,7 @@ async fn create_video(api: &FakeApi) -> String {
     client(&layer, api)
         .oneshot(request)
         .await
-        .expect("an answer");
+        .expect("a response");
     api.video_ids().pop().expect("a video")
 }
 
@@ -180,7 +180,7 @@ async fn a_source_that_is_empty_or_not_as_long_as_was_said_is_an_error_that_says
         let error = upload::<Body, _, _>(service, source, options())
             .await
             .unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Source);
+        assert_eq!(error.kind(), ErrorKind::UploadSource);
         assert!(
             format!("{error:?}").contains(message),
             "{length} {said:?} {error:?}"
@@ -228,7 +228,7 @@ async fn a_source_that_fails_in_the_middle_names_the_video() {
     let error = upload::<Body, _, _>(service.clone(), source, options())
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Source);
+    assert_eq!(error.kind(), ErrorKind::UploadSource);
     let [id] = &api.video_ids()[..] else {
         panic!("one video")
     };
@@ -242,7 +242,7 @@ async fn a_source_that_fails_in_the_middle_names_the_video() {
     let error = upload::<Body, _, _>(service, Source::new(Broken), options())
         .await
         .unwrap_err();
-    assert!(error.kind() == ErrorKind::Source && Unfinished::of(&error).is_none());
+    assert!(error.kind() == ErrorKind::UploadSource && Unfinished::of(&error).is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -266,10 +266,10 @@ async fn a_chunk_that_is_refused_twice_is_sent_a_third_time_and_a_wait_is_kept()
                         left.checked_sub(1)
                     })
                     .is_ok();
-            let answer = Response::builder()
+            let response = Response::builder()
                 .status(status)
                 .header("x-ratelimit-retry-after", asked);
-            refuse.then(|| answer.body(Bytes::new()).unwrap())
+            refuse.then(|| response.body(Bytes::new()).unwrap())
         });
         let start = tokio::time::Instant::now();
         let done = send(service, &film, options()).await.unwrap();
@@ -303,7 +303,7 @@ async fn hope_is_lost_after_the_last_attempt_and_at_once_where_nothing_will_chan
     }
 }
 
-/// Carries out each request, but loses the answer to those that `lose` names.
+/// Carries out each request, but loses the response to those that `lose` names.
 fn losing<S>(
     service: S,
     lose: impl Fn(&Request<Body>) -> bool + Clone,
@@ -456,13 +456,13 @@ async fn several_chunks_are_on_their_way_once_the_first_has_named_the_video() {
     let film = Arc::new(film(4 * CHUNK + 1));
     let api = fake();
     let service = delegated(&api).await;
-    let first = api.gate(GatePoint::ApiAnswer);
+    let first = api.gate(GatePoint::ApiResponse);
     let (again, sent) = (service.clone(), film.clone());
     let sending = tokio::spawn(async move { send(again, &sent, options().concurrency(3)).await });
     first.reached(1).await;
     tokio::task::yield_now().await;
     assert_eq!(first.arrived(), 1);
-    let rest = api.gate(GatePoint::ApiAnswer);
+    let rest = api.gate(GatePoint::ApiResponse);
     first.open();
     rest.reached(3).await;
     for _ in 0..10 {
@@ -474,7 +474,7 @@ async fn several_chunks_are_on_their_way_once_the_first_has_named_the_video() {
     assert_is(&api, done.video_id(), &film, 5);
 
     // Dropped: what is on its way ends, and nothing follows.
-    let gate = api.gate(GatePoint::ApiAnswer);
+    let gate = api.gate(GatePoint::ApiResponse);
     let (again, sent) = (service, film.clone());
     let sending = tokio::spawn(async move { send(again, &sent, options()).await });
     gate.reached(1).await;

@@ -68,7 +68,7 @@ pub(crate) enum Denied {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Token calls that reached the endpoint, whatever the answer.
+    /// Token calls that reached the endpoint, whatever the response.
     pub(crate) calls: u64,
     pub(crate) granted: u64,
     /// Refresh tokens that were presented a second time.
@@ -149,9 +149,9 @@ impl Api {
             state.rules.latency / 2
         };
         sleep(half).await;
-        let answer = self.commit(check);
+        let response = self.commit(check);
         sleep(half).await;
-        answer
+        response
     }
 
     fn commit(

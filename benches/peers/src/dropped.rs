@@ -91,7 +91,7 @@ fn call(client: &impl Client) -> JoinHandle<bool> {
     tokio::spawn(async move {
         timeout(PATIENCE, Sample::of(&mut client))
             .await
-            .is_ok_and(|answer| answer.is_ok())
+            .is_ok_and(|response| response.is_ok())
     })
 }
 
@@ -102,11 +102,11 @@ pub(crate) fn table(rows: &[Row<Outcome>]) -> String {
         "reused",
         "followers served of 100",
         "later caller",
-        "answer lost",
+        "response lost",
         "all: token calls",
         "reused",
         "later caller",
-        "answer lost",
+        "response lost",
     ]);
     for row in rows {
         row.line(&mut table, |rounds| {

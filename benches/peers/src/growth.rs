@@ -154,7 +154,7 @@ fn waiting(count: usize) -> Result<Waiting, String> {
     }))
 }
 
-/// Tasks that wait for the answer to a request.
+/// Tasks that wait for the response to a request.
 struct Callers {
     tasks: Vec<JoinHandle<Result<Instant, String>>>,
     /// What they hold.
@@ -171,8 +171,8 @@ impl Callers {
             tasks.push(spawn_local(async move {
                 let request = get("/videos");
                 started.set(started.get() + 1);
-                let answer = client.send(request).await;
-                answer
+                let response = client.send(request).await;
+                response
                     .map(|_| Instant::now())
                     .map_err(|error| error.to_string())
             }));
@@ -224,11 +224,11 @@ impl Service<Request<Body>> for Quiet {
         if request.method() != Method::POST {
             return Either::Left(ready(Ok(Response::new(Body::default()))));
         }
-        let (answer, answered) = (self.api.call(request), self.answered.clone());
+        let (response, answered) = (self.api.call(request), self.answered.clone());
         Either::Right(Box::pin(async move {
-            let answer = answer.await;
+            let response = response.await;
             *answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-            answer
+            response
         }))
     }
 }
@@ -245,7 +245,7 @@ pub(crate) fn table(outcome: &Outcome) -> String {
     let mut waiting = Table::new(&[
         "callers waiting",
         "bytes per caller",
-        "from the answer to the last one served (ms)",
+        "from the response to the last one served (ms)",
         "the same per caller (µs)",
     ]);
     for (count, rounds) in &outcome.waiting {

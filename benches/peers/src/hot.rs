@@ -95,7 +95,7 @@ const FIVE_HEADERS: Headers = &[
     ),
 ];
 
-/// One request, from its making to the answer.
+/// One request, from its making to the response.
 pub(crate) trait Lap: Clone + Send + 'static {
     fn run(&mut self, head: &Head) -> impl Future<Output = ()> + Send;
 }
@@ -126,13 +126,13 @@ struct AtOnce(&'static str);
 impl AtOnce {
     fn new(api: &Api) -> Self {
         let pair = api.mint();
-        let answer = serde_json::json!({
+        let response = serde_json::json!({
             "token_type": "Bearer",
             "access_token": pair.access_token,
             "refresh_token": pair.refresh_token,
             "expires_in": pair.expires_in.as_secs(),
         });
-        Self(Box::leak(answer.to_string().into_boxed_str()))
+        Self(Box::leak(response.to_string().into_boxed_str()))
     }
 }
 

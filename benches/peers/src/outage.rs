@@ -27,7 +27,7 @@ const TICK: Duration = Duration::from_millis(5);
 const SHORT: Duration = Duration::from_secs(2);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A request without an answer for so long never gets one.
+/// A request without a response for so long never gets one.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long after the end of the outage the recovery is waited for, and how long requests go on after it.

@@ -81,7 +81,7 @@ pub(crate) fn outage(rows: &[Row<outage::Outcome>]) -> Option<Plot> {
         marks: Vec::new(),
     });
     let end = outage::OUTAGE.as_secs_f64();
-    let title = "Time to an answer while the token endpoint is down";
+    let title = "Time to a response while the token endpoint is down";
     let shade = Some(("token endpoint down", 0.0, end));
     let timeline = timeline(&Timeline {
         title,

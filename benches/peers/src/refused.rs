@@ -36,10 +36,10 @@ fn measure<P: Peer>() -> Result<Outcome, String> {
     in_runtime(async {
         let api = api(HOUR);
         // All are on their way before the first is answered.
-        let inner = api.service().map_future(|answer| async {
-            let answer = answer.await;
+        let inner = api.service().map_future(|response| async {
+            let response = response.await;
             sleep(ON_THE_WAY).await;
-            answer
+            response
         });
         let client = P::client(&api, inner).await;
         warm_up(&client).await?;
@@ -59,7 +59,7 @@ async fn revoke(api: &Api, client: &impl Client) -> Refused {
     });
     let callers: Vec<_> = callers.collect();
     let is_ok =
-        |end: &Result<Result<Sample, _>, _>| matches!(end, Ok(Ok(answer)) if answer.is_ok());
+        |end: &Result<Result<Sample, _>, _>| matches!(end, Ok(Ok(response)) if response.is_ok());
     let ok = join_all(callers)
         .await
         .iter()

@@ -283,23 +283,23 @@ static header, with the quartiles; building the request is part of all of them."
 const STAMPEDE: &str = "\
 10 000 callers, each with a clone of one client, send a request at the same moment: *cold* when there was no token yet,
 *expired* when the token has ended unnoticed. *Reused* counts refresh tokens that were presented a second time, *failed*
-requests that were not answered 200, and the time runs from the first request to the last answer. A peer that renews by
+requests that were not answered 200, and the time runs from the first request to the last response. A peer that renews by
 itself, or gets its first token when it is made, may have nothing left to call for: then the count is 0 or the time short.";
 
 const DROPPED: &str = "\
 A first caller starts the renewal and 100 others wait for it. The moment after the endpoint has made up its mind - the
-refresh token is spent, the answer on its way - the first caller is dropped; in the second half of the table, all of them.
+refresh token is spent, the response on its way - the first caller is dropped; in the second half of the table, all of them.
 *Later caller* is one more, who comes afterwards. *Answer lost*: the pair that was granted is never used, so another call
 was needed, or nobody was served any more. `-`: a peer that gets its first token while it is made has nothing to drop then.";
 
 const STALL: &str = "\
 2000 requests a second for 5 s, with tokens whose lifetime is chosen for each peer such that one that renews ahead of
-expiry does so every second or so. Each time is a request's own, from its start to its answer; p99.9 is the slowest of a
+expiry does so every second or so. Each time is a request's own, from its start to its response; p99.9 is the slowest of a
 thousand.";
 
 const OUTAGE: &str = "\
 The token has expired, and the token endpoint answers 503 for 5 s, while 200 requests a second come in, each on its own.
-*Answered in it*: with success or an error, before the outage was over. Median and p99 are of the time to any answer, for
+*Answered in it*: with success or an error, before the outage was over. Median and p99 are of the time to any response, for
 requests made in the outage. *Never answered*: not in 30 s. *Recovered*: from the end of the outage to the first success.";
 
 const REFUSED: &str = "\

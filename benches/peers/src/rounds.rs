@@ -185,7 +185,7 @@ pub(crate) async fn warm_up<C: Client>(client: &C) -> Result<(), String> {
 pub(crate) struct Sample {
     pub(crate) started: Instant,
     pub(crate) took: Duration,
-    /// `None`: an error instead of an answer.
+    /// `None`: an error instead of a response.
     pub(crate) status: Option<StatusCode>,
 }
 

@@ -76,7 +76,7 @@ async fn stampede(api: &Api, before: Counts, client: &impl Client) -> Result<Sta
     }
     let first = answers
         .iter()
-        .map(|answer| answer.started)
+        .map(|response| response.started)
         .min()
         .ok_or("no caller")?;
     let last = answers.iter().map(Sample::ended).max().ok_or("no caller")?;
@@ -84,7 +84,7 @@ async fn stampede(api: &Api, before: Counts, client: &impl Client) -> Result<Sta
     Ok(Stampede {
         calls: after.calls - before.calls,
         reused: after.reused - before.reused,
-        failed: answers.iter().filter(|answer| !answer.is_ok()).count() as u64,
+        failed: answers.iter().filter(|response| !response.is_ok()).count() as u64,
         ms: ms(last - first),
     })
 }

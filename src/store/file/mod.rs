@@ -1,6 +1,6 @@
 //! One file for each account in a private folder.
 
-mod private;
+mod permissions;
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -17,9 +17,9 @@ use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use super::{
-    Header, Record, SpentMark, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version,
-    detached::{detached, in_turn},
-    holder,
+    Header, InUseMark, Record, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version,
+    blocking::{blocking, in_turn},
+    lock_owner,
 };
 use crate::{
     clock::system_now,
@@ -90,12 +90,12 @@ impl FileStore {
 impl TokenStore for FileStore {
     fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
         let paths = self.paths(key);
-        Box::pin(detached("reading the token file", move || paths.load()))
+        Box::pin(blocking("reading the token file", move || paths.load()))
     }
 
     fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
         let paths = self.paths(key);
-        Box::pin(detached("locking the token file", move || paths.try_lock()))
+        Box::pin(blocking("locking the token file", move || paths.try_lock()))
     }
 }
 
@@ -110,10 +110,10 @@ struct Paths {
 struct FileLock {
     paths: Paths,
     /// Shared with the work under way, which may outlast its caller: the lock is free when both are done.
-    held: Arc<Mutex<Held>>,
+    held: Arc<Mutex<LockedFile>>,
 }
 
-struct Held {
+struct LockedFile {
     _file: File,
     /// What was last saved under this lock.
     saved: Option<Version>,
@@ -131,7 +131,7 @@ impl StoreLock for FileLock {
         }))
     }
 
-    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+    fn quarantine(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         let paths = self.paths.clone();
         Box::pin(in_turn(
             "setting the token file aside",
@@ -166,8 +166,8 @@ impl StoreLock for FileLock {
 #[derive(Serialize, Deserialize)]
 struct Form {
     form: u32,
-    lineage: u64,
-    generation: u64,
+    family: u64,
+    revision: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mark_count: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -203,8 +203,8 @@ impl Form {
         } = stored.header;
         Self {
             form: FORM,
-            lineage: version.lineage,
-            generation: version.generation,
+            family: version.family,
+            revision: version.revision,
             mark_count: mark.map(|mark| mark.count),
             mark_settles: mark.map(|mark| time(mark.settles_in)),
             not_before: not_before.map(time),
@@ -226,13 +226,13 @@ impl Form {
             Some(text) => Some(Record::new(BASE64.decode(text.as_bytes()).ok()?)),
             None => None,
         };
-        let mark = self.mark_count.map(|count| SpentMark {
+        let mark = self.mark_count.map(|count| InUseMark {
             count,
             settles_in: span(self.mark_settles.unwrap_or(0)),
         });
         let version = Version {
-            lineage: self.lineage,
-            generation: self.generation,
+            family: self.family,
+            revision: self.revision,
         };
         let header = Header {
             version,
@@ -259,12 +259,12 @@ impl Paths {
 
     fn load(&self) -> Result<Option<Stored>, Error> {
         let path = self.record();
-        let file = match private::open(OpenOptions::new().read(true), &path) {
+        let file = match permissions::open(OpenOptions::new().read(true), &path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(rejected_or_unavailable(&path, error)),
             Ok(file) => file,
         };
-        private::check_folder(&self.folder)
+        permissions::check_folder(&self.folder)
             .map_err(|error| rejected_or_unavailable(&self.folder, error))?;
         let length = file
             .metadata()
@@ -302,10 +302,10 @@ impl Paths {
 
     fn try_lock(&self) -> Result<TryLock, Error> {
         let path = self.lock();
-        private::make_folder(&self.folder).map_err(|error| unavailable(&self.folder, error))?;
-        private::check_folder(&self.folder)
+        permissions::make_folder(&self.folder).map_err(|error| unavailable(&self.folder, error))?;
+        permissions::check_folder(&self.folder)
             .map_err(|error| rejected_or_unavailable(&self.folder, error))?;
-        let mut file = private::open(
+        let mut file = permissions::open(
             OpenOptions::new().read(true).write(true).create(true),
             &path,
         )
@@ -328,7 +328,7 @@ impl Paths {
         // The same: only a message is poorer without it.
         let _ = sign(&mut file);
         self.remove_leftovers();
-        let held = Held {
+        let held = LockedFile {
             _file: file,
             saved: None,
         };
@@ -381,11 +381,11 @@ impl Paths {
         ));
         let write = || -> io::Result<()> {
             let mut file =
-                private::open(OpenOptions::new().write(true).create_new(true), &temporary)?;
+                permissions::open(OpenOptions::new().write(true).create_new(true), &temporary)?;
             file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(&temporary, self.record())?;
-            private::sync_folder(&self.folder)
+            permissions::sync_folder(&self.folder)
         };
         write().map_err(|error| {
             let _ = fs::remove_file(&temporary);
@@ -398,7 +398,7 @@ impl Paths {
 fn sign(file: &mut File) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
-    writeln!(file, "{}", holder::this_process())
+    writeln!(file, "{}", lock_owner::this_process())
 }
 
 fn corrupt(path: &Path) -> Error {
@@ -423,7 +423,7 @@ fn unavailable(path: &Path, error: io::Error) -> Error {
 fn rejected_or_unavailable(path: &Path, error: io::Error) -> Error {
     if error
         .get_ref()
-        .is_some_and(|inner| inner.is::<private::NotPrivate>())
+        .is_some_and(|inner| inner.is::<permissions::NotPrivate>())
     {
         let message = format!(
             "{} is not this user's alone; if you trust it, make it so (chmod go= PATH), or remove it and log in again",

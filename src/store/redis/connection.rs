@@ -33,7 +33,7 @@ use tower::BoxError;
 use crate::{
     error::{Error, ErrorKind},
     origin::is_loopback,
-    store::detached::detached,
+    store::blocking::blocking,
 };
 
 /// Whatever is asked of Redis is answered within this time, or fails. Less than the lease, so that one that was given
@@ -275,7 +275,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     // Tokio's own look-up would hold up the end of the program.
     let host = host.to_owned();
-    let addresses = detached("looking up Redis", move || {
+    let addresses = blocking("looking up Redis", move || {
         let found = (host.as_str(), port).to_socket_addrs();
         let found = found.map(|found| found.collect::<Vec<SocketAddr>>());
         found.map_err(|error| {
@@ -297,7 +297,7 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
 }
 
 async fn connector(roots: Option<Vec<CertificateDer<'static>>>) -> Result<TlsConnector, Error> {
-    detached("reading the trusted certificates", move || {
+    blocking("reading the trusted certificates", move || {
         let roots = roots.unwrap_or_else(|| rustls_native_certs::load_native_certs().certs);
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(roots);

@@ -86,16 +86,13 @@ impl StoreLock for Lease {
         } = stored.header;
         let mut call = self.keys.call(script::SAVE, &["lock", "record"]);
         call.arg(&self.owner).arg(self.saves);
-        let Version {
-            lineage,
-            generation,
-        } = expected.unwrap_or(Version {
-            lineage: 0,
-            generation: 0,
+        let Version { family, revision } = expected.unwrap_or(Version {
+            family: 0,
+            revision: 0,
         });
         call.arg(u8::from(expected.is_some()))
-            .arg(lineage)
-            .arg(generation);
+            .arg(family)
+            .arg(revision);
         let times = [
             ("mark_settles", mark.map(|mark| mark.settles_in)),
             ("not_before", not_before),
@@ -109,10 +106,10 @@ impl StoreLock for Lease {
         call.arg("");
         call.arg("form")
             .arg(FORM)
-            .arg("lineage")
-            .arg(version.lineage)
-            .arg("generation")
-            .arg(version.generation);
+            .arg("family")
+            .arg(version.family)
+            .arg("revision")
+            .arg(version.revision);
         if let Some(mark) = mark {
             call.arg("mark_count").arg(mark.count);
         }
@@ -122,7 +119,7 @@ impl StoreLock for Lease {
         Box::pin(async move { settled(self.redis.run(&call).await?) })
     }
 
-    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+    fn quarantine(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         let since = system_now()
             .wall
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -152,8 +149,8 @@ impl Drop for Lease {
     }
 }
 
-fn settled(answer: Value) -> Result<(), Error> {
-    let word = match &answer {
+fn settled(response: Value) -> Result<(), Error> {
+    let word = match &response {
         Value::BulkString(word) => &**word,
         _ => b"",
     };
@@ -169,7 +166,7 @@ fn settled(answer: Value) -> Result<(), Error> {
         ),
         _ => (
             ErrorKind::StoreUnavailable,
-            "Redis gave an answer that makes no sense",
+            "Redis gave a response that makes no sense",
         ),
     };
     Err(Error::new(kind, message))

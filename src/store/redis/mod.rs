@@ -11,7 +11,9 @@ use redis::{Cmd, Value};
 use zeroize::Zeroizing;
 
 use self::{connection::Redis, lease::Lease};
-use super::{Header, Record, SpentMark, StoreKey, Stored, TokenStore, TryLock, Version, holder};
+use super::{
+    Header, InUseMark, Record, StoreKey, Stored, TokenStore, TryLock, Version, lock_owner,
+};
 use crate::error::{Error, ErrorKind};
 
 /// A store in Redis (5 or later) or Valkey, for processes on several machines.
@@ -30,7 +32,7 @@ use crate::error::{Error, ErrorKind};
 /// The renewal lock is a lease of 5 s, extended while it is held. All times are read from Redis's clock, so those of
 /// the machines need not agree. For the account `main` there are two keys in one hash slot,
 /// `{apivideo-auth:main@https_3a_2f_2fws.api.video}:record` and `…:lock`, and `…:rejected-TIME` for each record that was
-/// set aside. Its user needs `~{apivideo-auth:*` and the commands `EVAL`, `DEL`, `EXISTS`, `GET`, `HMGET`, `HSET`,
+/// quarantined. Its user needs `~{apivideo-auth:*` and the commands `EVAL`, `DEL`, `EXISTS`, `GET`, `HMGET`, `HSET`,
 /// `PEXPIRE`, `RENAME`, `SET`, `TIME`. A cluster is reached through a proxy only: redirections are not followed.
 ///
 /// # What protects what
@@ -112,11 +114,11 @@ impl RedisStoreBuilder {
 impl TokenStore for RedisStore {
     fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
         Box::pin(async move {
-            let answer = self
+            let response = self
                 .redis
                 .run(&Keys::of(key).call(script::LOAD, &["record"]))
                 .await?;
-            parse(key, answer)
+            parse(key, response)
         })
     }
 
@@ -127,7 +129,7 @@ impl TokenStore for RedisStore {
                 "{:016x}{:016x} {}",
                 fastrand::u64(..),
                 fastrand::u64(..),
-                holder::this_process()
+                lock_owner::this_process()
             );
             let mut call = keys.call(script::LOCK, &["lock"]);
             call.arg(&owner).arg(LEASE.as_millis());
@@ -170,7 +172,7 @@ impl Keys {
 }
 
 /// Reads what [`script::LOAD`] returns. Redis keeps numbers as text, and its own are too coarse for a version.
-fn parse(key: &StoreKey, answer: Value) -> Result<Option<Stored>, Error> {
+fn parse(key: &StoreKey, response: Value) -> Result<Option<Stored>, Error> {
     let corrupt = || {
         let message = format!(
             "what Redis holds at {}:record is damaged; restore it, or remove it and log in again",
@@ -178,7 +180,7 @@ fn parse(key: &StoreKey, answer: Value) -> Result<Option<Stored>, Error> {
         );
         Error::new(ErrorKind::StoreCorrupt, message)
     };
-    let Value::Array(fields) = answer else {
+    let Value::Array(fields) = response else {
         return Err(corrupt());
     };
     let Ok(
@@ -186,8 +188,8 @@ fn parse(key: &StoreKey, answer: Value) -> Result<Option<Stored>, Error> {
             now,
             exists,
             form,
-            lineage,
-            generation,
+            family,
+            revision,
             mark_count,
             mark_settles,
             not_before,
@@ -219,12 +221,12 @@ fn parse(key: &StoreKey, answer: Value) -> Result<Option<Stored>, Error> {
     let now = number(&now)?.ok_or_else(corrupt)?;
     let left = |time: u64| Duration::from_millis(time.saturating_sub(now));
     let version = Version {
-        lineage: number(&lineage)?.ok_or_else(corrupt)?,
-        generation: number(&generation)?.ok_or_else(corrupt)?,
+        family: number(&family)?.ok_or_else(corrupt)?,
+        revision: number(&revision)?.ok_or_else(corrupt)?,
     };
     let settles_in = number(&mark_settles)?.map_or(Duration::ZERO, left);
     let mark = match number(&mark_count)? {
-        Some(count) => Some(SpentMark {
+        Some(count) => Some(InUseMark {
             count: count.try_into().map_err(|_| corrupt())?,
             settles_in,
         }),

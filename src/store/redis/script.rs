@@ -1,9 +1,9 @@
-//! What Redis is asked to do, each in one step. Each can be sent twice: an answer may be lost.
+//! What Redis is asked to do, each in one step. Each can be sent twice: a response may be lost.
 
 /// The time in ms, whether there is a record, and its fields.
 pub(super) const LOAD: &str = "
 local time = redis.call('TIME')
-local fields = redis.call('HMGET', KEYS[1], 'form', 'lineage', 'generation', 'mark_count', 'mark_settles',
+local fields = redis.call('HMGET', KEYS[1], 'form', 'family', 'revision', 'mark_count', 'mark_settles',
     'not_before', 'expires', 'record')
 return {string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)), redis.call('EXISTS', KEYS[1]),
     unpack(fields)}";
@@ -25,13 +25,13 @@ pub(super) const UNLOCK: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])";
 
-/// KEYS: lock, record. ARGV: owner, number of the save, whether a record is expected, its lineage and generation, the
+/// KEYS: lock, record. ARGV: owner, number of the save, whether a record is expected, its family and revision, the
 /// names of the times with their span in ms, an empty name, the fields with their values.
 ///
 /// Numbers are compared as text: Lua's would round a version.
 pub(super) const SAVE: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'lost' end
-local found = redis.call('HMGET', KEYS[2], 'lineage', 'generation', 'saved_by', 'saves')
+local found = redis.call('HMGET', KEYS[2], 'family', 'revision', 'saved_by', 'saves')
 local fields, time, next = {}, redis.call('TIME'), 6
 while ARGV[next] ~= '' do
     local at = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[next + 1]
@@ -51,7 +51,7 @@ if found[3] == ARGV[1] then
     local saves = tonumber(found[4])
     if saves == tonumber(ARGV[2]) then return 'saved' end
     if saves > tonumber(ARGV[2]) then return 'overtaken' end
-    matches = matches or (found[1] == new['lineage'] and found[2] == new['generation'])
+    matches = matches or (found[1] == new['family'] and found[2] == new['revision'])
 end
 if not matches then return 'conflict' end
 redis.call('DEL', KEYS[2])

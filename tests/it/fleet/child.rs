@@ -20,7 +20,7 @@ use hyper_util::{
 };
 use tower::{Layer as _, ServiceExt as _};
 
-use super::{shelf::Lockless, *};
+use super::{stores::Lockless, *};
 use crate::support::get;
 
 pub(super) type Http = ApiVideoAuth<Legacy<HttpConnector, Body>>;
@@ -114,9 +114,9 @@ async fn a_child_process() {
 fn meddle(builder: Builder, store: impl TokenStore + Clone, locks: bool, step: String) -> Builder {
     let hook = obeying(step);
     if locks {
-        builder.store(Hooked { store, hook })
+        builder.store(FaultyStore { store, hook })
     } else {
-        builder.store(Hooked {
+        builder.store(FaultyStore {
             store: Lockless(store),
             hook,
         })

@@ -1,24 +1,24 @@
 //! G21 to G26: layers that share a store, each played as a process of its own.
 
 mod child;
-mod flight;
-mod losses;
+mod failed_saves;
+mod lost_locks;
 mod processes;
-mod saves;
 mod seeds;
-mod shelf;
-mod trouble;
+mod single_flight;
+mod store_failures;
+mod stores;
 
 use std::time::Duration;
 
 use apivideo_auth::{
-    ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, ErrorKind, Way,
+    ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, ErrorKind, GrantType,
     middleware::{Replay, SameService},
     testing::{FakeApi, ManualClock},
 };
 use tower::BoxError;
 
-use self::shelf::{Hook, Hooked, Op, Shelf, When, away, hook};
+use self::stores::{FaultyStore, Hook, Op, TestStore, When, away, hook};
 use crate::support::{Body, Client, client, list, ours, paused, settle};
 
 type Builder = ApiVideoAuthLayerBuilder<SameService, Replay>;
@@ -32,7 +32,7 @@ const SETTLED: Duration = Duration::from_secs(15);
 struct Fleet {
     api: FakeApi,
     clock: ManualClock,
-    shelf: Shelf,
+    store: TestStore,
 }
 
 impl Fleet {
@@ -41,7 +41,7 @@ impl Fleet {
         Self {
             api,
             clock,
-            shelf: Shelf::default(),
+            store: TestStore::default(),
         }
     }
 
@@ -68,7 +68,7 @@ impl Fleet {
             .base_url(self.api.url())
             .clock(self.clock.clone())
             .early_window(Duration::ZERO)
-            .store(self.shelf.clone())
+            .store(self.store.clone())
     }
 
     fn keyed(&self) -> Builder {
@@ -83,9 +83,9 @@ impl Fleet {
         }
     }
 
-    fn hooked(&self, hook: Hook) -> Hooked<Shelf> {
-        Hooked {
-            store: self.shelf.clone(),
+    fn hooked(&self, hook: Hook) -> FaultyStore<TestStore> {
+        FaultyStore {
+            store: self.store.clone(),
             hook,
         }
     }
@@ -102,7 +102,7 @@ impl Fleet {
     }
 
     fn stored(&self) -> String {
-        self.shelf.refresh_token().expect("a stored refresh token")
+        self.store.refresh_token().expect("a stored refresh token")
     }
 }
 
@@ -121,7 +121,7 @@ impl Process {
         tokio::spawn(async move { outcome(list(&client).await) })
     }
 
-    fn way(&self) -> Option<Way> {
+    fn way(&self) -> Option<GrantType> {
         self.layer.subscribe().latest().map(|renewed| renewed.way)
     }
 }

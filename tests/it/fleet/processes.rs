@@ -52,7 +52,7 @@ async fn of_eight_one_calls(store: &str) {
     );
     let adopted = said
         .iter()
-        .filter(|said| said.contains("waits") && said.contains("Some(Adopted)"));
+        .filter(|said| said.contains("waits") && said.contains("Some(Store)"));
     assert_eq!(
         (adopted.count(), api.counts().token_calls),
         (7, 1),
@@ -99,7 +99,7 @@ async fn g23_of_eight_processes_on_one_redis_one_calls_and_without_the_lock_all_
 enum Next {
     /// The token is still good.
     Goes,
-    /// The answer was lost: the token is refused.
+    /// The response was lost: the token is refused.
     Refused,
 }
 
@@ -120,7 +120,7 @@ async fn killed_at(step: &'static str, next: Next, with_key: bool) {
         let builder = ApiVideoAuthLayer::builder()
             .base_url(api.url())
             .call_timeout(CALL_TIMEOUT)
-            .flight_timeout(2 * CALL_TIMEOUT)
+            .renewal_timeout(2 * CALL_TIMEOUT)
             .store(store.clone());
         if with_key {
             builder.api_key(api.api_key())
@@ -268,7 +268,7 @@ async fn stopped_after_its_mark(with_key: bool) {
     leader.signal("-CONT");
     let said = blocking(|| leader.end()).await;
     assert!(
-        said.contains("answered Ok(200)") && said.contains("Adopted"),
+        said.contains("answered Ok(200)") && said.contains("Store"),
         "{said}"
     );
     assert_eq!(api.presentations(&token), usize::from(!with_key));

@@ -15,9 +15,9 @@ async fn g26_a_restart_with_the_old_seed_presents_nothing_twice() {
         assert_eq!(
             process.way(),
             Some(if restart == 0 {
-                Way::Refresh
+                GrantType::RefreshToken
             } else {
-                Way::Adopted
+                GrantType::Store
             })
         );
         sleep(HOUR).await;
@@ -123,7 +123,7 @@ async fn g26_a_seed_that_this_process_spent_is_not_planted_in_a_store_that_was_e
         fleet.api.revoke_refresh_tokens();
         fleet.api.refuse_api_key(true);
         assert_eq!(process.list().await, Err(ErrorKind::Refused));
-        fleet.shelf.put(None);
+        fleet.store.put(None);
         fleet.api.refuse_api_key(false);
         sleep(seconds(301.0)).await;
         assert_eq!(process.list().await.is_ok(), with_key);

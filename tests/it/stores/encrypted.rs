@@ -22,7 +22,7 @@ async fn g22_the_wrong_key_is_a_clear_error_and_destroys_nothing() {
     assert_eq!(
         error.kind(),
         ErrorKind::StoreUnreadable,
-        "never taken for corrupt, so never set aside"
+        "never taken for corrupt, so never quarantined"
     );
     assert!(
         error.to_string().contains("key") && !error.is_transient(),
@@ -62,7 +62,7 @@ async fn g22_what_was_not_sealed_for_this_place_is_unreadable() {
             stored(version(1, 5), &bytes[..bytes.len() - 1]),
         ),
         ("a version that it never had", stored(version(1, 6), &bytes)),
-        ("another lineage", stored(version(2, 5), &bytes)),
+        ("another family", stored(version(2, 5), &bytes)),
         ("not encrypted", stored(version(1, 5), br#"{"form":1}"#)),
         ("empty", stored(version(1, 5), b"")),
         (
@@ -92,7 +92,7 @@ async fn g22_what_was_not_sealed_for_this_place_is_unreadable() {
 }
 
 #[tokio::test]
-async fn g25_a_running_process_refuses_an_older_generation_and_can_write_the_newer_one_back() {
+async fn g25_a_running_process_refuses_an_older_revision_and_can_write_the_newer_one_back() {
     let inner = MemoryStore::new();
     let (running, sibling) = (with(1, &inner), with(1, &inner));
     save(&sibling, stored(version(1, 1), b"test-only-older")).await;
@@ -124,7 +124,7 @@ async fn g25_a_running_process_refuses_an_older_generation_and_can_write_the_new
     );
 }
 
-/// Holds its first answer back until it is told to give it.
+/// Holds its first response back until it is told to give it.
 struct Slow(MemoryStore, Mutex<Option<oneshot::Receiver<()>>>);
 
 impl TokenStore for Slow {

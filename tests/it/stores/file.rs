@@ -87,12 +87,12 @@ async fn g22_a_record_that_is_not_this_users_alone_is_refused_and_can_be_set_asi
             ),
             Some(ErrorKind::StoreCorrupt)
         );
-        lock.set_aside().await.expect("setting aside");
-        let set_aside = names(store.folder())
+        lock.quarantine().await.expect("quarantine");
+        let quarantine = names(store.folder())
             .into_iter()
             .filter(|name| name.contains(".json.rejected-"))
             .count();
-        assert_eq!(set_aside, 1, "{trick}: {:?}", names(store.folder()));
+        assert_eq!(quarantine, 1, "{trick}: {:?}", names(store.folder()));
         assert_eq!(store.load(&key()).await.expect("loading"), None, "{trick}");
     }
 }
@@ -368,7 +368,7 @@ async fn g24_a_read_only_folder_can_be_read_and_is_an_error_to_write_to() {
             .await;
         assert_eq!(kind(save), Some(ErrorKind::StoreUnavailable));
         assert_eq!(
-            kind(lock.set_aside().await),
+            kind(lock.quarantine().await),
             Some(ErrorKind::StoreUnavailable)
         );
         let fresh = FileStore::in_folder(folder.join("deeper"));

@@ -21,8 +21,8 @@ async fn g21_a_load_sees_a_whole_save_however_often_it_is_replaced() {
                         .expect("a whole record")
                         .expect("stored");
                     let record = seen.record.expect("a record").expose().to_vec();
-                    assert_eq!(record, seen.header.version.generation.to_le_bytes());
-                    if seen.header.version.generation == 100 {
+                    assert_eq!(record, seen.header.version.revision.to_le_bytes());
+                    if seen.header.version.revision == 100 {
                         return;
                     }
                 }

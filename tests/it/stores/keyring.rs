@@ -180,7 +180,7 @@ async fn g22_a_running_process_finds_another_key_and_remembers_the_newest_pair_o
     put(&running, Some(version(1, 1)), version(1, 2)).await;
     fs::write(
         &file,
-        br#"{"form":1,"lineage":1,"generation":2,"record":"AAAA"}"#,
+        br#"{"form":1,"family":1,"revision":2,"record":"AAAA"}"#,
     )
     .expect("writing");
     assert_eq!(
@@ -325,7 +325,7 @@ fn g24_a_keyring_that_hangs_holds_up_neither_the_runtime_nor_its_end() {
         // Paused, time runs ahead to the deadline: nothing else moves.
         let paused = runtime(true);
         let (error, _) = paused.block_on(ask());
-        let error = error.expect_err("no answer");
+        let error = error.expect_err("no response");
         assert_eq!(error.kind(), ErrorKind::StoreUnavailable);
         assert!(error.to_string().contains("within 5 s"), "{error}");
         drop(paused);

@@ -44,11 +44,8 @@ fn key() -> StoreKey {
     StoreKey::new("https://ws.example", "main").expect("a good key")
 }
 
-fn version(lineage: u64, generation: u64) -> Version {
-    Version {
-        lineage,
-        generation,
-    }
+fn version(family: u64, revision: u64) -> Version {
+    Version { family, revision }
 }
 
 fn stored(version: Version, record: &[u8]) -> Stored {

@@ -248,7 +248,10 @@ async fn g23_who_lost_the_lease_changes_nothing_and_frees_nobody_elses() {
         .save(None, stored(version(1, 1), b"test-only-first"))
         .await;
     assert_eq!(kind(again), Some(ErrorKind::StoreConflict));
-    assert_eq!(kind(late.set_aside().await), Some(ErrorKind::StoreConflict));
+    assert_eq!(
+        kind(late.quarantine().await),
+        Some(ErrorKind::StoreConflict)
+    );
     late.unlock().await;
     assert!(
         matches!(
@@ -317,7 +320,7 @@ async fn g24_a_redis_that_was_killed_is_an_error_and_is_found_again_empty() {
     server.kill();
     for error in [
         refused(&store).await,
-        lock.set_aside().await.expect_err("nobody is there"),
+        lock.quarantine().await.expect_err("nobody is there"),
     ] {
         assert_eq!(error.kind(), ErrorKind::StoreUnavailable, "{error:?}");
     }
@@ -352,28 +355,16 @@ async fn g22_what_redis_holds_is_judged_before_it_is_used() {
     fn hash<'a>(fields: &[&'a str]) -> Vec<&'a str> {
         [&["HSET", RECORD], fields].concat()
     }
-    let whole = [
-        "form",
-        "1",
-        "lineage",
-        "1",
-        "generation",
-        "1",
-        "record",
-        "x",
-    ];
+    let whole = ["form", "1", "family", "1", "revision", "1", "record", "x"];
     let cases = [
         (vec!["SET", RECORD, "text"], ErrorKind::StoreCorrupt),
         (
-            hash(&["lineage", "1", "generation", "1"]),
+            hash(&["family", "1", "revision", "1"]),
             ErrorKind::StoreCorrupt,
         ),
+        (hash(&["form", "1", "family", "1"]), ErrorKind::StoreCorrupt),
         (
-            hash(&["form", "1", "lineage", "1"]),
-            ErrorKind::StoreCorrupt,
-        ),
-        (
-            hash(&[&whole[..], &["generation", "-1"]].concat()),
+            hash(&[&whole[..], &["revision", "-1"]].concat()),
             ErrorKind::StoreCorrupt,
         ),
         (
@@ -398,7 +389,7 @@ async fn g22_what_redis_holds_is_judged_before_it_is_used() {
         let save = lock.save(None, stored(version(1, 2), b"x")).await;
         assert!(save.is_err(), "{command:?} is not written over");
         assert_eq!(refused(&store).await.kind(), expected);
-        lock.set_aside().await.expect("setting aside");
+        lock.quarantine().await.expect("quarantine");
         lock.save(None, stored(version(1, 2), b"x"))
             .await
             .expect("the key is free");

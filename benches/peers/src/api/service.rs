@@ -46,7 +46,7 @@ impl Api {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let service = api.service();
-                let service = service_fn(move |request| answer(service.clone(), request));
+                let service = service_fn(move |request| response(service.clone(), request));
                 tokio::spawn(async move {
                     let connection = auto::Builder::new(TokioExecutor::new());
                     let service = TowerToHyperService::new(service);
@@ -111,11 +111,11 @@ async fn token_call(api: Api, request: Request<Body>) -> Result<Response<Body>, 
         .unwrap_or_else(|never: Infallible| match never {})
         .to_bytes();
     let is_oauth = head.uri.path() == "/token";
-    let answer = match refresh_token(is_oauth, &body)? {
+    let response = match refresh_token(is_oauth, &body)? {
         Some(token) => api.refresh(&token).await,
         None => api.login().await,
     };
-    let (status, json) = match answer {
+    let (status, json) = match response {
         Ok(grant) => (StatusCode::OK, pair(&grant)),
         Err(Denied::Down) => (
             StatusCode::SERVICE_UNAVAILABLE,

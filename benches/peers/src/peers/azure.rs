@@ -149,12 +149,12 @@ impl<S: Inner> Transport<S> {
         for (name, value) in request.headers().iter() {
             sent = sent.header(name.as_str(), value.as_str());
         }
-        let answer = self
+        let response = self
             .0
             .clone()
             .oneshot(sent.body(Body::new(request.body().into()))?)
             .await?;
-        let (parts, body) = answer.into_parts();
+        let (parts, body) = response.into_parts();
         let mut headers = Headers::new();
         for (name, value) in &parts.headers {
             headers.insert(name.as_str().to_owned(), value.to_str()?.to_owned());
@@ -176,7 +176,7 @@ impl<S: Inner> Policy for Transport<S> {
         request: &mut AzureRequest,
         _: &[Arc<dyn Policy>],
     ) -> PolicyResult {
-        self.answer(request)
+        self.response(request)
             .await
             .map_err(|error| Error::new(ErrorKind::Io, error))
     }

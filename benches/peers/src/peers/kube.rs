@@ -113,13 +113,13 @@ pub(crate) fn plugin() -> Option<Result<(), BoxError>> {
 }
 
 fn credential(url: &str, path: PathBuf) -> Result<(), BoxError> {
-    let answer = refresh(url, &fs::read_to_string(&path)?)?;
-    let text = |name: &str| answer[name].as_str().ok_or("the answer is not complete");
+    let response = refresh(url, &fs::read_to_string(&path)?)?;
+    let text = |name: &str| response[name].as_str().ok_or("the response is not complete");
     fs::write(path, text("refresh_token")?)?;
     let lifetime = Duration::from_secs(
-        answer["expires_in"]
+        response["expires_in"]
             .as_u64()
-            .ok_or("the answer has no lifetime")?,
+            .ok_or("the response has no lifetime")?,
     );
     let credential = json!({
         "kind": "ExecCredential",
@@ -144,11 +144,11 @@ fn refresh(url: &str, refresh_token: &str) -> Result<Value, BoxError> {
          Content-Length: {}\r\n\r\n{form}",
         form.len()
     )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    let (head, body) = response
         .split_once("\r\n\r\n")
-        .ok_or("the answer has no end of its head")?;
+        .ok_or("the response has no end of its head")?;
     match head.split(' ').nth(1) {
         Some("200") => Ok(serde_json::from_str(body)?),
         _ => Err("the refresh token was not taken".into()),

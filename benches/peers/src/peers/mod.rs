@@ -73,7 +73,7 @@ macro_rules! for_each_peer {
 pub(crate) use for_each_peer;
 
 /// What a careful user of a crate that takes a function for new tokens writes: the refresh token that works now is
-/// behind a lock, and the next one takes its place as soon as the answer is there.
+/// behind a lock, and the next one takes its place as soon as the response is there.
 #[derive(Debug)]
 pub(crate) struct Source {
     api: Api,

@@ -1,4 +1,4 @@
-//! G12: odd answers to token calls.
+//! G12: odd responses to token calls.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }
 
-/// Each row: what is done to the answer's JSON, and the lifetime that is believed.
+/// Each row: what is done to the response's JSON, and the lifetime that is believed.
 #[tokio::test(start_paused = true)]
 async fn g12_lifetimes_are_read_from_what_can_be_a_number() {
     let text = |text: &str| Some(json!(text));
@@ -150,7 +150,7 @@ async fn g12_a_new_refresh_token_is_kept_even_without_an_access_token() {
     }
 }
 
-/// Whatever the answers are, one flight makes few calls, and the source is usable as soon as they are good.
+/// Whatever the responses are, one flight makes few calls, and the source is usable as soon as they are good.
 #[tokio::test(start_paused = true)]
 async fn g12_nothing_loops() {
     let no_token = |pair: &mut Value| drop(pair.as_object_mut().unwrap().remove("access_token"));
@@ -169,7 +169,7 @@ async fn g12_nothing_loops() {
         let (api, clock) = paused();
         let layer = with_key(&api).clock(clock).build().unwrap();
         let client = client(&layer, &api);
-        api.always(Some(fault.clone()));
+        api.set_default_fault(Some(fault.clone()));
         list(&client).await.unwrap_err();
         assert!(
             api.counts().token_calls <= 5,

@@ -10,19 +10,19 @@ use std::{
 
 use apivideo_auth::{
     Credentials,
-    store::{MemoryStore, SpentMark, StoreKey, TokenStore},
+    store::{InUseMark, MemoryStore, StoreKey, TokenStore},
     testing::GatePoint,
 };
 use tokio::time::{Instant, sleep};
 
-use super::{shelf::damaged, *};
+use super::{stores::damaged, *};
 
 #[tokio::test(start_paused = true)]
 async fn g22_a_corrupt_record_is_set_aside_with_a_key_and_else_a_clear_error() {
     for with_key in [false, true] {
         let fleet = Fleet::logged_in().await;
-        let broken = damaged(&fleet.shelf.read().unwrap());
-        fleet.shelf.put(Some(broken.clone()));
+        let broken = damaged(&fleet.store.read().unwrap());
+        fleet.store.put(Some(broken.clone()));
         let process = fleet.start(fleet.builder(with_key));
         if with_key {
             assert_eq!(process.list().await, Ok(200));
@@ -31,7 +31,7 @@ async fn g22_a_corrupt_record_is_set_aside_with_a_key_and_else_a_clear_error() {
         } else {
             assert_eq!(process.list().await, Err(ErrorKind::StoreCorrupt));
             assert_eq!(
-                fleet.shelf.read(),
+                fleet.store.read(),
                 Some(broken),
                 "a person may still mend it"
             );
@@ -43,7 +43,7 @@ async fn g22_a_corrupt_record_is_set_aside_with_a_key_and_else_a_clear_error() {
 #[tokio::test(start_paused = true)]
 async fn g25_the_pair_of_another_key_is_neither_adopted_nor_overwritten() {
     let fleet = Fleet::logged_in().await;
-    let before = fleet.shelf.read();
+    let before = fleet.store.read();
     let other = fleet.start(fleet.keyless().api_key("test-only-other-key"));
     let error = list(&other.client).await.unwrap_err();
     assert_eq!(ours(&error).kind(), ErrorKind::StoreForeign);
@@ -52,13 +52,13 @@ async fn g25_the_pair_of_another_key_is_neither_adopted_nor_overwritten() {
         "{error}"
     );
     assert_eq!(
-        (fleet.shelf.read(), fleet.api.counts().token_calls),
+        (fleet.store.read(), fleet.api.counts().token_calls),
         (before, 1)
     );
     // A change of keys: the old line is left for a login, and its refresh token is not spent.
     fleet.api.revoke_refresh_tokens();
-    let (old, spent) = (fleet.shelf.version(), fleet.stored());
-    let stored = fleet.shelf.read().unwrap();
+    let (old, spent) = (fleet.store.version(), fleet.stored());
+    let stored = fleet.store.read().unwrap();
     let record = String::from_utf8(stored.record.unwrap().expose().to_vec()).unwrap();
     let key = record
         .split("\"api_key\":\"")
@@ -69,7 +69,7 @@ async fn g25_the_pair_of_another_key_is_neither_adopted_nor_overwritten() {
         .unwrap()
         .to_owned();
     let record = record.replace(&key, &"0".repeat(64));
-    fleet.shelf.put(Some(apivideo_auth::store::Stored::new(
+    fleet.store.put(Some(apivideo_auth::store::Stored::new(
         stored.header,
         Some(apivideo_auth::store::Record::new(record.into_bytes())),
     )));
@@ -83,7 +83,7 @@ async fn g25_the_pair_of_another_key_is_neither_adopted_nor_overwritten() {
         (fleet.api.presentations(&spent), fleet.api.counts().logins),
         (0, 2)
     );
-    assert_ne!(fleet.shelf.version(), old);
+    assert_ne!(fleet.store.version(), old);
     assert_eq!(fleet.start(fleet.keyed()).list().await, Ok(200));
     assert_eq!(
         fleet.start(fleet.keyless()).list().await,
@@ -98,7 +98,7 @@ async fn g21_a_lock_that_is_held_for_ever_is_an_error_that_names_its_holder() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     let key = StoreKey::new("any", "any").unwrap();
-    let _held = fleet.shelf.try_lock(&key).await.unwrap();
+    let _held = fleet.store.try_lock(&key).await.unwrap();
     for with_key in [true, false] {
         let process = fleet.start(fleet.builder(with_key));
         let begun = Instant::now();
@@ -239,7 +239,7 @@ fn g24_a_runtime_drops_at_once_while_the_lock_is_held_or_the_store_hangs() {
                 .try_lock(&StoreKey::new(api.url(), "default").unwrap())
                 .await
                 .expect("locking");
-            let meddling = Hooked {
+            let meddling = FaultyStore {
                 store,
                 hook: hook(move |_, _| async move {
                     if hangs {
@@ -296,16 +296,16 @@ async fn g23_no_stored_pause_is_believed_for_longer_than_five_minutes() {
     for with_mark in [false, true] {
         let fleet = Fleet::logged_in().await;
         sleep(HOUR).await;
-        let mut stored = fleet.shelf.read().unwrap();
+        let mut stored = fleet.store.read().unwrap();
         if with_mark {
-            stored.header.mark = Some(SpentMark {
+            stored.header.mark = Some(InUseMark {
                 count: 1,
                 settles_in: 24 * HOUR,
             });
         } else {
             stored.header.not_before = Some(24 * HOUR);
         }
-        fleet.shelf.put(Some(stored));
+        fleet.store.put(Some(stored));
         let process = fleet.start(fleet.keyless());
         let error = list(&process.client).await.unwrap_err();
         let wait = ours(&error).retry_after().unwrap();
@@ -352,7 +352,7 @@ async fn g22_a_call_that_was_held_back_leaves_no_mark() {
     let process = fleet.start(fleet.keyed().store(store));
     assert_eq!(process.list().await, Err(ErrorKind::StoreUnavailable));
     assert_eq!(
-        (fleet.api.counts().refreshes, fleet.shelf.mark()),
+        (fleet.api.counts().refreshes, fleet.store.mark()),
         (0, None)
     );
     is_slow.store(false, Ordering::SeqCst);

@@ -39,8 +39,8 @@ async fn g21_a_pair_that_cannot_be_saved_is_used_and_saved_later_while_siblings_
                 .store(fleet.hooked(failing_saves(seconds(3.0), panics))),
         );
         assert_eq!(leader.list().await, Ok(200));
-        assert_eq!(leader.way(), Some(Way::Refresh));
-        assert!(fleet.shelf.mark().is_some());
+        assert_eq!(leader.way(), Some(GrantType::RefreshToken));
+        assert!(fleet.store.mark().is_some());
         let begun = Instant::now();
         let siblings = fleet.start_keyless(2);
         let requests: Vec<_> = siblings.iter().map(Process::spawn).collect();
@@ -57,7 +57,7 @@ async fn g21_a_pair_that_cannot_be_saved_is_used_and_saved_later_while_siblings_
             (1, 1)
         );
         assert_eq!(
-            (fleet.shelf.mark(), fleet.api.live_refresh_token()),
+            (fleet.store.mark(), fleet.api.live_refresh_token()),
             (None, Some(fleet.stored()))
         );
         assert!(leader.layer.shutdown(seconds(1.0)).await);
@@ -80,7 +80,7 @@ async fn g21_killed_before_the_save_the_key_helps_and_else_the_answer_is_lost() 
         let leader = fleet.start(fleet.keyless().store(saves));
         assert_eq!(leader.list().await, Ok(200));
         // Killed: it never saves, and its lock is free.
-        fleet.shelf.lose_lock();
+        fleet.store.lose_lock();
         let begun = Instant::now();
         let siblings = [
             fleet.start(fleet.builder(with_key)),
@@ -115,7 +115,7 @@ async fn g21_a_save_that_is_lost_on_the_way_back_is_no_conflict() {
     let process = fleet.start(fleet.keyless().store(store));
     assert_eq!(process.list().await, Ok(200));
     assert!(process.layer.shutdown(seconds(5.0)).await);
-    assert_eq!(fleet.api.live_refresh_token(), fleet.shelf.refresh_token());
+    assert_eq!(fleet.api.live_refresh_token(), fleet.store.refresh_token());
     assert_eq!(fleet.api.counts().refreshes, 1);
 }
 
@@ -143,7 +143,7 @@ async fn g21_a_pair_that_stays_unsaved_is_saved_by_the_next_renewal_or_gives_way
         ),
         (1, 0)
     );
-    assert_eq!(fleet.api.live_refresh_token(), fleet.shelf.refresh_token());
+    assert_eq!(fleet.api.live_refresh_token(), fleet.store.refresh_token());
 }
 
 /// The lease ended while the store was away; the lock is taken anew to save what was granted.
@@ -157,7 +157,7 @@ async fn g21_a_lock_that_was_lost_is_taken_anew_to_save() {
             .store(fleet.hooked(failing_saves(seconds(4.0), false))),
     );
     assert_eq!(leader.list().await, Ok(200));
-    fleet.shelf.lose_lock();
+    fleet.store.lose_lock();
     let sibling = fleet.start(fleet.keyless());
     let begun = Instant::now();
     assert_eq!(sibling.list().await, Ok(200));
@@ -165,7 +165,7 @@ async fn g21_a_lock_that_was_lost_is_taken_anew_to_save() {
         begun.elapsed() < SETTLED,
         "its mark kept the sibling waiting, not the lock"
     );
-    assert_eq!(sibling.way(), Some(Way::Adopted));
+    assert_eq!(sibling.way(), Some(GrantType::Store));
     assert_eq!(
         (
             fleet.api.counts().refreshes,

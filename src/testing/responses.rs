@@ -1,4 +1,4 @@
-//! The building blocks of answers: problem documents, JSON, the rate-limit headers, dates.
+//! The building blocks of responses: problem documents, JSON, the rate-limit headers, dates.
 
 use std::{
     io,
@@ -105,7 +105,7 @@ pub(super) fn status(code: u16) -> io::Result<StatusCode> {
     StatusCode::from_u16(code).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
-/// The rate-limit headers, where the answer has none yet.
+/// The rate-limit headers, where the response has none yet.
 pub(super) fn add_rate_limit(headers: &mut HeaderMap, remaining: u64, retry_after: u64) {
     headers
         .entry(LIMIT)
@@ -118,7 +118,7 @@ pub(super) fn add_rate_limit(headers: &mut HeaderMap, remaining: u64, retry_afte
         .or_insert(HeaderValue::from(retry_after));
 }
 
-/// What a browser needs to show an answer to a page of `origin`, and to send the request in the first place.
+/// What a browser needs to show a response to a page of `origin`, and to send the request in the first place.
 pub(super) fn allow_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.insert(header::VARY, HeaderValue::from_static("Origin"));

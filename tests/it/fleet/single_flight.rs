@@ -8,7 +8,7 @@ use std::sync::{
 use apivideo_auth::testing::{Fault, GatePoint};
 use tokio::time::{Instant, sleep};
 
-use super::{shelf::Lockless, *};
+use super::{stores::Lockless, *};
 
 #[tokio::test(start_paused = true)]
 async fn g23_processes_that_share_a_store_make_one_call_and_only_the_lock_sees_to_it() {
@@ -27,7 +27,7 @@ async fn g23_processes_that_share_a_store_make_one_call_and_only_the_lock_sees_t
                     fleet.start(if locks {
                         builder
                     } else {
-                        builder.store(Lockless(fleet.shelf.clone()))
+                        builder.store(Lockless(fleet.store.clone()))
                     })
                 })
                 .collect();
@@ -48,11 +48,11 @@ async fn g23_processes_that_share_a_store_make_one_call_and_only_the_lock_sees_t
             assert_eq!(fleet.api.counts().token_calls - before, 1);
             let adoptions = processes
                 .iter()
-                .filter(|process| process.way() == Some(Way::Adopted))
+                .filter(|process| process.way() == Some(GrantType::Store))
                 .count();
             assert_eq!(adoptions, 7);
             assert_eq!(
-                (fleet.api.counts().reuse_violations, fleet.shelf.mark()),
+                (fleet.api.counts().reuse_violations, fleet.store.mark()),
                 (0, None)
             );
         }
@@ -106,11 +106,11 @@ async fn g21_a_mark_stands_while_the_call_is_out_and_a_transient_outcome_clears_
     sleep(HOUR).await;
     let token = fleet.stored();
     let process = fleet.start(fleet.keyless());
-    fleet.api.always(Some(Fault::status(503)));
+    fleet.api.set_default_fault(Some(Fault::status(503)));
     let gate = fleet.api.gate(GatePoint::BeforeCommit);
     let request = process.spawn();
     gate.reached(1).await;
-    let mark = fleet.shelf.mark().expect("a mark");
+    let mark = fleet.store.mark().expect("a mark");
     assert_eq!(mark.count, 1);
     assert!(
         mark.settles_in > seconds(14.0) && mark.settles_in <= SETTLED,
@@ -119,7 +119,7 @@ async fn g21_a_mark_stands_while_the_call_is_out_and_a_transient_outcome_clears_
     gate.open();
     assert_eq!(request.await.unwrap(), Err(ErrorKind::Unavailable));
     settle().await;
-    assert_eq!(fleet.shelf.mark(), None);
+    assert_eq!(fleet.store.mark(), None);
     fleet.api.clear_faults();
     sleep(seconds(1.0)).await;
     // Without a mark nobody waits for one to be settled.
@@ -141,7 +141,9 @@ async fn g23_a_cool_down_is_shared_by_all() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     let processes = fleet.start_keyless(20);
-    fleet.api.always(Some(Fault::retry_after(503, 60)));
+    fleet
+        .api
+        .set_default_fault(Some(Fault::retry_after(503, 60)));
     let before = fleet.api.counts().token_calls;
     let begun = Instant::now();
     while begun.elapsed() < seconds(59.0) {
@@ -170,7 +172,7 @@ async fn g23_twenty_processes_probe_an_outage_no_more_often_than_once_a_second()
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     let processes = fleet.start_keyless(20);
-    fleet.api.always(Some(Fault::DropBefore));
+    fleet.api.set_default_fault(Some(Fault::DropBefore));
     let before = fleet.api.counts().token_calls;
     let begun = Instant::now();
     while begun.elapsed() < seconds(60.0) {
@@ -208,7 +210,7 @@ async fn g9_clocks_that_differ_by_hours_do_not_matter() {
             (first.list().await, second.list().await),
             (Ok(200), Ok(200))
         );
-        assert_eq!(second.way(), Some(Way::Adopted));
+        assert_eq!(second.way(), Some(GrantType::Store));
         let expiry = first
             .client
             .token::<Body>()
@@ -276,7 +278,7 @@ async fn g21_a_pair_that_expired_while_waiting_for_the_lock_is_not_adopted() {
         (first.await.unwrap(), request.await.unwrap()),
         (Ok(200), Ok(200))
     );
-    assert_eq!(second.way(), Some(Way::Refresh));
+    assert_eq!(second.way(), Some(GrantType::RefreshToken));
     assert_eq!(
         (
             fleet.api.counts().unauthorized,
@@ -308,7 +310,7 @@ async fn g11_a_new_login_of_the_operator_is_picked_up_by_processes_in_a_permanen
     sleep(seconds(5.1)).await;
     for process in &processes {
         assert_eq!(process.list().await, Ok(200));
-        assert_eq!(process.way(), Some(Way::Adopted));
+        assert_eq!(process.way(), Some(GrantType::Store));
     }
     assert_eq!(fleet.api.counts().token_calls, 3);
 }

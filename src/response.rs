@@ -1,4 +1,4 @@
-//! What can be told of any answer, and of an error in place of one.
+//! What can be told of any response, and of an error in place of one.
 
 use std::{
     error::Error as StdError,
@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind};
 /// No server makes us wait longer than this.
 const MAX_WAIT: Duration = Duration::from_secs(120);
 
-/// What is read on of an answer that nobody wants. The API's problem documents are far below both.
+/// What is read on of a response that nobody wants. The API's problem documents are far below both.
 const DRAIN_BYTES: usize = 16 * 1024;
 const DRAIN_TIME: Duration = Duration::from_millis(100);
 
@@ -34,7 +34,7 @@ where
     let too_long = || {
         Error::new(
             ErrorKind::Ambiguous,
-            format!("the answer is over {} KiB", limit / 1024),
+            format!("the response is over {} KiB", limit / 1024),
         )
     };
     let mut body = pin!(body);
@@ -51,7 +51,7 @@ where
     let mut bytes = Zeroizing::new(Vec::with_capacity(expected.min(limit)));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
-            Error::with_source(ErrorKind::Ambiguous, "the answer broke off", error)
+            Error::with_source(ErrorKind::Ambiguous, "the response broke off", error)
         })?;
         let Ok(mut data) = frame.into_data() else {
             continue;
@@ -69,7 +69,7 @@ where
     Ok(bytes)
 }
 
-/// Reads an answer that nobody wants to its end, so that its connection can be used again; unless that takes too
+/// Reads a response that nobody wants to its end, so that its connection can be used again; unless that takes too
 /// much or too long: then the connection is not worth it.
 pub(crate) async fn drain<R: Body>(body: R) {
     let read = async {
@@ -115,7 +115,7 @@ pub(crate) fn never_sent(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-/// What the server asks for in seconds, or as a date. `X-RateLimit-Retry-After` stands on every answer and means
+/// What the server asks for in seconds, or as a date. `X-RateLimit-Retry-After` stands on every response and means
 /// "wait" on a 429 only.
 pub(crate) fn wait(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let read = |name: &str| headers.get(name)?.to_str().ok();

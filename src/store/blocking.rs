@@ -11,7 +11,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs `work` and waits for it, for a limited time. Dropped or timed out, the work still runs to its end: it must
 /// hold on to what protects it.
-pub(super) async fn detached<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {

@@ -7,7 +7,7 @@ use http::{Method, Response, StatusCode, header, request};
 use serde_json::{Map, Value, json};
 
 use super::{
-    answer,
+    responses,
     tokens::padded,
     uploads::{Form, Received, Upload},
 };
@@ -54,7 +54,7 @@ impl<'a> Route<'a> {
 }
 
 #[derive(Default)]
-pub(super) struct Library {
+pub(super) struct Resources {
     // Both in order of creation.
     videos: Vec<Value>,
     upload_tokens: Vec<Value>,
@@ -64,7 +64,7 @@ pub(super) struct Library {
     keep_uploads: bool,
 }
 
-impl Library {
+impl Resources {
     pub(super) fn new(keep_uploads: bool) -> Self {
         Self {
             keep_uploads,
@@ -83,7 +83,7 @@ impl Library {
             .collect()
     }
 
-    pub(super) fn answer(
+    pub(super) fn response(
         &mut self,
         parts: &request::Parts,
         body: Bytes,
@@ -105,44 +105,44 @@ impl Library {
                 list(&self.upload_tokens, path, query, &["createdAt", "ttl"])
             }
             Route::UploadTokens if method == Method::POST => self.create_upload_token(&body, now),
-            Route::Videos | Route::UploadTokens => answer::method_not_allowed("GET, POST"),
+            Route::Videos | Route::UploadTokens => responses::method_not_allowed("GET, POST"),
             Route::Video(id) => one(&mut self.videos, "videoId", id, method),
             Route::Source(id) if method == Method::POST => self.source(id, parts, &body),
-            Route::Source(_) => answer::method_not_allowed("POST"),
+            Route::Source(_) => responses::method_not_allowed("POST"),
             Route::Status(id) if method == Method::GET => self.status(id),
-            Route::Status(_) => answer::method_not_allowed("GET"),
+            Route::Status(_) => responses::method_not_allowed("GET"),
             Route::UploadToken(token) => one(&mut self.upload_tokens, "token", token, method),
             Route::Upload if method == Method::POST => self.upload(parts, &body, now),
-            Route::Upload => answer::method_not_allowed("POST"),
+            Route::Upload => responses::method_not_allowed("POST"),
             Route::Echo => echo(parts, body),
-            Route::Unknown => answer::problem("resource-not-found"),
+            Route::Unknown => responses::problem("resource-not-found"),
         }
     }
 
     fn create_video(&mut self, body: &Bytes, now: Now) -> Response<Bytes> {
         let Ok(Value::Object(wanted)) = serde_json::from_slice(body) else {
-            return answer::problem("invalid-payload");
+            return responses::problem("invalid-payload");
         };
         if !wanted.get("title").is_some_and(Value::is_string) {
-            return answer::named_problem("attribute-required", "title");
+            return responses::named_problem("attribute-required", "title");
         }
-        answer::json(StatusCode::CREATED, &self.add_video(wanted, now))
+        responses::json(StatusCode::CREATED, &self.add_video(wanted, now))
     }
 
     fn upload(&mut self, parts: &request::Parts, body: &Bytes, now: Now) -> Response<Bytes> {
         let Some(token) = parameter(parts.uri.query().unwrap_or_default(), "token") else {
-            return answer::problem("authentication-missing-upload-token");
+            return responses::problem("authentication-missing-upload-token");
         };
         if !self
             .upload_tokens
             .iter()
             .any(|present| present["token"] == token)
         {
-            return answer::problem("authentication-invalid-upload-token");
+            return responses::problem("authentication-invalid-upload-token");
         }
         let form = match Form::read(&parts.headers, body) {
             Ok(form) => form,
-            Err((kind, name)) => return answer::named_problem(kind, name),
+            Err((kind, name)) => return responses::named_problem(kind, name),
         };
         match form.video_id.clone() {
             Some(id) => self.add_chunk(&id, form),
@@ -154,7 +154,7 @@ impl Library {
                     .clone()
                     .unwrap_or_else(|| "upload".to_owned());
                 if let Err((kind, name)) = upload.add(form) {
-                    return answer::named_problem(kind, name);
+                    return responses::named_problem(kind, name);
                 }
                 let video =
                     self.add_video(Map::from_iter([("title".to_owned(), json!(title))]), now);
@@ -162,7 +162,7 @@ impl Library {
                     video["videoId"].as_str().unwrap_or_default().to_owned(),
                     upload,
                 );
-                answer::json(StatusCode::CREATED, &video)
+                responses::json(StatusCode::CREATED, &video)
             }
         }
     }
@@ -170,13 +170,13 @@ impl Library {
     fn source(&mut self, id: &str, parts: &request::Parts, body: &Bytes) -> Response<Bytes> {
         match Form::read(&parts.headers, body) {
             Ok(form) => self.add_chunk(id, form),
-            Err((kind, name)) => answer::named_problem(kind, name),
+            Err((kind, name)) => responses::named_problem(kind, name),
         }
     }
 
     fn add_chunk(&mut self, id: &str, form: Form) -> Response<Bytes> {
         let Some(video) = self.videos.iter().find(|video| video["videoId"] == id) else {
-            return answer::named_problem("resource-not-found", "videoId");
+            return responses::named_problem("resource-not-found", "videoId");
         };
         let keep = self.keep_uploads;
         let upload = self
@@ -184,17 +184,17 @@ impl Library {
             .entry(id.to_owned())
             .or_insert_with(|| Upload::new(keep));
         match upload.add(form) {
-            Ok(()) => answer::json(StatusCode::CREATED, video),
-            Err((kind, name)) => answer::named_problem(kind, name),
+            Ok(()) => responses::json(StatusCode::CREATED, video),
+            Err((kind, name)) => responses::named_problem(kind, name),
         }
     }
 
     fn status(&self, id: &str) -> Response<Bytes> {
         if !self.videos.iter().any(|video| video["videoId"] == id) {
-            return answer::named_problem("resource-not-found", "videoId");
+            return responses::named_problem("resource-not-found", "videoId");
         }
         let nothing = Upload::default();
-        answer::json(
+        responses::json(
             StatusCode::OK,
             &self.uploads.get(id).unwrap_or(&nothing).status(),
         )
@@ -217,7 +217,7 @@ impl Library {
 
     fn add_video(&mut self, wanted: Map<String, Value>, now: Now) -> Value {
         let id = padded("vi".to_owned(), 24);
-        let now = answer::date(now.wall);
+        let now = responses::date(now.wall);
         let cdn = format!("https://cdn.api.video/vod/{id}");
         let player = format!("https://embed.api.video/vod/{id}");
         let mut video = json!({
@@ -262,25 +262,25 @@ impl Library {
             serde_json::from_slice(body)
         };
         let Ok(Value::Object(wanted)) = wanted else {
-            return answer::problem("invalid-payload");
+            return responses::problem("invalid-payload");
         };
         let ttl = match wanted.get("ttl") {
             None => 0,
             Some(ttl) => match ttl.as_u64().filter(|ttl| *ttl <= MAX_TTL) {
                 Some(ttl) => ttl,
-                None => return answer::named_problem("invalid-attribute", "ttl"),
+                None => return responses::named_problem("invalid-attribute", "ttl"),
             },
         };
         let token = padded("to".to_owned(), 24);
         let mut created =
-            json!({ "token": token, "ttl": ttl, "createdAt": answer::date(now.wall) });
+            json!({ "token": token, "ttl": ttl, "createdAt": responses::date(now.wall) });
         if ttl > 0 {
             let ttl = Duration::from_secs(ttl);
-            created["expiresAt"] = answer::date(now.wall + ttl).into();
+            created["expiresAt"] = responses::date(now.wall + ttl).into();
             self.upload_token_expiry
                 .insert(token, now.monotonic.saturating_add(ttl));
         }
-        let response = answer::json(StatusCode::OK, &created);
+        let response = responses::json(StatusCode::OK, &created);
         self.upload_tokens.push(created);
         response
     }
@@ -288,15 +288,15 @@ impl Library {
 
 fn one(items: &mut Vec<Value>, key: &str, id: &str, method: &Method) -> Response<Bytes> {
     let Some(index) = items.iter().position(|item| item[key] == id) else {
-        return answer::named_problem("resource-not-found", key);
+        return responses::named_problem("resource-not-found", key);
     };
     match *method {
-        Method::GET => answer::json(StatusCode::OK, &items[index]),
+        Method::GET => responses::json(StatusCode::OK, &items[index]),
         Method::DELETE => {
             items.remove(index);
-            answer::empty(StatusCode::NO_CONTENT)
+            responses::empty(StatusCode::NO_CONTENT)
         }
-        _ => answer::method_not_allowed("GET, DELETE"),
+        _ => responses::method_not_allowed("GET, DELETE"),
     }
 }
 
@@ -323,17 +323,19 @@ fn list(items: &[Value], path: &str, query: &str, sortable: &[&str]) -> Response
     let sort_by = parameter(query, "sortBy").unwrap_or(sortable[0]);
     let sort_order = parameter(query, "sortOrder").unwrap_or("desc");
     if !sortable.contains(&sort_by) {
-        return answer::named_problem("invalid-attribute", "sortBy");
+        return responses::named_problem("invalid-attribute", "sortBy");
     }
     if !["asc", "desc"].contains(&sort_order) {
-        return answer::named_problem("invalid-attribute", "sortOrder");
+        return responses::named_problem("invalid-attribute", "sortOrder");
     }
     let (page, size) = match (
         number("currentPage", 1, usize::MAX),
         number("pageSize", 25, 100),
     ) {
         (Ok(page), Ok(size)) => (page, size),
-        (Err(name), _) | (_, Err(name)) => return answer::named_problem("invalid-attribute", name),
+        (Err(name), _) | (_, Err(name)) => {
+            return responses::named_problem("invalid-attribute", name);
+        }
     };
 
     let mut sorted: Vec<&Value> = items.iter().collect();
@@ -360,7 +362,7 @@ fn list(items: &[Value], path: &str, query: &str, sortable: &[&str]) -> Response
         "currentPage": page, "currentPageItems": shown.len(), "pageSize": size, "pagesTotal": pages,
         "itemsTotal": items.len(), "links": links,
     });
-    answer::json(
+    responses::json(
         StatusCode::OK,
         &json!({ "data": shown, "pagination": pagination }),
     )

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use apivideo_auth::{
-    ApiVideoAuthLayer, Credentials, ErrorKind, Way,
+    ApiVideoAuthLayer, Credentials, ErrorKind, GrantType,
     testing::{FakeApi, Fault, GatePoint, hold_time},
 };
 use futures::FutureExt;
@@ -52,7 +52,7 @@ async fn g1_ten_thousand_cold_callers_make_one_token_call() {
 #[tokio::test(start_paused = true)]
 async fn g1_callers_share_one_failure_and_then_one_probe() {
     type Turn = fn(&FakeApi, bool);
-    let unavailable: Turn = |api, fails| api.always(fails.then(|| Fault::status(503)));
+    let unavailable: Turn = |api, fails| api.set_default_fault(fails.then(|| Fault::status(503)));
     let refused: Turn = |api, fails| api.refuse_api_key(fails);
     for (turn, kind, calls) in [
         (unavailable, ErrorKind::Unavailable, 4),
@@ -181,7 +181,7 @@ async fn g2_dropped_callers_lose_no_pair_wherever_the_flight_waits() {
                 .unwrap();
             assert_eq!(
                 (renewed.generation, renewed.way),
-                (1, Way::Refresh),
+                (1, GrantType::RefreshToken),
                 "{point:?}"
             );
             drop(hold);
@@ -237,9 +237,9 @@ async fn g3_after_a_hang_the_next_step_still_fits_into_the_flight() {
     // Before the headers nothing is committed; a body that drips has been paid for.
     let slow = || Fault::Latency(HOUR);
     for (hang, with_api_key, took, way) in [
-        (slow(), true, 10, Some(Way::ApiKey)),
-        (Fault::Drip, true, 10, Some(Way::ApiKey)),
-        (slow(), false, 20, Some(Way::Refresh)),
+        (slow(), true, 10, Some(GrantType::ApiKey)),
+        (Fault::Drip, true, 10, Some(GrantType::ApiKey)),
+        (slow(), false, 20, Some(GrantType::RefreshToken)),
         (Fault::Drip, false, 20, None),
     ] {
         let (api, clock) = paused();
@@ -280,7 +280,7 @@ async fn g3_the_wait_is_bounded_whatever_hangs() {
             .clock(clock)
             .build()
             .unwrap();
-        api.always(Some(hang.clone()));
+        api.set_default_fault(Some(hang.clone()));
         let begun = Instant::now();
         let error = list(&client(&layer, &api)).await.unwrap_err();
         assert!(ours(&error).is_transient(), "{hang:?}: {error:?}");
@@ -317,18 +317,18 @@ async fn g3_the_callers_own_timeout_never_ends_the_flight() {
         .timeout(seconds(40))
         .layer(layer)
         .service(api.service());
-    api.always(Some(Fault::Latency(HOUR)));
+    api.set_default_fault(Some(Fault::Latency(HOUR)));
     let error = patient.oneshot(get("/videos")).await.unwrap_err();
     assert_eq!(ours(&error).kind(), ErrorKind::Ambiguous);
 }
 
-/// A flight of one call, whose answer comes after the flight's end.
+/// A flight of one call, whose response comes after the flight's end.
 #[tokio::test(start_paused = true)]
 async fn g3_a_late_answer_is_kept_for_a_minute_after_the_call() {
     for (arrives, is_kept) in [(11, true), (59, true), (61, false)] {
         let (api, clock) = paused();
         let layer = with_refresh_token(&api)
-            .flight_timeout(seconds(10))
+            .renewal_timeout(seconds(10))
             .clock(clock)
             .build()
             .unwrap();
@@ -343,7 +343,7 @@ async fn g3_a_late_answer_is_kept_for_a_minute_after_the_call() {
         advance(Duration::from_millis(10_001)).await;
         let error = caller.await.unwrap().unwrap_err();
         assert_eq!(ours(&error).kind(), ErrorKind::Ambiguous);
-        // The flight is over; its answer is not.
+        // The flight is over; its response is not.
         advance(seconds(arrives - 10)).await;
         settle().await;
         gate.open();
@@ -367,7 +367,7 @@ fn g3_an_answer_that_came_while_the_runtime_stood_still_is_kept() {
         let api = server.block_on(FakeApi::start()).unwrap();
         let layer = with_refresh_token(&api)
             .call_timeout(Duration::from_millis(200))
-            .flight_timeout(Duration::from_millis(300))
+            .renewal_timeout(Duration::from_millis(300))
             .build()
             .unwrap();
         let client = Builder::new_current_thread().enable_all().build().unwrap();
@@ -415,7 +415,7 @@ async fn g3_who_waited_while_the_machine_slept_gets_the_answer_that_came_meanwhi
     assert_eq!(api.counts().token_calls, 1);
 }
 
-/// While the call that followed a hang is under way, the answer to the first may still come.
+/// While the call that followed a hang is under way, the response to the first may still come.
 #[tokio::test(start_paused = true)]
 async fn g3_a_late_answer_beats_the_call_that_followed_it() {
     for (with_api_key, patience) in [(true, 10), (false, 20)] {
@@ -444,7 +444,10 @@ async fn g3_a_late_answer_beats_the_call_that_followed_it() {
         assert_eq!(caller.await.unwrap().unwrap(), 200);
         second.open();
         settle().await;
-        assert_eq!(layer.subscribe().latest().unwrap().way, Way::Refresh);
+        assert_eq!(
+            layer.subscribe().latest().unwrap().way,
+            GrantType::RefreshToken
+        );
         let pair = client.pair::<Body>().await.unwrap();
         assert_eq!(
             pair.refresh_token().unwrap().expose(),

@@ -7,7 +7,7 @@ use std::{
 
 use apivideo_auth::{
     Error, ErrorKind,
-    store::{Header, Record, SpentMark, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version},
+    store::{Header, InUseMark, Record, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version},
 };
 use futures::future::BoxFuture;
 use serde_json::Value;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 /// One record in memory, whose spans follow Tokio's time. Its lock can be lost, as a lease can.
 #[derive(Clone, Default)]
-pub(crate) struct Shelf(Arc<Mutex<Slot>>);
+pub(crate) struct TestStore(Arc<Mutex<Slot>>);
 
 #[derive(Default)]
 struct Slot {
@@ -24,7 +24,7 @@ struct Slot {
     locks: u64,
 }
 
-impl Shelf {
+impl TestStore {
     fn slot(&self) -> MutexGuard<'_, Slot> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -34,7 +34,7 @@ impl Shelf {
         let (Stored { header, record, .. }, saved) = slot.stored.as_ref()?;
         let left = |span: Duration| span.saturating_sub(saved.elapsed());
         let mut now = Header::new(header.version);
-        now.mark = header.mark.map(|mark| SpentMark {
+        now.mark = header.mark.map(|mark| InUseMark {
             settles_in: left(mark.settles_in),
             ..mark
         });
@@ -57,7 +57,7 @@ impl Shelf {
         self.read().map(|stored| stored.header.version)
     }
 
-    pub(crate) fn mark(&self) -> Option<SpentMark> {
+    pub(crate) fn mark(&self) -> Option<InUseMark> {
         self.read()?.header.mark
     }
 
@@ -81,7 +81,7 @@ pub(crate) fn damaged(stored: &Stored) -> Stored {
     )
 }
 
-impl TokenStore for Shelf {
+impl TokenStore for TestStore {
     fn load<'a>(&'a self, _: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
         Box::pin(async { Ok(self.read()) })
     }
@@ -96,7 +96,7 @@ impl TokenStore for Shelf {
             let owner = slot.locks;
             slot.owner = Some(owner);
             Ok(TryLock::Locked(Box::new(Lock {
-                shelf: self.clone(),
+                store: self.clone(),
                 owner,
                 saved: None,
             })))
@@ -105,7 +105,7 @@ impl TokenStore for Shelf {
 }
 
 struct Lock {
-    shelf: Shelf,
+    store: TestStore,
     owner: u64,
     saved: Option<Version>,
 }
@@ -117,7 +117,7 @@ impl StoreLock for Lock {
         stored: Stored,
     ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let mut slot = self.shelf.slot();
+            let mut slot = self.store.slot();
             let found = slot
                 .stored
                 .as_ref()
@@ -137,8 +137,8 @@ impl StoreLock for Lock {
         })
     }
 
-    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
-        self.shelf.put(None);
+    fn quarantine(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        self.store.put(None);
         Box::pin(async { Ok(()) })
     }
 
@@ -149,7 +149,7 @@ impl StoreLock for Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        let mut slot = self.shelf.slot();
+        let mut slot = self.store.slot();
         if slot.owner == Some(self.owner) {
             slot.owner = None;
         }
@@ -193,7 +193,7 @@ pub(crate) fn away() -> Error {
 
 /// Another store with a hook at each operation.
 #[derive(Clone)]
-pub(crate) struct Hooked<S> {
+pub(crate) struct FaultyStore<S> {
     pub(crate) store: S,
     pub(crate) hook: Hook,
 }
@@ -209,7 +209,7 @@ async fn around<T>(
     Ok(result)
 }
 
-impl<S: TokenStore> TokenStore for Hooked<S> {
+impl<S: TokenStore> TokenStore for FaultyStore<S> {
     fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
         Box::pin(around(&self.hook, Op::Load, self.store.load(key)))
     }
@@ -246,8 +246,8 @@ impl StoreLock for HookedLock {
         Box::pin(around(&self.hook, op, self.lock.save(expected, stored)))
     }
 
-    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(around(&self.hook, Op::SetAside, self.lock.set_aside()))
+    fn quarantine(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(around(&self.hook, Op::SetAside, self.lock.quarantine()))
     }
 
     fn unlock(self: Box<Self>) -> BoxFuture<'static, ()> {
@@ -306,7 +306,7 @@ impl<S: TokenStore> StoreLock for NoLock<S> {
         })
     }
 
-    fn set_aside(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+    fn quarantine(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async { Ok(()) })
     }
 

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, req
 /// `Debug` leaves out the body, the query and the authorization.
 #[derive(Clone)]
 #[non_exhaustive]
-pub struct Exchange {
+pub struct RecordedRequest {
     /// The method.
     pub method: Method,
     /// The URI, as it came in.
@@ -19,13 +19,13 @@ pub struct Exchange {
     pub headers: HeaderMap,
     /// The body, empty as long as it has not been read in full. Of uploads, bodies over 64 KiB are left out.
     pub body: Bytes,
-    /// The status of the answer. `None` while the request is pending, and where no answer was sent.
+    /// The status of the response. `None` while the request is pending, and where no response was sent.
     pub status: Option<StatusCode>,
     /// Whether this was a call to `/auth/...`.
     pub is_token_call: bool,
 }
 
-impl Exchange {
+impl RecordedRequest {
     fn new(parts: &request::Parts, is_token_call: bool) -> Self {
         Self {
             method: parts.method.clone(),
@@ -39,7 +39,7 @@ impl Exchange {
     }
 }
 
-impl fmt::Debug for Exchange {
+impl fmt::Debug for RecordedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut headers = self.headers.clone();
         for name in [
@@ -51,7 +51,7 @@ impl fmt::Debug for Exchange {
                 headers.insert(name, HeaderValue::from_static("[redacted]"));
             }
         }
-        f.debug_struct("Exchange")
+        f.debug_struct("RecordedRequest")
             .field("method", &self.method)
             .field("path", &shown(self.uri.path()))
             .field("version", &self.version)
@@ -81,7 +81,7 @@ pub(super) struct Entry(usize);
 pub(super) struct Journal {
     enabled: bool,
     first: usize,
-    exchanges: Vec<Exchange>,
+    exchanges: Vec<RecordedRequest>,
 }
 
 impl Journal {
@@ -96,7 +96,8 @@ impl Journal {
     pub(super) fn arrived(&mut self, parts: &request::Parts, is_token_call: bool) -> Entry {
         let entry = Entry(self.first + self.exchanges.len());
         if self.enabled {
-            self.exchanges.push(Exchange::new(parts, is_token_call));
+            self.exchanges
+                .push(RecordedRequest::new(parts, is_token_call));
         }
         entry
     }
@@ -113,7 +114,7 @@ impl Journal {
         }
     }
 
-    pub(super) fn all(&self) -> Vec<Exchange> {
+    pub(super) fn all(&self) -> Vec<RecordedRequest> {
         self.exchanges.clone()
     }
 
@@ -122,7 +123,7 @@ impl Journal {
         self.exchanges.clear();
     }
 
-    fn get(&mut self, entry: Entry) -> Option<&mut Exchange> {
+    fn get(&mut self, entry: Entry) -> Option<&mut RecordedRequest> {
         self.exchanges.get_mut(entry.0.checked_sub(self.first)?)
     }
 }

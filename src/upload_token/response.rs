@@ -11,13 +11,13 @@ use tower::{BoxError, Service, ServiceExt};
 use zeroize::Zeroizing;
 
 use crate::{
-    answer,
     clock::system_now,
     error::{Error, ErrorKind},
+    response,
 };
 
 /// A page of a hundred tokens has 20 KiB, a video with long descriptions not much more.
-const ANSWER_LIMIT: usize = 1024 * 1024;
+const RESPONSE_LIMIT: usize = 1024 * 1024;
 
 /// What the API said when it declined a call: its problem document.
 ///
@@ -62,19 +62,19 @@ impl Problem {
         None
     }
 
-    /// The status of the answer.
+    /// The status of the response.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// The last part of the `type`, such as `resource-not-found`. Empty where the answer was no problem document.
+    /// The last part of the `type`, such as `resource-not-found`. Empty where the response was no problem document.
     #[must_use]
     pub fn kind(&self) -> &str {
         &self.kind
     }
 
-    /// What the API says for people to read. Empty where the answer was no problem document.
+    /// What the API says for people to read. Empty where the response was no problem document.
     #[must_use]
     pub fn title(&self) -> &str {
         &self.title
@@ -103,7 +103,7 @@ impl fmt::Display for Problem {
 
 impl StdError for Problem {}
 
-/// Sends a request and reads the answer, if it is a good one, in full.
+/// Sends a request and reads the response, if it is a good one, in full.
 pub(super) async fn send<S, B, R>(
     service: S,
     request: Request<Bytes>,
@@ -120,7 +120,7 @@ where
         .await
         .map_err(|error| failed(error.into()))?;
     let (head, body) = response.into_parts();
-    let body = answer::read(body, ANSWER_LIMIT).await;
+    let body = response::read(body, RESPONSE_LIMIT).await;
     if head.status.is_success() {
         body
     } else {
@@ -140,7 +140,7 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
 pub(super) fn unreadable() -> Error {
     Error::new(
         ErrorKind::Ambiguous,
-        "the API's answer is not the JSON it should be",
+        "the API's response is not the JSON it should be",
     )
 }
 
@@ -148,7 +148,7 @@ pub(super) fn unreadable() -> Error {
 fn failed(error: BoxError) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => *error,
-        Err(error) if answer::never_sent(&*error) => Error::with_source(
+        Err(error) if response::never_sent(&*error) => Error::with_source(
             ErrorKind::Unavailable,
             "the API could not be reached",
             error,
@@ -173,11 +173,11 @@ fn declined(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
             "the API knows no such upload token or video",
         ),
         429 => (ErrorKind::Unavailable, "the API asks for a pause"),
-        502 | 504 | 520..=529 => (ErrorKind::Ambiguous, "a gateway lost the API's answer"),
+        502 | 504 | 520..=529 => (ErrorKind::Ambiguous, "a gateway lost the API's response"),
         300..=399 | 408 | 425 | 500..=599 => (ErrorKind::Unavailable, "the API can't serve now"),
         _ => (ErrorKind::Rejected, "the API declined the call"),
     };
-    Error::with_source(kind, message, problem).after(answer::wait(
+    Error::with_source(kind, message, problem).after(response::wait(
         status,
         headers,
         system_now().wall,

@@ -45,7 +45,7 @@ async fn g22_a_marked_token_is_presented_again_after_its_deadline_and_never_with
         sleep(HOUR).await;
         let token = fleet.stored();
         let dead = fleet.start(fleet.keyless());
-        // Its answer never comes, and others find its lock free: so it is with a dead process.
+        // Its response never comes, and others find its lock free: so it is with a dead process.
         let gate = fleet.api.gate(GatePoint::AfterCommit);
         if !spent {
             fleet.api.fault(Fault::Latency(HOUR));
@@ -57,7 +57,7 @@ async fn g22_a_marked_token_is_presented_again_after_its_deadline_and_never_with
         if spent {
             gate.reached(1).await;
         }
-        fleet.shelf.lose_lock();
+        fleet.store.lose_lock();
         let begun = Instant::now();
         let next = fleet.start(fleet.builder(with_key));
         let other = next.spawn();
@@ -89,7 +89,7 @@ async fn g22_a_marked_token_is_presented_again_after_its_deadline_and_never_with
     }
 }
 
-/// A leader that others gave up may still get its answer: then it can save, since nobody holds the lock while waiting.
+/// A leader that others gave up may still get its response: then it can save, since nobody holds the lock while waiting.
 #[tokio::test(start_paused = true)]
 async fn g21_who_waits_for_a_mark_leaves_the_lock_to_the_one_who_made_it() {
     let fleet = Fleet::logged_in().await;
@@ -99,14 +99,14 @@ async fn g21_who_waits_for_a_mark_leaves_the_lock_to_the_one_who_made_it() {
     let slow = fleet.start(fleet.keyless());
     let first = slow.spawn();
     sleep(seconds(0.5)).await;
-    fleet.shelf.lose_lock();
+    fleet.store.lose_lock();
     let waiting = fleet.start(fleet.keyless());
     let second = waiting.spawn();
     assert_eq!(
         (first.await.unwrap(), second.await.unwrap()),
         (Ok(200), Ok(200))
     );
-    assert_eq!(waiting.way(), Some(Way::Adopted));
+    assert_eq!(waiting.way(), Some(GrantType::Store));
     assert_eq!(
         (
             fleet.api.presentations(&token),
@@ -131,13 +131,13 @@ async fn g23_a_leader_that_was_stopped_after_its_mark_presents_nothing_and_adopt
         );
         let request = leader.spawn();
         stop.reached.notified().await;
-        fleet.shelf.lose_lock();
+        fleet.store.lose_lock();
         let other = fleet.start(fleet.builder(with_key));
         let begun = Instant::now();
         assert_eq!(other.list().await, Ok(200));
         assert_eq!(begun.elapsed() < seconds(1.0), with_key);
         sleep(seconds(6.0)).await;
-        let (version, stored) = (fleet.shelf.version(), fleet.stored());
+        let (version, stored) = (fleet.store.version(), fleet.stored());
         stop.go_on.notify_one();
         let outcome = request.await.unwrap();
         // Without a key the mark has to be settled first, which is longer than a store may take.
@@ -147,9 +147,9 @@ async fn g23_a_leader_that_was_stopped_after_its_mark_presents_nothing_and_adopt
         );
         sleep(seconds(2.0)).await;
         assert_eq!(leader.list().await, Ok(200));
-        assert_eq!(leader.way(), Some(Way::Adopted));
+        assert_eq!(leader.way(), Some(GrantType::Store));
         assert_eq!(
-            (fleet.shelf.version(), fleet.stored()),
+            (fleet.store.version(), fleet.stored()),
             (version, stored),
             "nothing older comes over it"
         );
@@ -168,24 +168,24 @@ async fn g23_the_late_refusal_of_a_leader_erases_nothing() {
         let request = leader.spawn();
         gate.reached(1).await;
         // While it is stopped, the operator logs in anew, which kills the old token.
-        fleet.shelf.lose_lock();
+        fleet.store.lose_lock();
         fleet.api.revoke_refresh_tokens();
         let (access, refresh) = fleet.api.mint_pair();
-        let mut stored = fleet.shelf.read().unwrap();
+        let mut stored = fleet.store.read().unwrap();
         let record = stored.record.as_ref().unwrap().expose().to_vec();
         let mut record: serde_json::Value = serde_json::from_slice(&record).unwrap();
         record["access_token"] = access.into();
         record["refresh_token"] = refresh.clone().into();
-        stored.header.version.lineage ^= 1;
+        stored.header.version.family ^= 1;
         stored.header.mark = None;
         stored.header.expires_in = Some(HOUR);
         stored.record = Some(apivideo_auth::store::Record::new(
             record.to_string().into_bytes(),
         ));
-        fleet.shelf.put(Some(stored));
+        fleet.store.put(Some(stored));
         gate.open();
         assert_eq!(request.await.unwrap(), Ok(200));
-        assert_eq!(leader.way(), Some(Way::Adopted));
+        assert_eq!(leader.way(), Some(GrantType::Store));
         assert_eq!((fleet.stored(), fleet.api.counts().logins), (refresh, 1));
     }
 }
@@ -201,7 +201,7 @@ async fn g11_the_store_is_read_again_before_a_token_is_presented_a_second_time()
     let gate = fleet.api.gate(GatePoint::BeforeCommit);
     let request = leader.spawn();
     gate.reached(1).await;
-    fleet.shelf.lose_lock();
+    fleet.store.lose_lock();
     let operator = fleet.start(fleet.keyed());
     let login = operator.spawn();
     gate.reached(2).await;
@@ -223,12 +223,12 @@ async fn g23_an_older_or_empty_store_gets_the_newer_pair_back_and_nothing_is_pre
             let processes: Vec<_> = (0..3)
                 .map(|_| fleet.start(fleet.builder(with_key)))
                 .collect();
-            let dump = fleet.shelf.read();
+            let dump = fleet.store.read();
             sleep(HOUR).await;
             for process in &processes {
                 assert_eq!(process.list().await, Ok(200));
             }
-            fleet.shelf.put(if empty { None } else { dump });
+            fleet.store.put(if empty { None } else { dump });
             // Their tokens are usable: the store is of no interest.
             for process in &processes {
                 assert_eq!(process.list().await, Ok(200));
@@ -245,7 +245,7 @@ async fn g23_an_older_or_empty_store_gets_the_newer_pair_back_and_nothing_is_pre
                 (1, 0)
             );
             assert_eq!(fleet.api.counts().token_calls, 3);
-            assert_eq!(fleet.api.live_refresh_token(), fleet.shelf.refresh_token());
+            assert_eq!(fleet.api.live_refresh_token(), fleet.store.refresh_token());
         }
     }
 }
@@ -256,13 +256,13 @@ async fn g23_an_older_pair_of_the_same_line_is_not_presented_when_the_newer_one_
     let fleet = Fleet::logged_in().await;
     let process = fleet.start(fleet.keyless());
     assert_eq!(process.list().await, Ok(200));
-    let (dump, spent) = (fleet.shelf.read(), fleet.stored());
+    let (dump, spent) = (fleet.store.read(), fleet.stored());
     sleep(HOUR).await;
     assert_eq!(process.list().await, Ok(200));
     fleet.api.revoke_refresh_tokens();
     sleep(HOUR).await;
     assert_eq!(process.list().await, Err(ErrorKind::Refused));
-    fleet.shelf.put(dump);
+    fleet.store.put(dump);
     sleep(seconds(6.0)).await;
     process.list().await.expect_err("there is nothing left");
     assert_eq!(
@@ -288,15 +288,15 @@ async fn g21_a_mark_that_was_cleared_leaves_no_doubt_with_those_who_saw_it() {
     gate.reached(1).await;
     let other = fleet.start(fleet.keyed());
     assert_eq!(other.list().await, Ok(200));
-    assert!(fleet.shelf.mark().is_some());
+    assert!(fleet.store.mark().is_some());
     gate.open();
     settle().await;
-    assert_eq!(fleet.shelf.mark(), None);
+    assert_eq!(fleet.store.mark(), None);
     sleep(seconds(100.0)).await;
     assert_eq!(other.list().await, Ok(200));
     assert_eq!(
         (other.way(), fleet.api.counts().logins),
-        (Some(Way::Refresh), 1)
+        (Some(GrantType::RefreshToken), 1)
     );
 }
 
@@ -317,7 +317,7 @@ async fn g12_a_refresh_token_without_an_access_token_is_stored_at_once() {
     let new = fleet.api.live_refresh_token();
     gate.open();
     second.reached(1).await;
-    calls.lock().unwrap().push(fleet.shelf.refresh_token());
+    calls.lock().unwrap().push(fleet.store.refresh_token());
     assert_eq!(
         calls.lock().unwrap()[0],
         new,
@@ -349,16 +349,16 @@ async fn g21_a_late_answer_is_stored_even_if_the_store_is_away_for_a_while() {
             .keyless()
             .store(store)
             .call_timeout(seconds(1.0))
-            .flight_timeout(seconds(2.0)),
+            .renewal_timeout(seconds(2.0)),
     );
     fleet.api.fault(Fault::Latency(seconds(20.0)));
     fleet.api.fault(Fault::DropBefore);
     let request = process.spawn();
-    request.await.unwrap().expect_err("no answer yet");
+    request.await.unwrap().expect_err("no response yet");
     is_away.store(true, Ordering::SeqCst);
     sleep(seconds(20.0)).await;
     assert_eq!(process.list().await, Ok(200));
     is_away.store(false, Ordering::SeqCst);
     sleep(seconds(10.0)).await;
-    assert_eq!(fleet.shelf.refresh_token(), fleet.api.live_refresh_token());
+    assert_eq!(fleet.store.refresh_token(), fleet.api.live_refresh_token());
 }
