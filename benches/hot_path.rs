@@ -1,15 +1,45 @@
 //! What the layer costs while its token is usable, as a ratio to a header that never changes.
 //!
-//! `cargo bench --bench hot_path` prints criterion's figures and, at the end, the ratios of the medians. The wrapped
-//! service answers at once and does nothing. All ways of sending build the same request; `static` is tower-http's
-//! header layer with a value made once, `naive` what is often written by hand: an `RwLock` around the token, a header
-//! formatted for each request and a boxed future. `2 threads` is two threads with 32 clones each, in turn.
+//! `cargo bench --bench hot_path` starts twelve processes, one after the other, and prints the median and the
+//! quartiles of what they measured. `cargo bench --bench hot_path -- 24` starts 24. One process alone says little:
+//! where its memory lies is left to chance, and this alone makes a ratio 1.05 in one process and 1.40 in the next.
+//!
+//! The wrapped service answers at once and does nothing. All ways of sending build the same request. `static` is
+//! tower-http's header layer with a value made once. `naive` is what is often written by hand: an `RwLock` around the
+//! token, a header formatted for each request, and a boxed future. `2 threads` is two threads with 32 clones each, in
+//! turn; they need two processors. A ratio is taken between times of the same round of the same process, and a process
+//! prints the median of its rounds. A lap is short, so that other programs disturb few of them.
+//!
+//! # Comparing two trees
+//!
+//! Both trees need this same file; copy it into an older one. Build there, and measure here:
+//!
+//! ```sh
+//! (cd ../old && cargo bench --bench hot_path --no-run)   # prints the program's path
+//! cargo bench --bench hot_path -- --against ../old/target/release/deps/hot_path-0123456789abcdef
+//! ```
+//!
+//! The processes of the two programs take turns, because a machine is faster in one minute than in the next, and two
+//! tables are printed. A way is *not slower* in a scenario if its quartiles in the two tables overlap, or are lower
+//! here. A cell that is slower is marked with `!`. Of so many cells one may be marked by chance: `naive` is the same in
+//! both trees and shows how much chance there is. Measure again, with more processes, before you believe a mark.
+//!
+//! `cargo bench --bench hot_path -- --one-process` prints what one process measured, for programs to read: scenario,
+//! threads, way and value in each line, with tabs between them.
 
 use std::{
+    collections::HashMap,
+    env,
+    error::Error,
     future::{Future, Ready, ready},
-    hint::black_box,
+    hint::{black_box, spin_loop},
+    path::Path,
     pin::{Pin, pin},
-    sync::{Arc, Barrier},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     task::{Context, Poll, Waker},
     thread,
     time::Duration,
@@ -17,16 +47,152 @@ use std::{
 
 use apivideo_auth::{ApiVideoAuthLayer, testing::FakeApi};
 use bytes::Bytes;
-use criterion::Criterion;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header};
 use http_body_util::Full;
 use tokio::{sync::RwLock, time::Instant};
-use tower::{BoxError, Layer, Service};
+use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_http::set_header::SetRequestHeaderLayer;
 
 type Body = Full<Bytes>;
 
+/// As many as it takes for quartiles of the same program to overlap when it is measured again.
+const PROCESSES: usize = 12;
+
+const ONE_PROCESS: &str = "--one-process";
+const AGAINST: &str = "--against";
+
+/// Of each scenario in each process.
+const ROUNDS: usize = 100;
+
+/// Of each way in a round, the lap: a tenth of a millisecond, in which a thread is seldom taken off its processor.
+const REQUESTS: usize = 512;
+
+const ONE_TASK: &str = "1 task";
+const TWO_THREADS: &str = "2 threads";
+
+/// Of each of the two threads.
 const CLONES: usize = 32;
+
+const STATIC: &str = "static";
+const WAYS: [&str; 4] = [STATIC, "no replay", "replay", "naive"];
+
+/// What the processes of one program measured, by name and in order of size.
+type Values = HashMap<String, Vec<f64>>;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut processes = PROCESSES;
+    let mut programs = vec![(env::current_exe()?, Values::new())];
+    // Cargo adds a word of its own.
+    let mut words = env::args().skip(1).filter(|word| word != "--bench");
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            ONE_PROCESS => {
+                measure();
+                return Ok(());
+            }
+            AGAINST => {
+                let program = words.next().ok_or("the other program is missing")?;
+                programs.push((program.into(), Values::new()));
+            }
+            number => {
+                let wrong = |_| format!("`{number}` is no number of processes");
+                processes = number.parse().map_err(wrong)?;
+            }
+        }
+    }
+    for process in 1..=processes {
+        eprintln!("process {process} of {processes}");
+        for (program, values) in &mut programs {
+            one_process(program, values)?;
+        }
+    }
+    println!(
+        "\nstatic: the median of its ns; the others: quartile, median, quartile of the ratio to static"
+    );
+    for (program, values) in &programs {
+        println!("\n{}, {processes} processes", program.display());
+        // The last one, or the only one, is not slower than itself.
+        print(values, &programs[programs.len() - 1].1);
+    }
+    Ok(())
+}
+
+fn one_process(program: &Path, values: &mut Values) -> Result<(), Box<dyn Error>> {
+    let output = Command::new(program)
+        .arg(ONE_PROCESS)
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !output.status.success() {
+        return Err(format!("{} failed: {}", program.display(), output.status).into());
+    }
+    for line in String::from_utf8(output.stdout)?.lines() {
+        let (name, value) = line.rsplit_once('\t').ok_or("a line without a value")?;
+        let values = values.entry(name.to_owned()).or_default();
+        values.push(value.parse()?);
+        values.sort_by(f64::total_cmp);
+    }
+    Ok(())
+}
+
+/// The name of a value.
+fn name(scenario: Scenario, threads: &str, way: &str) -> String {
+    format!("{}\t{threads}\t{way}", scenario.name)
+}
+
+/// A line for each scenario. What is slower than the others' values is marked.
+fn print(values: &Values, others: &Values) {
+    let [fixed, ways @ ..] = WAYS;
+    let heads = ways.map(|way| format!("{way:>20}"));
+    println!("{:28}{fixed:>8}{}", "", heads.concat());
+    for scenario in SCENARIOS {
+        for threads in [ONE_TASK, TWO_THREADS] {
+            let cell = |way| {
+                let name = name(scenario, threads, way);
+                let [low, median, high] = quartiles(values.get(&name));
+                let [_, _, limit] = quartiles(others.get(&name));
+                let mark = if low > limit { '!' } else { ' ' };
+                format!("{low:>9.2} {median:.2} {high:.2}{mark}")
+            };
+            let [_, time, _] = quartiles(values.get(&name(scenario, threads, fixed)));
+            let title = format!("{}, {threads}", scenario.name);
+            println!("{title:28}{time:>8.0}{}", ways.map(cell).concat());
+        }
+    }
+}
+
+fn quartiles(sorted: Option<&Vec<f64>>) -> [f64; 3] {
+    let sorted = sorted.map_or(&[] as &[f64], Vec::as_slice);
+    [0.25, 0.5, 0.75].map(|part| {
+        let index = sorted.len().saturating_sub(1) as f64 * part;
+        sorted
+            .get(index.round() as usize)
+            .copied()
+            .unwrap_or(f64::NAN)
+    })
+}
+
+/// Prints a line for each scenario, number of threads and way.
+fn measure() {
+    let ways = ways();
+    for scenario in SCENARIOS {
+        let times = [scenario.one_task(&ways), scenario.two_threads(&ways)];
+        for (threads, times) in [ONE_TASK, TWO_THREADS].into_iter().zip(times) {
+            for (way, own) in WAYS.into_iter().zip(&times) {
+                let mut values = own.clone();
+                if way != STATIC {
+                    let fixed = times[0].iter();
+                    values
+                        .iter_mut()
+                        .zip(fixed)
+                        .for_each(|(time, fixed)| *time /= fixed);
+                }
+                values.sort_by(f64::total_cmp);
+                let [_, median, _] = quartiles(Some(&values));
+                println!("{}\t{median:.4}", name(scenario, threads, way));
+            }
+        }
+    }
+}
 
 /// Answers at once, with the headers of the request. As large as a small client.
 #[derive(Clone)]
@@ -136,15 +302,15 @@ const SCENARIOS: [Scenario; 6] = [
 ];
 
 impl Scenario {
-    /// Sends `count` requests in turn over some clones. Nothing here ever has to wait.
-    fn send<S>(self, clients: &mut [S], count: u64)
+    /// Sends requests in turn over some clones. Nothing here ever has to wait.
+    fn send<S>(self, clients: &mut [S])
     where
         S: Service<Request<Body>, Response = Response<Body>> + Clone,
     {
         let uri = Uri::from_static(self.uri);
         let mut context = Context::from_waker(Waker::noop());
         let mut map = HeaderMap::new();
-        let mut left = count;
+        let mut left = REQUESTS;
         while left > 0 {
             for client in clients.iter_mut() {
                 if left == 0 {
@@ -179,35 +345,91 @@ impl Scenario {
         }
     }
 
-    fn one_task<S>(self, client: &S, count: u64) -> Duration
-    where
-        S: Service<Request<Body>, Response = Response<Body>> + Clone,
-    {
-        let start = Instant::now();
-        self.send(&mut [client.clone()], count);
-        start.elapsed()
+    fn one_task(self, ways: &[GrantType]) -> Vec<Times> {
+        self.times(ways, 1, || ())
     }
 
-    fn two_threads<S>(self, client: &S, count: u64) -> Duration
-    where
-        S: Service<Request<Body>, Response = Response<Body>> + Clone + Send,
-    {
-        let barrier = Barrier::new(3);
+    /// The mean of the two.
+    fn two_threads(self, ways: &[GrantType]) -> Vec<Times> {
+        let start = Start::default();
         thread::scope(|scope| {
-            for _ in 0..2 {
-                let mut clients = vec![client.clone(); CLONES];
-                let barrier = &barrier;
-                scope.spawn(move || {
-                    barrier.wait();
-                    self.send(&mut clients, count);
-                    barrier.wait();
-                });
+            let other = scope.spawn(|| self.times(ways, CLONES, || start.follow()));
+            let mut times = self.times(ways, CLONES, || start.lead());
+            let others = other.join().expect("no panic inside");
+            for (time, other) in times.iter_mut().flatten().zip(others.iter().flatten()) {
+                *time = (*time + other) / 2.0;
             }
-            barrier.wait();
-            let start = Instant::now();
-            barrier.wait();
-            start.elapsed()
+            times
         })
+    }
+
+    /// What this thread measures, after `wait` in front of each way of each round.
+    fn times(self, ways: &[GrantType], clones: usize, wait: impl Fn()) -> Vec<Times> {
+        let mut clients: Vec<_> = ways.iter().map(|way| way(clones)).collect();
+        let mut times = vec![Vec::with_capacity(ROUNDS); ways.len()];
+        let mut order: Vec<_> = (0..ways.len()).collect();
+        // Two threads need the same order.
+        let mut random = fastrand::Rng::with_seed(0);
+        for round in 0..=ROUNDS {
+            random.shuffle(&mut order);
+            for &index in &order {
+                wait();
+                let began = Instant::now();
+                clients[index](self);
+                let time = began.elapsed().as_nanos() as f64 / REQUESTS as f64;
+                // The first round warms up.
+                if round > 0 {
+                    times[index].push(time);
+                }
+            }
+        }
+        times
+    }
+}
+
+/// The nanoseconds of a request sent one way, by round.
+type Times = Vec<f64>;
+
+/// Lets two threads start at once. It is not enough that both have come: on a busy machine one of them may have been
+/// taken off its processor meanwhile, and each would run alone. So the leader calls until the other one replies as
+/// fast as only a running thread can.
+#[derive(Default)]
+struct Start {
+    /// Counts the calls.
+    call: AtomicU64,
+    /// The call that was heard last.
+    reply: AtomicU64,
+    is_go: AtomicBool,
+}
+
+/// Far more than a reply takes from one processor to the other, far less than a thread stays away.
+const AT_ONCE: Duration = Duration::from_micros(5);
+
+impl Start {
+    fn lead(&self) {
+        // The other one may still stand before its last start, and must not reply to a call for the next.
+        while self.is_go.load(Ordering::Acquire) {
+            spin_loop();
+        }
+        loop {
+            let called = Instant::now();
+            let call = self.call.fetch_add(1, Ordering::AcqRel) + 1;
+            while self.reply.load(Ordering::Acquire) != call {
+                spin_loop();
+            }
+            if called.elapsed() < AT_ONCE {
+                break;
+            }
+        }
+        self.is_go.store(true, Ordering::Release);
+    }
+
+    fn follow(&self) {
+        while !self.is_go.swap(false, Ordering::AcqRel) {
+            let call = self.call.load(Ordering::Acquire);
+            self.reply.store(call, Ordering::Release);
+            spin_loop();
+        }
     }
 }
 
@@ -219,53 +441,21 @@ const NAMES: [HeaderName; 5] = [
     header::ORIGIN,
 ];
 
-/// A way of sending, run for a scenario in one task (or in two threads) so many times.
-type GrantType = (&'static str, Box<dyn Fn(Scenario, bool, u64) -> Duration>);
+/// A way of sending: given how many clones to use, something that sends over them.
+type GrantType = Box<dyn Fn(usize) -> Box<dyn FnMut(Scenario)> + Sync>;
 
-fn way<S>(name: &'static str, client: S) -> GrantType
+fn way<S>(client: S) -> GrantType
 where
-    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Sync + 'static,
 {
-    let run = move |scenario: Scenario, in_threads, count| {
-        if in_threads {
-            scenario.two_threads(&client, count)
-        } else {
-            scenario.one_task(&client, count)
-        }
-    };
-    (name, Box::new(run))
+    Box::new(move |clones| {
+        let mut clients = vec![client.clone(); clones];
+        Box::new(move |scenario: Scenario| scenario.send(&mut clients))
+    })
 }
 
-const SAMPLES: usize = 30;
-
-/// The median time of a request in nanoseconds; `None` if the user asked for others only.
-fn measure(
-    criterion: &mut Criterion,
-    scenario: Scenario,
-    in_threads: bool,
-    (way, run): &GrantType,
-) -> Option<f64> {
-    let mut times = Vec::new();
-    let group = if in_threads { "2 threads" } else { "1 task" };
-    criterion.bench_function(&format!("{} / {group} / {way}", scenario.name), |bencher| {
-        bencher.iter_custom(|count| {
-            let time = run(scenario, in_threads, count);
-            times.push(time.as_nanos() as f64 / count as f64);
-            time
-        });
-    });
-    // What came before these was criterion's warming up.
-    let mut times = times.split_off(times.len().saturating_sub(SAMPLES));
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied()
-}
-
-fn main() {
-    // Only for the first token. What is measured runs outside, where Tokio makes no future yield now and then.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .expect("a runtime");
+/// In the order of `WAYS`.
+fn ways() -> [GrantType; WAYS.len()] {
     let api = FakeApi::builder().journal(false).build();
     let builder = || {
         ApiVideoAuthLayer::builder()
@@ -275,59 +465,30 @@ fn main() {
     let layer = builder().build().expect("good settings");
     let bare = builder().no_replay().build().expect("good settings");
     let (ours, bare) = (layer.layer(NOTHING), bare.layer(NOTHING));
-    let token = runtime
-        .block_on(ours.token())
-        .expect("a token")
-        .expose()
-        .to_owned();
-    runtime.block_on(bare.token()).expect("a token");
-    let value = HeaderValue::from_str(&format!("Bearer {token}")).expect("a good token");
-    let fixed = SetRequestHeaderLayer::overriding(header::AUTHORIZATION, value).layer(NOTHING);
+    // Only for the first tokens. What is measured runs outside, where Tokio makes no future yield now and then.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(first_token(bare.clone()));
+    let value = runtime.block_on(first_token(ours.clone()));
+    let token = value.to_str().expect("a good token")["Bearer ".len()..].to_owned();
     let naive = Naive {
         inner: NOTHING,
         token: Arc::new(RwLock::new(token)),
     };
+    let fixed = SetRequestHeaderLayer::overriding(header::AUTHORIZATION, value).layer(NOTHING);
+    [way(fixed), way(bare), way(ours), way(naive)]
+}
 
-    let ways = [
-        way("static", fixed),
-        way("no replay", bare),
-        way("replay", ours),
-        way("naive", naive),
-    ];
-
-    let mut criterion = Criterion::default()
-        .sample_size(SAMPLES)
-        .warm_up_time(Duration::from_millis(100))
-        .measurement_time(Duration::from_millis(400))
-        .without_plots()
-        .configure_from_args();
-    let mut lines = Vec::new();
-    for scenario in SCENARIOS {
-        for in_threads in [false, true] {
-            let medians = ways
-                .each_ref()
-                .map(|way| measure(&mut criterion, scenario, in_threads, way));
-            let [Some(base), rest @ ..] = medians else {
-                continue;
-            };
-            let name = format!(
-                "{}, {}",
-                scenario.name,
-                if in_threads { "2 threads" } else { "1 task" }
-            );
-            let mut line = format!("{name:<32}{base:>7.1} ns");
-            for ((way, _), time) in ways.iter().skip(1).zip(rest) {
-                if let Some(time) = time {
-                    line += &format!("   {way} {:.2}", time / base);
-                }
-            }
-            lines.push(line);
-        }
-    }
-    println!(
-        "\n{:<32}{:>10}   as a ratio to that\n{}",
-        "",
-        "static",
-        lines.join("\n")
-    );
+/// A copy that shares no bytes with the client's own.
+async fn first_token<S>(client: S) -> HeaderValue
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = BoxError>,
+{
+    let mut request = Request::new(Body::default());
+    *request.uri_mut() = Uri::from_static(USUAL.uri);
+    let response = client.oneshot(request).await.expect("a token");
+    let value = &response.headers()[header::AUTHORIZATION];
+    HeaderValue::from_bytes(value.as_bytes()).expect("a good token")
 }
