@@ -1,8 +1,6 @@
 //! The API that all are measured against: in this process, with strict rotation. A refresh token works once; one that
 //! is presented again is refused and counted.
 
-mod service;
-
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -11,9 +9,6 @@ use std::{
 
 use http::{Request, StatusCode, header};
 use tokio::{sync::watch, time::sleep};
-
-pub(crate) use self::service::ApiService;
-use crate::peer::Body;
 
 /// api.video's are JSON Web Tokens of 700 to 1100 characters.
 const ACCESS_TOKEN_LENGTH: usize = 800;
@@ -171,13 +166,8 @@ impl Api {
         Ok(grant)
     }
 
-    /// `POST /auth/refresh` and `POST /auth/api-key` as api.video has them, and all else by its bearer: 200 or 401.
-    pub(crate) fn service(&self) -> ApiService {
-        ApiService::new(self)
-    }
-
-    /// What a request gets by its bearer.
-    fn authorize(&self, request: &Request<Body>) -> StatusCode {
+    /// What a request gets by its bearer: 200 or 401.
+    pub(crate) fn authorize<B>(&self, request: &Request<B>) -> StatusCode {
         let token = request
             .headers()
             .get(header::AUTHORIZATION)

@@ -11,6 +11,7 @@ use tokio::{
 use crate::{
     peer::{Client, Peer},
     rounds::{Goal, Row, Sample, api, entries, in_runtime, interleave, most, span},
+    service::ApiService,
     table::Table,
 };
 
@@ -55,7 +56,7 @@ fn measure<P: Peer>() -> Result<Outcome, String> {
 async fn drops<P: Peer>(all: bool) -> Result<Dropped, String> {
     let api = api(HOUR);
     let mut commitments = api.commitments();
-    let client = P::client(&api, api.service()).await;
+    let client = P::client(&api, ApiService::of(&api)).await;
     let came_early = api.counts().granted > 0;
     let leader = call(&client);
     // Long enough for the leader to be the leader, and too short for the commitment.

@@ -20,10 +20,11 @@ use tower::{BoxError, Service, service_fn};
 
 use crate::{
     alloc::live_bytes,
-    api::{Api, ApiService, Rules},
+    api::{Api, Rules},
     peer::{Body, Client, Peer, Tower, get},
     peers::ours::Ours,
     rounds::{Goal, again_if_failed, median, ms, number, warm_up},
+    service::ApiService,
     table::Table,
 };
 
@@ -197,7 +198,7 @@ struct Quiet {
 impl Quiet {
     fn new(api: &Api) -> Self {
         Self {
-            api: api.service(),
+            api: ApiService::of(api),
             answered: Arc::default(),
         }
     }

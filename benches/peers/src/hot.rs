@@ -15,6 +15,7 @@
 //! its own, and of the time that takes, the time of the same pipeline without the policy is replaced with that of the bare
 //! service.
 
+pub(crate) mod lap;
 mod race;
 mod row;
 
@@ -27,21 +28,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http::{Method, Request, Response};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     runtime::{Builder, Handle},
     task::yield_now,
 };
 use tower::{BoxError, Service};
-use url::Url;
 
-use self::race::{Runner, race};
 pub(crate) use self::row::{Row, Use, table};
+use self::{
+    lap::{Head, Headers, Lap},
+    race::{Runner, race},
+};
 use crate::{
     alloc,
     api::{Api, Rules},
-    peer::{Body, Client, ORIGIN, Peer, Tower},
+    peer::{Body, Client, Peer, Tower},
     peers::{azure, check, for_each_peer},
 };
 
@@ -55,35 +58,6 @@ const REQUESTS_OF_A_TASK: usize = 1024;
 /// After them a task lets the next one run.
 const REQUESTS_OF_A_TURN: usize = 16;
 
-/// What a request is made of.
-pub(crate) struct Head {
-    uri: Uri,
-    fields: Vec<(HeaderName, HeaderValue)>,
-    /// The same for those with types of their own.
-    pub(crate) url: Url,
-    pub(crate) headers: Headers,
-}
-
-impl Head {
-    fn new(headers: Headers) -> Self {
-        let url = format!("{ORIGIN}/videos");
-        let field = |(name, value): &(&'static str, &'static str)| {
-            (
-                HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            )
-        };
-        Self {
-            uri: url.parse().expect("a good URI"),
-            fields: headers.iter().map(field).collect(),
-            url: url.parse().expect("a good URL"),
-            headers,
-        }
-    }
-}
-
-type Headers = &'static [(&'static str, &'static str)];
-
 const FIVE_HEADERS: Headers = &[
     ("user-agent", "peers/0"),
     ("accept", "application/json"),
@@ -94,11 +68,6 @@ const FIVE_HEADERS: Headers = &[
         "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     ),
 ];
-
-/// One request, from its making to the response.
-pub(crate) trait Lap: Clone + Send + 'static {
-    fn run(&mut self, head: &Head) -> impl Future<Output = ()> + Send;
-}
 
 #[derive(Clone)]
 struct Http<C>(C);
@@ -126,13 +95,13 @@ struct AtOnce(&'static str);
 impl AtOnce {
     fn new(api: &Api) -> Self {
         let pair = api.mint();
-        let response = serde_json::json!({
+        let answer = serde_json::json!({
             "token_type": "Bearer",
             "access_token": pair.access_token,
             "refresh_token": pair.refresh_token,
             "expires_in": pair.expires_in.as_secs(),
         });
-        Self(Box::leak(response.to_string().into_boxed_str()))
+        Self(Box::leak(answer.to_string().into_boxed_str()))
     }
 }
 

@@ -14,6 +14,7 @@ mod plot;
 mod refused;
 mod report;
 mod rounds;
+mod service;
 mod stall;
 mod stampede;
 mod table;

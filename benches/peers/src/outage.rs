@@ -19,6 +19,7 @@ use crate::{
         Goal, Row, Sample, api, entries, in_runtime, interleave, median, most, ms, number,
         quantile, span, warm_up,
     },
+    service::ApiService,
     table::Table,
 };
 
@@ -34,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const RECOVERY: Duration = Duration::from_secs(10);
 const AFTERWARDS: Duration = Duration::from_millis(500);
 
-pub(crate) struct Outcome {
+pub(crate) struct Outage {
     pub(crate) began: Instant,
     pub(crate) ended: Instant,
     /// One that was never answered is not among them.
@@ -43,7 +44,7 @@ pub(crate) struct Outcome {
     calls: u64,
 }
 
-impl Outcome {
+impl Outage {
     /// Requests made during the outage that were answered, if with an error, before it ended; of 1.
     pub(crate) fn answered(&self) -> f64 {
         let during = || {
@@ -79,14 +80,14 @@ impl Outcome {
     }
 }
 
-pub(crate) fn run(quick: bool) -> Vec<Row<Outcome>> {
+pub(crate) fn run(quick: bool) -> Vec<Row<Outage>> {
     interleave("outage", if quick { 1 } else { 2 }, entries!(measure))
 }
 
-fn measure<P: Peer>() -> Result<Outcome, String> {
+fn measure<P: Peer>() -> Result<Outage, String> {
     in_runtime(async {
         let api = api(SHORT);
-        let client = P::client(&api, api.service()).await;
+        let client = P::client(&api, ApiService::of(&api)).await;
         warm_up(&client).await?;
         // Before the token expires: who renews without requests must not slip through.
         api.set_down(true);
@@ -119,7 +120,7 @@ fn measure<P: Peer>() -> Result<Outcome, String> {
                 None => unanswered += 1,
             }
         }
-        Ok(Outcome {
+        Ok(Outage {
             began,
             ended,
             samples,
@@ -159,7 +160,7 @@ impl<C: Client> Load<C> {
     }
 }
 
-pub(crate) fn table(rows: &[Row<Outcome>]) -> String {
+pub(crate) fn table(rows: &[Row<Outage>]) -> String {
     let mut table = Table::new(&[
         "outage of 5 s",
         "token calls in it",
@@ -171,8 +172,8 @@ pub(crate) fn table(rows: &[Row<Outcome>]) -> String {
     ]);
     for row in rows {
         row.line(&mut table, |rounds| {
-            let over = |pick: fn(&Outcome) -> f64| number(median(rounds.iter().map(pick)));
-            let recovery: Option<Vec<_>> = rounds.iter().map(Outcome::recovery).collect();
+            let over = |pick: fn(&Outage) -> f64| number(median(rounds.iter().map(pick)));
+            let recovery: Option<Vec<_>> = rounds.iter().map(Outage::recovery).collect();
             vec![
                 span(rounds.iter().map(|round| round.calls)),
                 over(|round| 100.0 * round.answered()),
@@ -186,9 +187,9 @@ pub(crate) fn table(rows: &[Row<Outcome>]) -> String {
     table.markdown()
 }
 
-pub(crate) fn goal(ours: &[Outcome]) -> Goal {
+pub(crate) fn goal(ours: &[Outage]) -> Goal {
     let calls = most(ours.iter().map(|round| round.calls));
-    let answered = ours.iter().map(Outcome::answered).fold(1.0, f64::min);
+    let answered = ours.iter().map(Outage::answered).fold(1.0, f64::min);
     let unanswered: u64 = ours.iter().map(|round| round.unanswered).sum();
     let time = median(ours.iter().map(|round| round.quantile(0.5)));
     let recovery = ours

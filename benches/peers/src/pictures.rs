@@ -7,10 +7,16 @@ use crate::{
     peer::Peer,
     peers::ours::Ours,
     plot::{Bar, Panel, Point, Timeline, bars, thin_out, timeline},
-    report::Plot,
     rounds::{Row, Sample, median, ms},
     stall,
 };
+
+/// A file for the report.
+pub(crate) struct Plot {
+    pub(crate) file: &'static str,
+    pub(crate) caption: String,
+    pub(crate) svg: String,
+}
 
 pub(crate) fn hot(rows: &[hot::Row]) -> Option<Plot> {
     // The first is the static header itself.
@@ -29,7 +35,7 @@ pub(crate) fn hot(rows: &[hot::Row]) -> Option<Plot> {
     drawn("hot_path.svg", caption, bars(&rows))
 }
 
-pub(crate) fn stall(rows: &[Row<stall::Outcome>]) -> Option<Plot> {
+pub(crate) fn stall(rows: &[Row<stall::Stall>]) -> Option<Plot> {
     let best = best(rows, |rounds| {
         let renews = rounds
             .iter()
@@ -65,14 +71,14 @@ pub(crate) fn stall(rows: &[Row<stall::Outcome>]) -> Option<Plot> {
     drawn("renewals.svg", caption, timeline)
 }
 
-pub(crate) fn outage(rows: &[Row<outage::Outcome>]) -> Option<Plot> {
+pub(crate) fn outage(rows: &[Row<outage::Outage>]) -> Option<Plot> {
     let best = best(rows, |rounds| {
         let recovery = median(
             rounds
                 .iter()
                 .map(|round| round.recovery().unwrap_or(f64::INFINITY)),
         );
-        let missing = 1.0 - median(rounds.iter().map(outage::Outcome::answered));
+        let missing = 1.0 - median(rounds.iter().map(outage::Outage::answered));
         recovery.is_finite().then_some((missing, recovery))
     })?;
     let panels = panels(rows, best, |round| Panel {

@@ -10,6 +10,7 @@ use crate::{
     api::Api,
     peer::{Client, Peer},
     rounds::{Goal, Row, Sample, api, entries, in_runtime, interleave, span, warm_up},
+    service::ApiService,
     table::Table,
 };
 
@@ -36,10 +37,10 @@ fn measure<P: Peer>() -> Result<Outcome, String> {
     in_runtime(async {
         let api = api(HOUR);
         // All are on their way before the first is answered.
-        let inner = api.service().map_future(|response| async {
-            let response = response.await;
+        let inner = ApiService::of(&api).map_future(|answer| async {
+            let answer = answer.await;
             sleep(ON_THE_WAY).await;
-            response
+            answer
         });
         let client = P::client(&api, inner).await;
         warm_up(&client).await?;
@@ -59,7 +60,7 @@ async fn revoke(api: &Api, client: &impl Client) -> Refused {
     });
     let callers: Vec<_> = callers.collect();
     let is_ok =
-        |end: &Result<Result<Sample, _>, _>| matches!(end, Ok(Ok(response)) if response.is_ok());
+        |end: &Result<Result<Sample, _>, _>| matches!(end, Ok(Ok(answer)) if answer.is_ok());
     let ok = join_all(callers)
         .await
         .iter()

@@ -6,7 +6,8 @@ use crate::{
     dropped, growth, hot, machine, outage,
     peer::Peer,
     peers::{for_each_peer, ours::Ours},
-    pictures, refused,
+    pictures::{self, Plot},
+    refused,
     rounds::{Goal, Row, number},
     stall, stampede,
     table::Table,
@@ -19,12 +20,6 @@ struct Section {
     table: String,
     goals: Vec<Goal>,
     plot: Option<Plot>,
-}
-
-pub(crate) struct Plot {
-    pub(crate) file: &'static str,
-    pub(crate) caption: String,
-    pub(crate) svg: String,
 }
 
 pub(crate) fn all(quick: bool) -> Result<(), String> {

@@ -12,6 +12,7 @@ use crate::{
         Goal, Row, Sample, api, entries, in_runtime, interleave, median, most, ms, number,
         quantile, span, warm_up,
     },
+    service::ApiService,
     table::Table,
 };
 
@@ -22,14 +23,14 @@ const TICK: Duration = Duration::from_millis(1);
 /// A request that takes longer was held up.
 const SLOW: Duration = Duration::from_millis(10);
 
-pub(crate) struct Outcome {
+pub(crate) struct Stall {
     pub(crate) began: Instant,
     pub(crate) samples: Vec<Sample>,
     pub(crate) renewed_at: Vec<Instant>,
     pub(crate) calls: u64,
 }
 
-impl Outcome {
+impl Stall {
     pub(crate) fn slow(&self) -> u64 {
         self.samples
             .iter()
@@ -57,14 +58,14 @@ impl Outcome {
     }
 }
 
-pub(crate) fn run(quick: bool) -> Vec<Row<Outcome>> {
+pub(crate) fn run(quick: bool) -> Vec<Row<Stall>> {
     interleave("stall", if quick { 1 } else { 3 }, entries!(measure))
 }
 
-fn measure<P: Peer>() -> Result<Outcome, String> {
+fn measure<P: Peer>() -> Result<Stall, String> {
     in_runtime(async {
         let api = api(P::SHORT_LIFETIME);
-        let client = P::client(&api, api.service()).await;
+        let client = P::client(&api, ApiService::of(&api)).await;
         warm_up(&client).await?;
         let before = api.counts().calls;
         let mut ticks = interval(TICK);
@@ -88,7 +89,7 @@ fn measure<P: Peer>() -> Result<Outcome, String> {
             .into_iter()
             .filter(|at| *at > began)
             .collect();
-        Ok(Outcome {
+        Ok(Stall {
             began,
             samples: samples.map_err(|error| error.to_string())?,
             renewed_at,
@@ -97,7 +98,7 @@ fn measure<P: Peer>() -> Result<Outcome, String> {
     })
 }
 
-pub(crate) fn table(rows: &[Row<Outcome>]) -> String {
+pub(crate) fn table(rows: &[Row<Stall>]) -> String {
     let mut table = Table::new(&[
         "10 000 requests in 5 s",
         "slower than 10 ms",
@@ -112,12 +113,12 @@ pub(crate) fn table(rows: &[Row<Outcome>]) -> String {
         row.line(&mut table, |rounds| {
             let time = |part| number(median(rounds.iter().map(|round| round.quantile(part))));
             vec![
-                span(rounds.iter().map(Outcome::slow)),
+                span(rounds.iter().map(Stall::slow)),
                 time(0.5),
                 time(0.999),
                 time(1.0),
-                span(rounds.iter().map(Outcome::unauthorized)),
-                span(rounds.iter().map(Outcome::failed)),
+                span(rounds.iter().map(Stall::unauthorized)),
+                span(rounds.iter().map(Stall::failed)),
                 span(rounds.iter().map(|round| round.calls)),
             ]
         });
@@ -125,9 +126,9 @@ pub(crate) fn table(rows: &[Row<Outcome>]) -> String {
     table.markdown()
 }
 
-pub(crate) fn goal(ours: &[Outcome]) -> Goal {
-    let slow = most(ours.iter().map(Outcome::slow));
-    let unauthorized = most(ours.iter().map(Outcome::unauthorized));
+pub(crate) fn goal(ours: &[Stall]) -> Goal {
+    let slow = most(ours.iter().map(Stall::slow));
+    let unauthorized = most(ours.iter().map(Stall::unauthorized));
     let p999 = median(ours.iter().map(|round| round.quantile(0.999)));
     Goal {
         aim: "of 10 000 requests none slower than 10 ms, p99.9 at most 0.1 ms, no 401".to_owned(),

@@ -11,6 +11,7 @@ use crate::{
         Goal, Row, Sample, api, entries, in_runtime, interleave, median, most, ms, number, span,
         warm_up,
     },
+    service::ApiService,
     table::Table,
 };
 
@@ -43,13 +44,13 @@ fn measure<P: Peer>() -> Result<Outcome, String> {
 
 async fn cold<P: Peer>() -> Result<Stampede, String> {
     let api = api(HOUR);
-    let client = P::client(&api, api.service()).await;
+    let client = P::client(&api, ApiService::of(&api)).await;
     stampede(&api, Counts::default(), &client).await
 }
 
 async fn expired<P: Peer>() -> Result<Stampede, String> {
     let api = api(SHORT);
-    let client = P::client(&api, api.service()).await;
+    let client = P::client(&api, ApiService::of(&api)).await;
     warm_up(&client).await?;
     let before = api.counts();
     api.set_lifetime(HOUR);

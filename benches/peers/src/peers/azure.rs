@@ -27,7 +27,7 @@ use tower::{BoxError, ServiceExt};
 use super::Source;
 use crate::{
     api::Api,
-    hot::{Head, Lap},
+    hot::lap::{Head, Lap},
     peer::{Body, Client, Inner, Peer},
 };
 

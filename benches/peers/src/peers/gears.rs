@@ -11,6 +11,7 @@ use toolkit_http::{HttpClientConfig, HttpError, TransportSecurity};
 use crate::{
     api::Api,
     peer::{Inner, Peer, Tower},
+    service::serve,
 };
 
 const VERSION: &str = "cf-gears-toolkit-auth 0.8.3";
@@ -50,7 +51,7 @@ impl Peer for AutoRefresh {
 }
 
 async fn tokens(api: &Api) -> TokenProvider {
-    let url = api.serve().await.expect("a port of the loopback");
+    let url = serve(api).await.expect("a port of the loopback");
     let mut http = HttpClientConfig::token_endpoint();
     http.transport = TransportSecurity::AllowInsecureHttp;
     let config = OAuthClientConfig {

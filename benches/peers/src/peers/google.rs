@@ -9,6 +9,7 @@ use tower::{BoxError, ServiceExt};
 use crate::{
     api::Api,
     peer::{Body, Client, Inner, Peer},
+    service::serve,
 };
 
 pub(crate) struct Google;
@@ -22,7 +23,7 @@ impl Peer for Google {
     type Client<S: Inner> = Auth<S>;
 
     async fn client<S: Inner>(api: &Api, inner: S) -> Self::Client<S> {
-        let url = api.serve().await.expect("a port of the loopback");
+        let url = serve(api).await.expect("a port of the loopback");
         let account = serde_json::json!({
             "type": "authorized_user",
             "client_id": "test-only",

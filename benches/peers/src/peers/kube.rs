@@ -26,6 +26,7 @@ use tower::{BoxError, Layer};
 use crate::{
     api::Api,
     peer::{Body, Client, Inner, ORIGIN, Peer, Tower},
+    service::serve,
 };
 
 const PLUGIN: &str = "kube-plugin";
@@ -42,7 +43,7 @@ impl Peer for Kube {
     type Client<S: Inner> = Auth<S>;
 
     async fn client<S: Inner>(api: &Api, inner: S) -> Self::Client<S> {
-        let url = api.serve().await.expect("a port of the loopback");
+        let url = serve(api).await.expect("a port of the loopback");
         let seed = Arc::new(Seed::new(&api.mint().refresh_token));
         let program = env::current_exe().expect("this program has a path");
         let mut config = Config::new(ORIGIN.parse().expect("a good URI"));

@@ -11,6 +11,7 @@ use tower::{BoxError, ServiceExt};
 use crate::{
     api::Api,
     peer::{Body, Client, Inner, Peer},
+    service::serve,
 };
 
 pub(crate) struct Middle;
@@ -25,7 +26,7 @@ impl Peer for Middle {
     type Client<S: Inner> = Auth<S>;
 
     async fn client<S: Inner>(api: &Api, inner: S) -> Self::Client<S> {
-        let url = api.serve().await.expect("a port of the loopback");
+        let url = serve(api).await.expect("a port of the loopback");
         let url = format!("{url}/token").parse().expect("a good URL");
         let authorizer = BasicClientCredentialAuthorizerBuilder::new("test-only", "test-only", url)
             .build()

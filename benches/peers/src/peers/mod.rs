@@ -18,6 +18,7 @@ use tower::BoxError;
 use crate::{
     api::{Api, Denied, Grant, Rules},
     peer::{Client, Peer, get},
+    service::ApiService,
 };
 
 /// Runs the body once for each peer, whose type it knows by the given name. The static header comes first: it is what
@@ -116,7 +117,7 @@ pub(crate) async fn check<P: Peer>() -> Result<(), BoxError> {
         latency: Duration::ZERO,
         lifetime: Duration::from_secs(3600),
     });
-    let client = P::client(&api, api.service()).await;
+    let client = P::client(&api, ApiService::of(&api)).await;
     for mut client in [client.clone(), client] {
         for _ in 0..3 {
             let response = client

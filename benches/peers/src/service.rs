@@ -21,43 +21,22 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower::{BoxError, Service, service_fn};
 
-use super::{Api, Denied, Grant};
-use crate::peer::Body;
+use crate::{
+    api::{Api, Denied, Grant},
+    peer::Body,
+};
 
 /// The API key that logs in.
 const API_KEY: &str = "test-only-api-key";
 
-/// The API as a Tower service.
+/// The API as a Tower service: `POST /auth/refresh` and `POST /auth/api-key` as api.video has them, and all else by its
+/// bearer.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiService(Api);
 
 impl ApiService {
-    pub(super) fn new(api: &Api) -> Self {
+    pub(crate) fn of(api: &Api) -> Self {
         Self(api.clone())
-    }
-}
-
-impl Api {
-    /// The same by HTTP/1 on loopback, and `POST /token` with an OAuth form or the same as JSON.
-    pub(crate) async fn serve(&self) -> io::Result<String> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let url = format!("http://{}", listener.local_addr()?);
-        let api = self.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let service = api.service();
-                let service = service_fn(move |request| response(service.clone(), request));
-                tokio::spawn(async move {
-                    let connection = auto::Builder::new(TokioExecutor::new());
-                    let service = TowerToHyperService::new(service);
-                    // A client that hangs up is its own affair.
-                    let _ = connection
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                });
-            }
-        });
-        Ok(url)
     }
 }
 
@@ -92,6 +71,28 @@ impl Service<Request<Body>> for ApiService {
     }
 }
 
+/// The same by HTTP/1 on loopback, and `POST /token` with an OAuth form or the same as JSON. Returns its URL.
+pub(crate) async fn serve(api: &Api) -> io::Result<String> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let service = ApiService::of(api);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service.clone();
+            let service = service_fn(move |request| answer(service.clone(), request));
+            tokio::spawn(async move {
+                let connection = auto::Builder::new(TokioExecutor::new());
+                let service = TowerToHyperService::new(service);
+                // A client that hangs up is its own affair.
+                let _ = connection
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            });
+        }
+    });
+    Ok(url)
+}
+
 async fn answer(
     mut service: ApiService,
     request: Request<Incoming>,
@@ -111,11 +112,11 @@ async fn token_call(api: Api, request: Request<Body>) -> Result<Response<Body>, 
         .unwrap_or_else(|never: Infallible| match never {})
         .to_bytes();
     let is_oauth = head.uri.path() == "/token";
-    let response = match refresh_token(is_oauth, &body)? {
+    let answer = match refresh_token(is_oauth, &body)? {
         Some(token) => api.refresh(&token).await,
         None => api.login().await,
     };
-    let (status, json) = match response {
+    let (status, json) = match answer {
         Ok(grant) => (StatusCode::OK, pair(&grant)),
         Err(Denied::Down) => (
             StatusCode::SERVICE_UNAVAILABLE,
