@@ -1,8 +1,6 @@
 //! G22, G23: processes that are killed or stopped at any step of a renewal, for real.
 
 use std::{
-    env,
-    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -25,7 +23,11 @@ use tower::{Layer, ServiceExt};
 
 use crate::{
     redis_server::RedisServer,
-    support::{Body, get},
+    support::{
+        Body,
+        child::{Child, orders, signal},
+        get,
+    },
 };
 
 /// The steps of G21 at which a process dies, in their order, and whether it may have presented its refresh token.
@@ -52,9 +54,7 @@ struct Deadly<S> {
 impl<S> Deadly<S> {
     fn reached(&self, step: &str) {
         if *self.step == *step {
-            let _ = Command::new("kill")
-                .args(["-9", &std::process::id().to_string()])
-                .status();
+            signal("-KILL", std::process::id());
             unreachable!("killed");
         }
     }
@@ -144,21 +144,20 @@ async fn works(client: &Hyper) {
     );
 }
 
-/// What the child process does: takes over the stored pair, renews it, and says how that went.
+/// Takes over the stored pair, renews it, and says how that went.
 #[tokio::test]
-async fn a_child_that_renews() {
-    let (Ok(api), Ok(step)) = (env::var("KILLED_API"), env::var("KILLED_STEP")) else {
-        return;
-    };
-    let (layer, client) = process(&api, |builder| match env::var("KILLED_REDIS") {
-        Ok(url) => builder
-            .call_timeout(Duration::from_secs(30))
-            .renewal_timeout(Duration::from_secs(60))
-            .store(RedisStore::builder(url).build().unwrap()),
-        Err(_) => {
-            let inner = FileStore::in_folder(env::var("KILLED_FOLDER").unwrap());
+#[ignore = "runs as a child process"]
+async fn child_of_a_killer() {
+    let [api, step, store] = orders();
+    let (layer, client) = process(&api, |builder| {
+        if store.starts_with("redis:") {
+            builder
+                .call_timeout(Duration::from_secs(30))
+                .renewal_timeout(Duration::from_secs(60))
+                .store(RedisStore::builder(store).build().unwrap())
+        } else {
             builder.store(Deadly {
-                inner,
+                inner: FileStore::in_folder(store),
                 step: step.into(),
                 saves: Arc::default(),
             })
@@ -174,15 +173,8 @@ async fn a_child_that_renews() {
     );
 }
 
-fn child(api: &FakeApi, step: &str) -> Command {
-    let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", "killed::a_child_that_renews", "--nocapture"]);
-    command
-        .env("KILLED_API", api.url())
-        .env("KILLED_STEP", step)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
-    command
+fn child(api: &FakeApi, step: &str, store: &str) -> Child {
+    Child::start("killed::child_of_a_killer", &[&api.url(), step, store])
 }
 
 async fn killed_at(step: &str, presented: bool, has_key: bool) {
@@ -198,14 +190,7 @@ async fn killed_at(step: &str, presented: bool, has_key: bool) {
     works(&first).await;
     let token = api.live_refresh_token().unwrap();
 
-    let mut victim = child(&api, step)
-        .env("KILLED_FOLDER", &tokens)
-        .spawn()
-        .unwrap();
-    let status = tokio::task::spawn_blocking(move || victim.wait().unwrap())
-        .await
-        .unwrap();
-    assert!(!status.success(), "{step}: {status}");
+    child(&api, step, tokens.to_str().unwrap()).killed().await;
 
     // The next process, with the store as it was left.
     let (layer, next) = process(&api.url(), |builder| {
@@ -260,32 +245,10 @@ async fn g23_a_process_stopped_beyond_its_lease_overwrites_nothing() {
     let token = api.live_refresh_token().unwrap();
 
     let gate = api.gate(GatePoint::BeforeCommit);
-    let stopped = child(&api, "none")
-        .env("KILLED_REDIS", redis.url())
-        .spawn()
-        .unwrap();
+    let stopped = child(&api, "none", &redis.url());
     gate.reached(1).await;
-    let signal = |name: &str| {
-        assert!(
-            Command::new("kill")
-                .args([name, &stopped.id().to_string()])
-                .status()
-                .unwrap()
-                .success()
-        );
-    };
-    signal("-STOP");
-    // Each of its threads stops on its own.
-    let states = || {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", stopped.id())).unwrap();
-        let stat = |task: std::io::Result<std::fs::DirEntry>| {
-            std::fs::read_to_string(task.unwrap().path().join("stat"))
-        };
-        tasks.map(stat).collect::<Result<Vec<_>, _>>().unwrap()
-    };
-    while !states().iter().all(|stat| stat.contains(") T ")) {
-        tokio::task::yield_now().await;
-    }
+    stopped.signal("-STOP");
+    stopped.is_stopped().await;
     gate.open();
 
     // Its lease ends, its mark does not: the holder of the key logs in, and presents nothing.
@@ -307,11 +270,8 @@ async fn g23_a_process_stopped_beyond_its_lease_overwrites_nothing() {
         .expose()
         .to_owned();
 
-    signal("-CONT");
-    let output = tokio::task::spawn_blocking(move || stopped.wait_with_output().unwrap())
-        .await
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+    stopped.signal("-CONT");
+    let said = stopped.passed().await;
     assert!(said.contains("renewed: Ok(()) Some(Store)"), "{said}");
     assert_eq!(
         (api.presentations(&token), api.counts().reuse_violations),

@@ -1,9 +1,7 @@
 //! G5 and G6: panics, runtimes that go away, and none at all. G2: the end of the process.
 
 use std::{
-    io::{Read, Write},
     panic::panic_any,
-    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -25,7 +23,11 @@ use tower::{
     service_fn,
 };
 
-use crate::support::{Body, client, get, list, many, ours, paused, with_key, with_refresh_token};
+use crate::support::{
+    Body,
+    child::{Child, orders, wait_for_parent},
+    client, get, list, many, ours, paused, with_key, with_refresh_token,
+};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -295,15 +297,11 @@ async fn g6_a_source_without_credentials_says_so() {
     assert_eq!(list(&client).await.unwrap(), 200);
 }
 
-const CHILD: &str = "APIVIDEO_AUTH_TEST_CHILD";
-
-/// The program that the next test runs: a side flight is under way when `main` returns.
+/// A program: a side renewal is under way when `main` returns.
 #[test]
-fn g2_child_process() {
-    let Ok(order) = std::env::var(CHILD) else {
-        return;
-    };
-    let [url, refresh_token, end] = order.split(' ').collect::<Vec<_>>().try_into().unwrap();
+#[ignore = "runs as a child process"]
+fn child_of_runtimes() {
+    let [url, refresh_token, end] = orders();
     let clock = ManualClock::new();
     let layer = ApiVideoAuthLayer::builder()
         .base_url(url)
@@ -315,24 +313,17 @@ fn g2_child_process() {
     Runtime::new().unwrap().block_on(async {
         let request = || client.clone().oneshot(get("/videos"));
         assert_eq!(request().await.unwrap().status(), 200);
-        println!("child: first");
         clock.advance(Duration::from_secs(3400));
         tokio::task::spawn_blocking(wait_for_parent).await.unwrap();
         assert_eq!(request().await.unwrap().status(), 200);
-        println!("child: second");
+        println!("second response");
         tokio::task::spawn_blocking(wait_for_parent).await.unwrap();
         if end == "shutdown" {
             assert!(layer.shutdown(SOON).await);
             let pair = client.pair::<Body>().await.unwrap();
-            println!("child: pair {}", pair.refresh_token().unwrap().expose());
+            println!("pair {}", pair.refresh_token().unwrap().expose());
         }
     });
-}
-
-fn wait_for_parent() {
-    std::io::stdin()
-        .read_exact(&mut [0])
-        .expect("a byte from the parent");
 }
 
 #[tokio::test]
@@ -340,14 +331,10 @@ async fn g2_a_side_flight_ends_with_the_process_and_shutdown_waits_for_it() {
     for end in ["shutdown", "return"] {
         let api = FakeApi::start().await.unwrap();
         let (_, refresh_token) = api.mint_pair();
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "runtimes::g2_child_process", "--nocapture"])
-            .env(CHILD, format!("{} {refresh_token} {end}", api.url()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
+        let mut child = Child::start(
+            "runtimes::child_of_runtimes",
+            &[&api.url(), &refresh_token, end],
+        );
         while api
             .journal()
             .iter()
@@ -358,30 +345,25 @@ async fn g2_a_side_flight_ends_with_the_process_and_shutdown_waits_for_it() {
             time::sleep(Duration::from_millis(5)).await;
         }
         let gate = api.gate(GatePoint::AfterCommit);
-        stdin.write_all(b".").unwrap();
+        child.go_on().await;
         time::timeout(SOON, gate.reached(1))
             .await
             .expect("a side flight");
-        stdin.write_all(b".").unwrap();
-        let exit = tokio::task::spawn_blocking(move || child.wait_with_output());
+        child.go_on().await;
+        let exit = tokio::spawn(child.passed());
         if end == "shutdown" {
             time::sleep(Duration::from_millis(200)).await;
             assert!(!exit.is_finished(), "it waits for the flight");
             gate.open();
         }
-        let output = time::timeout(SOON, exit)
+        let said = time::timeout(SOON, exit)
             .await
             .expect("nothing holds it up")
-            .unwrap()
             .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success() && text.contains("child: second"),
-            "{text}"
-        );
+        assert!(said.contains("second response"), "{said}");
         if end == "shutdown" {
-            let kept = format!("child: pair {}", api.live_refresh_token().unwrap());
-            assert!(text.contains(&kept));
+            let kept = format!("pair {}", api.live_refresh_token().unwrap());
+            assert!(said.contains(&kept));
         }
     }
 }

@@ -1,13 +1,8 @@
-//! A child process: this test binary once more, which says what it does and may stop, fail or die where it is told.
+//! A child process, which says what it does and may stop, fail or die where it is told.
 
-use std::{
-    env,
-    io::{BufRead as _, BufReader, Read as _},
-    process::{Child, ChildStdout, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use apivideo_auth::{
@@ -21,7 +16,10 @@ use hyper_util::{
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{stores::Lockless, *};
-use crate::support::get;
+use crate::support::{
+    child::{Child, orders, signal},
+    get,
+};
 
 pub(super) type Http = ApiVideoAuth<Legacy<HttpConnector, Body>>;
 
@@ -41,14 +39,6 @@ pub(super) async fn request(client: &Http) -> Result<u16, ErrorKind> {
             .await
             .map(|response| response.status()),
     )
-}
-
-fn signal(name: &str, process: u32) {
-    let sent = Command::new("kill")
-        .args([name, &process.to_string()])
-        .status()
-        .expect("kill");
-    assert!(sent.success());
 }
 
 /// Where a child is killed, stopped, or fails; and it says so when it waits for a lock.
@@ -75,23 +65,20 @@ fn obeying(step: String) -> Hook {
     })
 }
 
-/// The child: makes one request, and says how that went.
+/// Makes one request, and says how that went.
 #[tokio::test]
-async fn a_child_process() {
-    let Ok(step) = env::var("FLEET_STEP") else {
-        return;
-    };
-    let var = |name: &str| env::var(name).expect("set by the parent");
+#[ignore = "runs as a child process"]
+async fn child_of_a_fleet() {
+    let [api, store, step, timeout, key] = orders();
     let builder = ApiVideoAuthLayer::builder()
-        .base_url(var("FLEET_API"))
-        .call_timeout(Duration::from_millis(
-            var("FLEET_TIMEOUT").parse().expect("a number"),
-        ));
-    let builder = match env::var("FLEET_KEY") {
-        Ok(key) => builder.api_key(key),
-        Err(_) => builder,
+        .base_url(api)
+        .call_timeout(Duration::from_millis(timeout.parse().expect("a number")));
+    let builder = if key.is_empty() {
+        builder
+    } else {
+        builder.api_key(key)
     };
-    let (store, locks) = (var("FLEET_STORE"), step != "no lock");
+    let locks = step != "no lock";
     let (layer, client) = if store.starts_with("redis:") {
         connect(meddle(
             builder,
@@ -123,75 +110,20 @@ fn meddle(builder: Builder, store: impl TokenStore + Clone, locks: bool, step: S
     }
 }
 
-/// Runs what it is told and ends with the value.
-pub(super) struct Running {
-    pub(super) child: Child,
-    output: BufReader<ChildStdout>,
+/// Starts a process on this store.
+pub(super) fn start(api: &FakeApi, store: &str, step: &str, with_key: bool) -> Child {
+    start_with(api, store, step, with_key, CALL_TIMEOUT)
 }
 
-impl Running {
-    pub(super) fn start(api: &FakeApi, store: &str, step: &str, with_key: bool) -> Self {
-        Self::start_with(api, store, step, with_key, CALL_TIMEOUT)
-    }
-
-    pub(super) fn start_with(
-        api: &FakeApi,
-        store: &str,
-        step: &str,
-        with_key: bool,
-        timeout: Duration,
-    ) -> Self {
-        let mut command = Command::new(env::current_exe().expect("this test"));
-        command
-            .args(["--exact", "fleet::child::a_child_process", "--nocapture"])
-            .env("FLEET_API", api.url())
-            .env("FLEET_STORE", store)
-            .env("FLEET_STEP", step)
-            .env("FLEET_TIMEOUT", timeout.as_millis().to_string())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        if with_key {
-            command.env("FLEET_KEY", api.api_key());
-        }
-        let mut child = command.spawn().expect("a child process");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        Self { child, output }
-    }
-
-    /// Reads what it prints up to a line with one of these texts. Call it on a thread that may block.
-    pub(super) fn until(&mut self, texts: &[&str]) -> String {
-        let mut line = String::new();
-        while !texts.iter().any(|text| line.contains(text)) {
-            line.clear();
-            assert_ne!(
-                self.output.read_line(&mut line).expect("reading"),
-                0,
-                "it ended without {texts:?}"
-            );
-        }
-        line
-    }
-
-    pub(super) fn signal(&self, name: &str) {
-        signal(name, self.child.id());
-    }
-
-    /// Waits for its end and returns what it printed.
-    pub(super) fn end(mut self) -> String {
-        let mut said = String::new();
-        self.output.read_to_string(&mut said).expect("reading");
-        self.child.wait().expect("its end");
-        said
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("no panic")
+pub(super) fn start_with(
+    api: &FakeApi,
+    store: &str,
+    step: &str,
+    with_key: bool,
+    timeout: Duration,
+) -> Child {
+    let timeout = timeout.as_millis().to_string();
+    let key = if with_key { api.api_key() } else { "" };
+    let orders = [&api.url(), store, step, &timeout, key];
+    Child::start("fleet::child::child_of_a_fleet", &orders)
 }

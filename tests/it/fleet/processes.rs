@@ -9,7 +9,7 @@ use apivideo_auth::{
 use tokio::time::Instant;
 
 use super::{
-    child::{CALL_TIMEOUT, Running, blocking, connect, request},
+    child::{CALL_TIMEOUT, connect, request, start, start_with},
     *,
 };
 use crate::redis_server::RedisServer;
@@ -17,25 +17,22 @@ use crate::redis_server::RedisServer;
 async fn of_eight_one_calls(store: &str) {
     let api = FakeApi::start().await.expect("a server");
     let gate = api.gate(GatePoint::BeforeCommit);
-    let seconds_10 = Duration::from_secs(10);
-    let start = || Running::start_with(&api, store, "none", true, seconds_10);
-    let children: Vec<_> = (0..8).map(|_| start()).collect();
+    let children = (0..8).map(|_| start_with(&api, store, "none", true, seconds(10.0)));
+    let children: Vec<_> = children.collect();
     gate.reached(1).await;
     // Seven say that they wait.
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-    let ends: Vec<_> = children
-        .into_iter()
-        .map(|mut child| {
-            let tell = tell.clone();
-            tokio::task::spawn_blocking(move || {
-                let line = child.until(&["waits\n", "answered"]);
-                if line.contains("waits") {
-                    tell.send(()).expect("somebody listens");
-                }
-                line + &child.end()
-            })
+    let ends = children.into_iter().map(|mut child| {
+        let tell = tell.clone();
+        tokio::spawn(async move {
+            let line = child.until(&["waits", "answered"]).await;
+            if line.contains("waits") {
+                tell.send(()).expect("somebody listens");
+            }
+            line + &child.passed().await
         })
-        .collect();
+    });
+    let ends: Vec<_> = ends.collect();
     for _ in 0..7 {
         told.recv().await.expect("a child that waits");
     }
@@ -64,7 +61,7 @@ async fn of_eight_all_call_without_a_lock(store: &str) {
     let api = FakeApi::start().await.expect("a server");
     let gate = api.gate(GatePoint::BeforeCommit);
     let children: Vec<_> = (0..8)
-        .map(|_| Running::start(&api, store, "no lock", true))
+        .map(|_| start(&api, store, "no lock", true))
         .collect();
     gate.reached(8).await;
     drop(children);
@@ -142,25 +139,17 @@ async fn killed_at(step: &'static str, next: Next, with_key: bool) {
     if step == "kill before clearing" {
         api.fault(Fault::status(503));
     }
-    let mut child = Running::start_with(
-        &api,
-        path.to_str().expect("a plain path"),
-        step,
-        false,
-        Duration::from_secs(10),
-    );
+    let path_text = path.to_str().expect("a plain path");
+    let mut child = start_with(&api, path_text, step, false, seconds(10.0));
     if let Some(gate) = &gate {
         gate.reached(1).await;
         child.signal("-KILL");
     }
-    blocking(move || {
-        if step == "fail to save" {
-            child.until(&["answered Ok(200)"]);
-            child.signal("-KILL");
-        }
-        child.end()
-    })
-    .await;
+    if step == "fail to save" {
+        child.until(&["answered Ok(200)"]).await;
+        child.signal("-KILL");
+    }
+    child.killed().await;
     // The server sees the closed connection a moment later.
     while api.counts().in_flight > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -247,11 +236,8 @@ async fn stopped_after_its_mark(with_key: bool) {
     api.set_token_lifetime(HOUR);
     let token = api.live_refresh_token().expect("a refresh token");
 
-    let leader = Running::start(&api, &server.url(), "stop after marking", with_key);
-    let state = format!("/proc/{}/stat", leader.child.id());
-    while !std::fs::read_to_string(&state).is_ok_and(|state| state.contains(") T ")) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let leader = start(&api, &server.url(), "stop after marking", with_key);
+    leader.is_stopped().await;
     let begun = Instant::now();
     let other = if with_key {
         builder().api_key(api.api_key())
@@ -266,7 +252,7 @@ async fn stopped_after_its_mark(with_key: bool) {
     assert!(waited > least && waited < seconds(7.0), "{waited:?}");
     let newest = api.live_refresh_token();
     leader.signal("-CONT");
-    let said = blocking(|| leader.end()).await;
+    let said = leader.passed().await;
     assert!(
         said.contains("answered Ok(200)") && said.contains("Store"),
         "{said}"

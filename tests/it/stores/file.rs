@@ -10,6 +10,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::*;
+use crate::support::child::{Child, orders, wait_for_parent};
 
 /// A store in a fresh folder that holds one pair, and the pair's file.
 async fn with_a_pair() -> (TempDir, FileStore, PathBuf) {
@@ -46,6 +47,19 @@ fn make_fifo(path: &Path) {
             .expect("mkfifo")
             .success()
     );
+}
+
+/// Runs a child of this file to its end, on a folder, in a shell that runs `shell` first.
+async fn run_child(shell: &str, test: &str, folder: &Path) {
+    let folder = folder.to_str().expect("a plain path");
+    let child = Child::start_in(shell, &format!("stores::file::{test}"), &[folder]);
+    child.passed().await;
+}
+
+/// In a child: the store on the folder that it is told.
+fn ordered() -> FileStore {
+    let [folder] = orders();
+    FileStore::in_folder(folder)
 }
 
 /// Puts something else in the place of a file.
@@ -216,23 +230,18 @@ async fn g25_names_stay_in_their_folder_and_apart() {
 }
 
 #[tokio::test]
+#[ignore = "runs as a child process"]
+async fn child_of_umask() {
+    save(&ordered(), stored(version(1, 1), b"test-only-pair")).await;
+}
+
+#[tokio::test]
 async fn g22_files_are_private_whatever_the_umask() {
-    if let Some(folder) = in_child() {
-        save(
-            &FileStore::in_folder(folder),
-            stored(version(1, 1), b"test-only-pair"),
-        )
-        .await;
-        return;
-    }
     for umask in ["022", "000"] {
         let outside = tempfile::tempdir().expect("a folder");
         let folder = outside.path().join("deep").join("tokens");
-        child(
-            "file::g22_files_are_private_whatever_the_umask",
-            &folder,
-            &format!(r#"umask {umask}; exec "$@""#),
-        );
+        let shell = format!(r#"umask {umask}; exec "$@""#);
+        run_child(&shell, "child_of_umask", &folder).await;
         for made in [&outside.path().join("deep"), &folder] {
             assert_eq!(
                 fs::metadata(made).expect("a folder").mode() & 0o777,
@@ -280,23 +289,19 @@ async fn g22_what_a_killed_process_left_is_removed_under_the_lock_and_nothing_el
 }
 
 #[tokio::test]
+#[ignore = "runs as a child process"]
+async fn child_of_lock() {
+    let _lock = locked(&ordered()).await;
+    println!("it is held");
+    wait_for_parent();
+}
+
+#[tokio::test]
 async fn g21_a_held_lock_names_its_holder_and_ends_with_it() {
-    if let Some(folder) = in_child() {
-        let _lock = locked(&FileStore::in_folder(&folder)).await;
-        fs::write(folder.join("held"), "").expect("writing");
-        std::thread::sleep(Duration::from_secs(60));
-    }
     let (_folder, store, file) = with_a_pair().await;
-    let name = "stores::file::g21_a_held_lock_names_its_holder_and_ends_with_it";
-    let mut child = Command::new(std::env::current_exe().expect("this test"))
-        .args([name, "--exact"])
-        .env(CHILD, store.folder())
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .expect("a child process");
-    while !store.folder().join("held").exists() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let path = store.folder().to_str().expect("a plain path");
+    let mut child = Child::start("stores::file::child_of_lock", &[path]);
+    child.until(&["it is held"]).await;
     let holder = match store.try_lock(&key()).await.expect("asking") {
         TryLock::Busy(holder) => holder.expect("a name"),
         free => panic!("{free:?}"),
@@ -311,8 +316,8 @@ async fn g21_a_held_lock_names_its_holder_and_ends_with_it() {
         "it can be read meanwhile"
     );
 
-    child.kill().expect("killing");
-    child.wait().expect("its end");
+    child.signal("-KILL");
+    child.killed().await;
     locked(&store).await.unlock().await;
     assert!(
         file.with_extension("lock").exists(),
@@ -321,72 +326,67 @@ async fn g21_a_held_lock_names_its_holder_and_ends_with_it() {
 }
 
 #[tokio::test]
-async fn g24_a_full_disk_is_an_error_and_keeps_what_was_stored() {
-    if let Some(folder) = in_child() {
-        let store = FileStore::in_folder(folder);
-        let mut lock = locked(&store).await;
-        let large = stored(version(1, 2), &[b'x'; 100_000]);
-        let error = lock
-            .save(Some(version(1, 1)), large)
-            .await
-            .expect_err("no place");
-        assert_eq!(error.kind(), ErrorKind::StoreUnavailable);
-        assert!(
-            error.is_transient() && std::error::Error::source(&error).is_some(),
-            "{error:?}"
-        );
-        // The lock is held all the same: it is tried again when there is place.
-        lock.save(
-            Some(version(1, 1)),
-            stored(version(1, 2), b"test-only-next"),
-        )
+#[ignore = "runs as a child process"]
+async fn child_of_full_disk() {
+    let mut lock = locked(&ordered()).await;
+    let large = stored(version(1, 2), &[b'x'; 100_000]);
+    let error = lock
+        .save(Some(version(1, 1)), large)
         .await
-        .expect("a place for little");
-        return;
-    }
+        .expect_err("no place");
+    assert_eq!(error.kind(), ErrorKind::StoreUnavailable);
+    assert!(
+        error.is_transient() && std::error::Error::source(&error).is_some(),
+        "{error:?}"
+    );
+    // The lock is held all the same: it is tried again when there is place.
+    lock.save(
+        Some(version(1, 1)),
+        stored(version(1, 2), b"test-only-next"),
+    )
+    .await
+    .expect("a place for little");
+}
+
+#[tokio::test]
+async fn g24_a_full_disk_is_an_error_and_keeps_what_was_stored() {
     let (_folder, store, _) = with_a_pair().await;
     let before = names(store.folder());
-    let test = "file::g24_a_full_disk_is_an_error_and_keeps_what_was_stored";
     // No file may grow beyond 2 to 4 KiB; writing more is an error, not a signal.
-    child(
-        test,
-        store.folder(),
-        r#"trap '' XFSZ; ulimit -f 4; exec "$@""#,
-    );
+    let shell = r#"trap '' XFSZ; ulimit -f 4; exec "$@""#;
+    run_child(shell, "child_of_full_disk", store.folder()).await;
     assert_eq!(record(&store).await, b"test-only-next");
     assert_eq!(names(store.folder()), before, "nothing is left behind");
 }
 
 #[tokio::test]
+#[ignore = "runs as a child process"]
+async fn child_of_read_only_folder() {
+    let store = ordered();
+    assert_eq!(record(&store).await, b"test-only-pair");
+    let mut lock = locked(&store).await;
+    let save = lock
+        .save(Some(version(1, 1)), stored(version(1, 2), b"x"))
+        .await;
+    assert_eq!(kind(save), Some(ErrorKind::StoreUnavailable));
+    assert_eq!(
+        kind(lock.quarantine().await),
+        Some(ErrorKind::StoreUnavailable)
+    );
+    let fresh = FileStore::in_folder(store.folder().join("deeper"));
+    assert_eq!(
+        kind(fresh.try_lock(&key()).await),
+        Some(ErrorKind::StoreUnavailable)
+    );
+}
+
+#[tokio::test]
 async fn g24_a_read_only_folder_can_be_read_and_is_an_error_to_write_to() {
-    if let Some(folder) = in_child() {
-        let store = FileStore::in_folder(&folder);
-        assert_eq!(record(&store).await, b"test-only-pair");
-        let mut lock = locked(&store).await;
-        let save = lock
-            .save(Some(version(1, 1)), stored(version(1, 2), b"x"))
-            .await;
-        assert_eq!(kind(save), Some(ErrorKind::StoreUnavailable));
-        assert_eq!(
-            kind(lock.quarantine().await),
-            Some(ErrorKind::StoreUnavailable)
-        );
-        let fresh = FileStore::in_folder(folder.join("deeper"));
-        assert_eq!(
-            kind(fresh.try_lock(&key()).await),
-            Some(ErrorKind::StoreUnavailable)
-        );
-        return;
-    }
     let (_folder, store, file) = with_a_pair().await;
     set_mode(store.folder(), 0o500);
     // Root may write everywhere, unless it gives that up.
     let shell = r#"[ "$(id -u)" != 0 ] || set -- setpriv --bounding-set=-dac_override,-dac_read_search "$@"; exec "$@""#;
-    child(
-        "file::g24_a_read_only_folder_can_be_read_and_is_an_error_to_write_to",
-        store.folder(),
-        shell,
-    );
+    run_child(shell, "child_of_read_only_folder", store.folder()).await;
     set_mode(store.folder(), 0o700);
     assert!(file.exists());
     assert_eq!(record(&store).await, b"test-only-pair");

@@ -5,6 +5,7 @@ use std::{fs, os::unix::net::UnixListener, path::Path};
 use apivideo_auth::store::KeyringStore;
 
 use super::*;
+use crate::support::child::{Child, orders};
 
 /// Each test has an account of its own: the keyring is shared.
 fn account(name: &str) -> StoreKey {
@@ -213,143 +214,142 @@ async fn g22_a_running_process_finds_another_key_and_remembers_the_newest_pair_o
     );
 }
 
-/// Runs a test in a session of its own, with what `shell` starts there.
-fn in_session(test: &str, folder: &Path, shell: &str) {
+/// Runs a child of this file in a session of its own, with what `shell` starts there.
+async fn in_session(shell: &str, test: &str, folder: &Path) {
+    let folder = folder.to_str().expect("a plain path");
     let shell = format!(
-        r#"export HOME="${{{CHILD}}}" XDG_RUNTIME_DIR="${{{CHILD}}}" XDG_DATA_HOME="${{{CHILD}}}"; {shell}"#
+        r#"export HOME="{folder}" XDG_RUNTIME_DIR="{folder}" XDG_DATA_HOME="{folder}"; {shell}"#
     );
-    child(&format!("keyring::{test}"), folder, &shell);
+    let child = Child::start_in(&shell, &format!("stores::keyring::{test}"), &[folder]);
+    child.passed().await;
+}
+
+#[tokio::test]
+#[ignore = "runs as a child process"]
+async fn child_of_locked_keyring() {
+    let ([folder], key) = (orders(), account("locked"));
+    let store = || KeyringStore::in_folder(Path::new(&folder).join("tokens"));
+    let running = store();
+    let mut held = lock(&running, &key).await.expect("the lock");
+    held.save(None, stored(version(1, 1), b"test-only-pair"))
+        .await
+        .expect("saving");
+    held.unlock().await;
+    let collection = "array:objpath:/org/freedesktop/secrets/collection/login";
+    let locked = std::process::Command::new("dbus-send")
+        .args([
+            "--session",
+            "--print-reply",
+            "--dest=org.freedesktop.secrets",
+            "/org/freedesktop/secrets",
+        ])
+        .args(["org.freedesktop.Secret.Service.Lock", collection])
+        .output()
+        .expect("dbus-send");
+    assert!(locked.status.success(), "{locked:?}");
+    let begun = Instant::now();
+    let error = store().load(&key).await.expect_err("it is locked");
+    assert_eq!(error.kind(), ErrorKind::StoreUnavailable, "{error:?}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(6) && error.is_transient(),
+        "{error:?}"
+    );
+    assert!(
+        running
+            .load(&key)
+            .await
+            .expect("a running process knows the key")
+            .is_some()
+    );
 }
 
 #[tokio::test]
 #[ignore = "needs gnome-keyring; .ci/run runs it"]
 async fn g24_a_locked_keyring_is_a_clear_error() {
-    if let Some(folder) = in_child() {
-        let (store, key) = (
-            KeyringStore::in_folder(folder.join("tokens")),
-            account("locked"),
-        );
-        let mut held = lock(&store, &key).await.expect("the lock");
-        held.save(None, stored(version(1, 1), b"test-only-pair"))
-            .await
-            .expect("saving");
-        held.unlock().await;
-        let collection = "array:objpath:/org/freedesktop/secrets/collection/login";
-        let locked = std::process::Command::new("dbus-send")
-            .args([
-                "--session",
-                "--print-reply",
-                "--dest=org.freedesktop.secrets",
-                "/org/freedesktop/secrets",
-            ])
-            .args(["org.freedesktop.Secret.Service.Lock", collection])
-            .output()
-            .expect("dbus-send");
-        assert!(locked.status.success(), "{locked:?}");
-        let next = KeyringStore::in_folder(folder.join("tokens"));
-        let begun = Instant::now();
-        let error = next.load(&key).await.expect_err("it is locked");
-        assert_eq!(error.kind(), ErrorKind::StoreUnavailable, "{error:?}");
-        assert!(
-            begun.elapsed() < Duration::from_secs(6) && error.is_transient(),
-            "{error:?}"
-        );
-        assert!(
-            store
-                .load(&key)
-                .await
-                .expect("a running process knows the key")
-                .is_some()
-        );
-        return;
-    }
     let folder = tempfile::tempdir().expect("a folder");
     let unlock = "printf test-only | gnome-keyring-daemon --unlock --components=secrets >/dev/null";
     let shell = format!(r#"exec dbus-run-session -- sh -c '{unlock}; exec "$@"' sh "$@""#);
-    in_session(
-        "g24_a_locked_keyring_is_a_clear_error",
-        folder.path(),
-        &shell,
+    in_session(&shell, "child_of_locked_keyring", folder.path()).await;
+}
+
+#[tokio::test]
+#[ignore = "runs as a child process"]
+async fn child_of_no_keyring() {
+    let ([folder], key) = (orders(), account("none"));
+    let folder = Path::new(&folder).join("tokens");
+    let store = KeyringStore::in_folder(&folder);
+    assert!(
+        store
+            .load(&key)
+            .await
+            .expect("nothing is stored, so no key is needed")
+            .is_none()
     );
+    let error = store.try_lock(&key).await.expect_err("no keyring");
+    assert_eq!(error.kind(), ErrorKind::StoreUnavailable);
+    assert!(error.to_string().contains("Secret Service"), "{error}");
+    // The lock was let go.
+    let TryLock::Locked(_) = FileStore::in_folder(folder)
+        .try_lock(&key)
+        .await
+        .expect("asking")
+    else {
+        panic!("the lock is free")
+    };
 }
 
 #[tokio::test]
 async fn g24_without_a_keyring_it_says_so() {
-    if let Some(folder) = in_child() {
-        let (store, key) = (
-            KeyringStore::in_folder(folder.join("tokens")),
-            account("none"),
-        );
-        assert!(
-            store
-                .load(&key)
-                .await
-                .expect("nothing is stored, so no key is needed")
-                .is_none()
-        );
-        let error = store.try_lock(&key).await.expect_err("no keyring");
-        assert_eq!(error.kind(), ErrorKind::StoreUnavailable);
-        assert!(error.to_string().contains("Secret Service"), "{error}");
-        // The lock was let go.
-        let TryLock::Locked(_) = FileStore::in_folder(folder.join("tokens"))
-            .try_lock(&key)
-            .await
-            .expect("asking")
-        else {
-            panic!("the lock is free")
-        };
-        return;
-    }
     let folder = tempfile::tempdir().expect("a folder");
     let shell = r#"export DBUS_SESSION_BUS_ADDRESS=unix:path=/nonexistent; exec "$@""#;
-    in_session("g24_without_a_keyring_it_says_so", folder.path(), shell);
+    in_session(shell, "child_of_no_keyring", folder.path()).await;
 }
 
 #[test]
-fn g24_a_keyring_that_hangs_holds_up_neither_the_runtime_nor_its_end() {
-    let name = "g24_a_keyring_that_hangs_holds_up_neither_the_runtime_nor_its_end";
-    if let Some(folder) = in_child() {
-        let runtime = |paused| {
-            let mut builder = tokio::runtime::Builder::new_current_thread();
-            builder
-                .enable_all()
-                .start_paused(paused)
-                .build()
-                .expect("a runtime")
-        };
-        let (store, key) = (
-            KeyringStore::in_folder(folder.join("tokens")),
-            account("hangs"),
-        );
-        let ask = async || longest_step(store.try_lock(&key)).await;
-        // Paused, time runs ahead to the deadline: nothing else moves.
-        let paused = runtime(true);
-        let (error, _) = paused.block_on(ask());
-        let error = error.expect_err("no response");
-        assert_eq!(error.kind(), ErrorKind::StoreUnavailable);
-        assert!(error.to_string().contains("within 5 s"), "{error}");
-        drop(paused);
+#[ignore = "runs as a child process"]
+fn child_of_hanging_keyring() {
+    let runtime = |paused| {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder
+            .enable_all()
+            .start_paused(paused)
+            .build()
+            .expect("a runtime")
+    };
+    let ([folder], key) = (orders(), account("hangs"));
+    let store = |name| KeyringStore::in_folder(Path::new(&folder).join(name));
+    // Paused, time runs ahead to the deadline: nothing else moves.
+    let paused = runtime(true);
+    let (error, _) = paused.block_on(longest_step(store("tokens").try_lock(&key)));
+    let error = error.expect_err("no response");
+    assert_eq!(error.kind(), ErrorKind::StoreUnavailable);
+    assert!(error.to_string().contains("within 5 s"), "{error}");
+    drop(paused);
 
-        let real = runtime(false);
-        let begun = real.block_on(async {
-            let other = KeyringStore::in_folder(folder.join("others"));
-            let asked = tokio::time::timeout(Duration::from_millis(300), other.try_lock(&key));
-            let (asked, step) = longest_step(asked).await;
-            assert!(asked.is_err(), "it hangs");
-            assert!(step < Duration::from_millis(100), "{step:?}");
-            Instant::now()
-        });
-        drop(real);
-        assert!(
-            begun.elapsed() < Duration::from_secs(1),
-            "the work is left behind"
-        );
-        return;
-    }
+    let real = runtime(false);
+    let begun = real.block_on(async {
+        let other = store("others");
+        let asked = tokio::time::timeout(Duration::from_millis(300), other.try_lock(&key));
+        let (asked, step) = longest_step(asked).await;
+        assert!(asked.is_err(), "it hangs");
+        assert!(step < Duration::from_millis(100), "{step:?}");
+        Instant::now()
+    });
+    drop(real);
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "the work is left behind"
+    );
+}
+
+#[tokio::test]
+async fn g24_a_keyring_that_hangs_holds_up_neither_the_runtime_nor_its_end() {
     let folder = tempfile::tempdir().expect("a folder");
-    let bus = UnixListener::bind(folder.path().join("bus")).expect("a socket that never answers");
-    let shell =
-        format!(r#"export DBUS_SESSION_BUS_ADDRESS="unix:path=${{{CHILD}}}/bus"; exec "$@""#);
-    in_session(name, folder.path(), &shell);
-    drop(bus);
+    let bus = folder.path().join("bus");
+    let _bus = UnixListener::bind(&bus).expect("a socket that never answers");
+    let shell = format!(
+        r#"export DBUS_SESSION_BUS_ADDRESS="unix:path={}"; exec "$@""#,
+        bus.display()
+    );
+    in_session(&shell, "child_of_hanging_keyring", folder.path()).await;
 }

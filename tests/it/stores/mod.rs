@@ -103,29 +103,3 @@ async fn longest_step<T>(work: impl Future<Output = T>) -> (T, Duration) {
     .await;
     (result, longest)
 }
-
-/// Runs a test of this binary once more, in a process of its own: `test` finds `value` in the environment there.
-/// `shell` is run first and ends with running the rest of its arguments.
-fn child(test: &str, value: &std::path::Path, shell: &str) -> std::process::Output {
-    let name = format!("stores::{test}");
-    let output = std::process::Command::new("sh")
-        .args(["-c", shell, "sh"])
-        .arg(std::env::current_exe().expect("this test"))
-        .args([&name, "--exact", "--include-ignored", "--nocapture"])
-        .env(CHILD, value)
-        .output()
-        .expect("a child process");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        text.contains("test result: ok. 1 passed"),
-        "{text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output
-}
-
-const CHILD: &str = "APIVIDEO_AUTH_TEST_CHILD";
-
-fn in_child() -> Option<std::path::PathBuf> {
-    std::env::var_os(CHILD).map(Into::into)
-}

@@ -1,5 +1,7 @@
 //! What the tests share.
 
+pub(crate) mod child;
+
 use apivideo_auth::{
     ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder,
     middleware::{Replay, SameService},
