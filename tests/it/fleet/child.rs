@@ -1,9 +1,6 @@
 //! A child process, which says what it does and may stop, fail or die where it is told.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use apivideo_auth::{
     ApiVideoAuth,
@@ -43,8 +40,8 @@ pub(super) async fn request(client: &Http) -> Result<u16, ErrorKind> {
 
 /// Where a child is killed, stopped, or fails; and it says so when it waits for a lock.
 fn obeying(step: String) -> Hook {
-    let loads = Arc::new(AtomicUsize::new(0));
-    hook(move |op, when| {
+    let loads = AtomicUsize::new(0);
+    failing(move |op, when| {
         match (step.as_str(), op, when) {
             ("kill before clearing", Op::Touch, When::Before) => {
                 signal("-KILL", std::process::id())
@@ -60,8 +57,7 @@ fn obeying(step: String) -> Hook {
             }
             _ => {}
         }
-        let fails = step == "fail to save" && (op, when) == (Op::Pair, When::Before);
-        async move { if fails { Err(away()) } else { Ok(()) } }
+        step == "fail to save" && (op, when) == (Op::Pair, When::Before)
     })
 }
 
@@ -79,15 +75,12 @@ async fn child_of_a_fleet() {
         builder.api_key(key)
     };
     let locks = step != "no lock";
+    let hook = obeying(step);
     let (layer, client) = if store.starts_with("redis:") {
-        connect(meddle(
-            builder,
-            RedisStore::builder(store).build().expect("a good URL"),
-            locks,
-            step,
-        ))
+        let store = RedisStore::builder(store).build().expect("a good URL");
+        connect(on(builder, store, hook, locks))
     } else {
-        connect(meddle(builder, FileStore::in_folder(store), locks, step))
+        connect(on(builder, FileStore::in_folder(store), hook, locks))
     };
     let outcome = request(&client).await;
     println!("answered {outcome:?}");
@@ -98,15 +91,11 @@ async fn child_of_a_fleet() {
     );
 }
 
-fn meddle(builder: Builder, store: impl TokenStore + Clone, locks: bool, step: String) -> Builder {
-    let hook = obeying(step);
+fn on(builder: Builder, store: impl TokenStore + Clone, hook: Hook, locks: bool) -> Builder {
     if locks {
-        builder.store(FaultyStore { store, hook })
+        builder.store(FaultyStore::new(store, hook))
     } else {
-        builder.store(FaultyStore {
-            store: Lockless(store),
-            hook,
-        })
+        builder.store(FaultyStore::new(Lockless(store), hook))
     }
 }
 

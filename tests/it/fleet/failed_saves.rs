@@ -1,7 +1,7 @@
 //! G21: a granted pair that can't be saved.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
@@ -11,19 +11,12 @@ use super::*;
 
 /// Fails or panics at saves of new pairs for some time after the first one.
 fn failing_saves(time: Duration, panics: bool) -> Hook {
-    let first = Arc::new(std::sync::Mutex::new(None::<Instant>));
-    hook(move |op, when| {
+    let first = OnceLock::new();
+    failing(move |op, when| {
         let fails = (op, when) == (Op::Pair, When::Before)
-            && first
-                .lock()
-                .unwrap()
-                .get_or_insert_with(Instant::now)
-                .elapsed()
-                < time;
-        async move {
-            assert!(!(fails && panics), "test-only panic");
-            if fails { Err(away()) } else { Ok(()) }
-        }
+            && first.get_or_init(Instant::now).elapsed() < time;
+        assert!(!(fails && panics), "test-only panic");
+        fails
     })
 }
 
@@ -36,7 +29,7 @@ async fn g21_a_pair_that_cannot_be_saved_is_used_and_saved_later_while_siblings_
         let leader = fleet.start(
             fleet
                 .keyless()
-                .store(fleet.hooked(failing_saves(seconds(3.0), panics))),
+                .store(fleet.faulty(failing_saves(seconds(3.0), panics))),
         );
         assert_eq!(leader.list().await, Ok(200));
         assert_eq!(leader.way(), Some(GrantType::RefreshToken));
@@ -70,14 +63,8 @@ async fn g21_killed_before_the_save_the_key_helps_and_else_the_answer_is_lost() 
         let fleet = Fleet::logged_in().await;
         sleep(HOUR).await;
         let token = fleet.stored();
-        let saves = fleet.hooked(hook(|op, when| async move {
-            if (op, when) == (Op::Pair, When::Before) {
-                Err(away())
-            } else {
-                Ok(())
-            }
-        }));
-        let leader = fleet.start(fleet.keyless().store(saves));
+        let store = fleet.faulty(failing(|op, when| (op, when) == (Op::Pair, When::Before)));
+        let leader = fleet.start(fleet.keyless().store(store));
         assert_eq!(leader.list().await, Ok(200));
         // Killed: it never saves, and its lock is free.
         fleet.store.lose_lock();
@@ -104,13 +91,9 @@ async fn g21_killed_before_the_save_the_key_helps_and_else_the_answer_is_lost() 
 async fn g21_a_save_that_is_lost_on_the_way_back_is_no_conflict() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
-    let lost = Arc::new(AtomicUsize::new(0));
-    let counted = lost.clone();
-    let store = fleet.hooked(hook(move |op, when| {
-        let loses = when == When::After
-            && matches!(op, Op::Pair)
-            && counted.fetch_add(1, Ordering::SeqCst) < 2;
-        async move { if loses { Err(away()) } else { Ok(()) } }
+    let lost = AtomicUsize::new(0);
+    let store = fleet.faulty(failing(move |op, when| {
+        (op, when) == (Op::Pair, When::After) && lost.fetch_add(1, Ordering::SeqCst) < 2
     }));
     let process = fleet.start(fleet.keyless().store(store));
     assert_eq!(process.list().await, Ok(200));
@@ -125,9 +108,8 @@ async fn g21_a_pair_that_stays_unsaved_is_saved_by_the_next_renewal_or_gives_way
     sleep(HOUR).await;
     let is_away = Arc::new(AtomicBool::new(true));
     let asked = is_away.clone();
-    let store = fleet.hooked(hook(move |op, when| {
-        let fails = asked.load(Ordering::SeqCst) && (op, when) == (Op::Pair, When::Before);
-        async move { if fails { Err(away()) } else { Ok(()) } }
+    let store = fleet.faulty(failing(move |op, when| {
+        asked.load(Ordering::SeqCst) && (op, when) == (Op::Pair, When::Before)
     }));
     let process = fleet.start(fleet.keyless().store(store));
     assert_eq!(process.list().await, Ok(200));
@@ -154,7 +136,7 @@ async fn g21_a_lock_that_was_lost_is_taken_anew_to_save() {
     let leader = fleet.start(
         fleet
             .keyless()
-            .store(fleet.hooked(failing_saves(seconds(4.0), false))),
+            .store(fleet.faulty(failing_saves(seconds(4.0), false))),
     );
     assert_eq!(leader.list().await, Ok(200));
     fleet.store.lose_lock();

@@ -6,36 +6,10 @@ use std::sync::{
 };
 
 use apivideo_auth::testing::{Fault, GatePoint};
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use super::*;
-
-/// Stops once, at a given place, until it is told to go on.
-#[derive(Clone, Default)]
-struct Stop {
-    reached: Arc<Notify>,
-    go_on: Arc<Notify>,
-    done: Arc<AtomicBool>,
-}
-
-impl Stop {
-    fn at(&self, place: (Op, When)) -> Hook {
-        let stop = self.clone();
-        hook(move |op, when| {
-            let stop = stop.clone();
-            async move {
-                if (op, when) == place && !stop.done.swap(true, Ordering::SeqCst) {
-                    stop.reached.notify_one();
-                    stop.go_on.notified().await;
-                }
-                Ok(())
-            }
-        })
-    }
-}
+use crate::support::faulty_store::Stop;
 
 /// The marked token of a process that died is presented again only when its mark is settled, or never.
 #[tokio::test(start_paused = true)]
@@ -127,7 +101,7 @@ async fn g23_a_leader_that_was_stopped_after_its_mark_presents_nothing_and_adopt
         let leader = fleet.start(
             fleet
                 .builder(with_key)
-                .store(fleet.hooked(stop.at((Op::Mark, When::After)))),
+                .store(fleet.faulty(stop.at((Op::Mark, When::After)))),
         );
         let request = leader.spawn();
         stop.reached.notified().await;
@@ -340,9 +314,8 @@ async fn g21_a_late_answer_is_stored_even_if_the_store_is_away_for_a_while() {
     sleep(HOUR).await;
     let is_away = Arc::new(AtomicBool::new(false));
     let asked = is_away.clone();
-    let store = fleet.hooked(hook(move |op, when| {
-        let fails = asked.load(Ordering::SeqCst) && op != Op::Unlock && when == When::Before;
-        async move { if fails { Err(away()) } else { Ok(()) } }
+    let store = fleet.faulty(failing(move |op, when| {
+        asked.load(Ordering::SeqCst) && op != Op::Unlock && when == When::Before
     }));
     let process = fleet.start(
         fleet

@@ -18,8 +18,12 @@ use apivideo_auth::{
 };
 use tower::BoxError;
 
-use self::stores::{FaultyStore, Hook, Op, TestStore, When, away, hook};
-use crate::support::{Body, Client, client, list, ours, paused, settle};
+use self::stores::TestStore;
+use crate::support::{
+    Body, Client, client,
+    faulty_store::{FaultyStore, Hook, Op, When, failing, hook},
+    list, ours, paused, settle,
+};
 
 type Builder = ApiVideoAuthLayerBuilder<SameService, Replay>;
 
@@ -83,11 +87,8 @@ impl Fleet {
         }
     }
 
-    fn hooked(&self, hook: Hook) -> FaultyStore<TestStore> {
-        FaultyStore {
-            store: self.store.clone(),
-            hook,
-        }
+    fn faulty(&self, hook: Hook) -> FaultyStore<TestStore> {
+        FaultyStore::new(self.store.clone(), hook)
     }
 
     fn start(&self, builder: Builder) -> Process {

@@ -67,7 +67,7 @@ async fn g21_look_lock_look_mark_call_save_publish_unlock() {
     let layer = Arc::new(Mutex::new(None::<ApiVideoAuthLayer>));
     let (steps, api, watched) = (log.clone(), fleet.api.clone(), layer.clone());
     let calls = api.counts().token_calls;
-    let store = fleet.hooked(hook(move |op, when| {
+    let store = fleet.faulty(hook(move |op, when| {
         if when == When::Before {
             let published = watched
                 .lock()
@@ -247,7 +247,7 @@ async fn g21_a_pair_that_expired_while_waiting_for_the_lock_is_not_adopted() {
     assert_eq!(leader.list().await, Ok(200));
     sleep(seconds(5.0)).await;
     // The leader saves, but lets go only when what it saved has expired.
-    let store = fleet.hooked(hook(|op, when| async move {
+    let store = fleet.faulty(hook(|op, when| async move {
         if (op, when) == (Op::Unlock, When::Before) {
             sleep(seconds(6.0)).await;
         }
@@ -256,7 +256,7 @@ async fn g21_a_pair_that_expired_while_waiting_for_the_lock_is_not_adopted() {
     let slow = fleet.start(fleet.keyed().store(store));
     let looks = Arc::new(AtomicUsize::new(0));
     let counted = looks.clone();
-    let blind = fleet.hooked(hook(move |op, when| {
+    let blind = fleet.faulty(hook(move |op, when| {
         // Sees nothing of what was saved until it is old.
         let early =
             op == Op::Load && when == When::Before && counted.fetch_add(1, Ordering::SeqCst) == 0;

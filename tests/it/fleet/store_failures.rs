@@ -118,9 +118,8 @@ async fn g23_a_usable_token_works_while_the_store_is_away_and_then_the_error_is_
     let fleet = Fleet::logged_in().await;
     let is_away = Arc::new(AtomicBool::new(false));
     let asked = is_away.clone();
-    let store = fleet.hooked(hook(move |_, when| {
-        let fails = asked.load(Ordering::SeqCst) && when == When::Before;
-        async move { if fails { Err(away()) } else { Ok(()) } }
+    let store = fleet.faulty(failing(move |_, when| {
+        asked.load(Ordering::SeqCst) && when == When::Before
     }));
     let process = fleet.start(fleet.keyed().early_window(seconds(300.0)).store(store));
     assert_eq!(process.list().await, Ok(200));
@@ -149,7 +148,7 @@ async fn g5_a_panicking_store_is_an_error_and_poisons_nothing() {
         let fleet = Fleet::logged_in().await;
         sleep(HOUR).await;
         let once = Arc::new(AtomicBool::new(true));
-        let store = fleet.hooked(hook(move |op, when| {
+        let store = fleet.faulty(hook(move |op, when| {
             let panics = op == place && when == When::Before && once.swap(false, Ordering::SeqCst);
             async move {
                 assert!(!panics, "test-only panic");
@@ -193,7 +192,7 @@ async fn g24_a_store_that_hangs_is_an_error_in_time_and_does_not_last() {
         sleep(HOUR).await;
         let hangs = Arc::new(AtomicBool::new(true));
         let asked = hangs.clone();
-        let store = fleet.hooked(hook(move |op, when| {
+        let store = fleet.faulty(hook(move |op, when| {
             let hangs = op == place && when == When::Before && asked.load(Ordering::SeqCst);
             async move {
                 if hangs {
@@ -239,19 +238,19 @@ fn g24_a_runtime_drops_at_once_while_the_lock_is_held_or_the_store_hangs() {
                 .try_lock(&StoreKey::new(api.url(), "default").unwrap())
                 .await
                 .expect("locking");
-            let meddling = FaultyStore {
-                store,
-                hook: hook(move |_, _| async move {
-                    if hangs {
-                        pending::<()>().await;
-                    }
-                    Ok(())
-                }),
-            };
+            let hanging = hook(move |_, _| async move {
+                if hangs {
+                    pending::<()>().await;
+                }
+                Ok(())
+            });
             let builder = ApiVideoAuthLayer::builder()
                 .base_url(api.url())
                 .api_key(api.api_key());
-            let layer = builder.store(meddling).build().unwrap();
+            let layer = builder
+                .store(FaultyStore::new(store, hanging))
+                .build()
+                .unwrap();
             let client = client(&layer, &api);
             let request = tokio::spawn(async move { list(&client).await.is_ok() });
             sleep(seconds(0.1)).await;
@@ -340,7 +339,7 @@ async fn g22_a_call_that_was_held_back_leaves_no_mark() {
     sleep(HOUR).await;
     let is_slow = Arc::new(AtomicBool::new(true));
     let asked = is_slow.clone();
-    let store = fleet.hooked(hook(move |op, when| {
+    let store = fleet.faulty(hook(move |op, when| {
         let waits = op == Op::Mark && when == When::Before && asked.load(Ordering::SeqCst);
         async move {
             if waits {
@@ -368,10 +367,7 @@ async fn g22_a_call_that_was_held_back_leaves_no_mark() {
 async fn g21_without_a_mark_nothing_is_presented() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
-    let store = fleet.hooked(hook(|op, when| {
-        let fails = (op, when) == (Op::Mark, When::Before);
-        async move { if fails { Err(away()) } else { Ok(()) } }
-    }));
+    let store = fleet.faulty(failing(|op, when| (op, when) == (Op::Mark, When::Before)));
     let process = fleet.start(fleet.keyed().store(store));
     assert_eq!(process.list().await, Err(ErrorKind::StoreUnavailable));
     assert_eq!(

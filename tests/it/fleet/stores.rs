@@ -1,4 +1,4 @@
-//! Stores for tests: one in memory that follows paused time, and one that meddles with any other.
+//! Stores for a fleet: one in memory that follows paused time, and one without locks.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -153,113 +153,6 @@ impl Drop for Lock {
         if slot.owner == Some(self.owner) {
             slot.owner = None;
         }
-    }
-}
-
-/// What a store is asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Op {
-    Load,
-    Lock,
-    /// A save that marks the refresh token.
-    Mark,
-    /// A save of the same pair without a mark.
-    Touch,
-    /// A save of a new pair.
-    Pair,
-    SetAside,
-    Unlock,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum When {
-    Before,
-    After,
-}
-
-/// Called before and after each operation; an error becomes the operation's.
-pub(crate) type Hook = Arc<dyn Fn(Op, When) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
-
-pub(crate) fn hook<F>(f: impl Fn(Op, When) -> F + Send + Sync + 'static) -> Hook
-where
-    F: Future<Output = Result<(), Error>> + Send + 'static,
-{
-    Arc::new(move |op, when| Box::pin(f(op, when)))
-}
-
-pub(crate) fn away() -> Error {
-    Error::store(ErrorKind::StoreUnavailable, "the store is away", None)
-}
-
-/// Another store with a hook at each operation.
-#[derive(Clone)]
-pub(crate) struct FaultyStore<S> {
-    pub(crate) store: S,
-    pub(crate) hook: Hook,
-}
-
-async fn around<T>(
-    hook: &Hook,
-    op: Op,
-    work: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    hook(op, When::Before).await?;
-    let result = work.await?;
-    hook(op, When::After).await?;
-    Ok(result)
-}
-
-impl<S: TokenStore> TokenStore for FaultyStore<S> {
-    fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
-        Box::pin(around(&self.hook, Op::Load, self.store.load(key)))
-    }
-
-    fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
-        Box::pin(around(&self.hook, Op::Lock, async {
-            Ok(match self.store.try_lock(key).await? {
-                TryLock::Locked(lock) => TryLock::Locked(Box::new(HookedLock {
-                    lock,
-                    hook: self.hook.clone(),
-                })),
-                busy => busy,
-            })
-        }))
-    }
-}
-
-struct HookedLock {
-    lock: Box<dyn StoreLock>,
-    hook: Hook,
-}
-
-impl StoreLock for HookedLock {
-    fn save<'a>(
-        &'a mut self,
-        expected: Option<Version>,
-        stored: Stored,
-    ) -> BoxFuture<'a, Result<(), Error>> {
-        let op = match stored.header.mark {
-            Some(mark) if !mark.settles_in.is_zero() => Op::Mark,
-            _ if expected == Some(stored.header.version) => Op::Touch,
-            _ => Op::Pair,
-        };
-        Box::pin(around(&self.hook, op, self.lock.save(expected, stored)))
-    }
-
-    fn quarantine(&mut self) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(around(&self.hook, Op::SetAside, self.lock.quarantine()))
-    }
-
-    fn unlock(self: Box<Self>) -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            // An unlock that hangs or is killed is all that the hook can do.
-            let Self { lock, hook } = *self;
-            let _ = around(&hook, Op::Unlock, async {
-                lock.unlock().await;
-                Ok(())
-            })
-            .await;
-        })
     }
 }
 

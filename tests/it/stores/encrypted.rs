@@ -1,11 +1,7 @@
 //! What an encrypted store protects.
 
-use std::sync::Mutex;
-
-use futures::future::BoxFuture;
-use tokio::sync::oneshot;
-
 use super::*;
+use crate::support::faulty_store::{FaultyStore, Op, Stop, When};
 
 fn with(key: u8, store: &MemoryStore) -> EncryptedStore<MemoryStore> {
     EncryptedStore::new(store.clone(), EncryptionKey::from_bytes([key; 32]))
@@ -124,39 +120,20 @@ async fn g25_a_running_process_refuses_an_older_revision_and_can_write_the_newer
     );
 }
 
-/// Holds its first response back until it is told to give it.
-struct Slow(MemoryStore, Mutex<Option<oneshot::Receiver<()>>>);
-
-impl TokenStore for Slow {
-    fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
-        Box::pin(async move {
-            let seen = self.0.load(key).await;
-            let held_back = self.1.lock().expect("no panic").take();
-            if let Some(held_back) = held_back {
-                held_back.await.expect("a word to go on");
-            }
-            seen
-        })
-    }
-
-    fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
-        self.0.try_lock(key)
-    }
-}
-
 #[tokio::test]
 async fn g25_a_look_that_was_overtaken_is_not_taken_for_a_roll_back() {
     let inner = MemoryStore::new();
     save(&with(1, &inner), stored(version(1, 1), b"test-only-older")).await;
-    let (go_on, held_back) = oneshot::channel();
+    let stop = Stop::default();
     let store = EncryptedStore::new(
-        Slow(inner.clone(), Mutex::new(Some(held_back))),
+        FaultyStore::new(inner.clone(), stop.at((Op::Load, When::After))),
         EncryptionKey::from_bytes([1; 32]),
     );
     let overtake = async {
+        stop.reached.notified().await;
         save(&with(1, &inner), stored(version(1, 2), b"test-only-newer")).await;
         assert_eq!(record(&store).await, b"test-only-newer");
-        go_on.send(()).expect("the first look still waits");
+        stop.go_on.notify_one();
     };
     let (first, ()) = tokio::join!(record(&store), overtake);
     assert_eq!(first, b"test-only-older");

@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod child;
+pub(crate) mod faulty_store;
 
 use apivideo_auth::{
     ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder,
