@@ -38,14 +38,14 @@ pub(super) async fn request(client: &Http) -> Result<u16, ErrorKind> {
     )
 }
 
-/// Where a child is killed, stopped, or fails; and it says so when it waits for a lock.
+/// Where a child is killed (`kill Before Mark`), stopped, or fails; and it says so when it waits for a lock.
 fn obeying(step: String) -> Hook {
     let loads = AtomicUsize::new(0);
     failing(move |op, when| {
+        if step == format!("kill {when:?} {op:?}") {
+            signal("-KILL", std::process::id());
+        }
         match (step.as_str(), op, when) {
-            ("kill before clearing", Op::Touch, When::Before) => {
-                signal("-KILL", std::process::id())
-            }
             ("stop after marking", Op::Mark, When::After) => {
                 signal("-STOP", std::process::id());
                 // The signal may reach this thread a moment later.

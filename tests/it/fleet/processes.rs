@@ -1,4 +1,4 @@
-//! The same with real processes, killed or stopped by their parent or by themselves.
+//! G22, G23: real processes, killed or stopped by their parent or by themselves.
 
 use std::path::Path;
 
@@ -91,24 +91,34 @@ async fn g23_of_eight_processes_on_one_redis_one_calls_and_without_the_lock_all_
     of_eight_all_call_without_a_lock(&server.url()).await;
 }
 
-/// What the next process may do.
+/// What a process leaves in the store that is killed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Next {
-    /// The token is still good.
-    Goes,
-    /// The response was lost: the token is refused.
-    Refused,
+enum Left {
+    /// The old pair, as good as before.
+    OldPair,
+    /// The old pair under a mark, though the server has not taken its refresh token.
+    Marked,
+    /// The old pair under a mark; the new one is lost.
+    Spent,
+    NewPair,
 }
 
-/// The steps at which a call is out, or its outcome is not in the store.
-const STEPS: [(&str, Next); 4] = [
-    ("sent", Next::Goes),
-    ("committed", Next::Refused),
-    ("kill before clearing", Next::Goes),
-    ("fail to save", Next::Refused),
+/// The steps of G21 in their order, how often the token was presented until then, and what is left.
+const STEPS: [(&str, usize, Left); 11] = [
+    ("kill After Lock", 0, Left::OldPair),
+    ("kill Before Mark", 0, Left::OldPair),
+    ("kill After Mark", 0, Left::Marked),
+    ("sent", 1, Left::Marked),
+    ("committed", 1, Left::Spent),
+    ("kill Before Touch", 1, Left::Marked),
+    ("kill Before Pair", 1, Left::Spent),
+    ("fail to save", 1, Left::Spent),
+    ("kill After Pair", 1, Left::NewPair),
+    ("kill Before Unlock", 1, Left::NewPair),
+    ("kill After Unlock", 1, Left::NewPair),
 ];
 
-async fn killed_at(step: &'static str, next: Next, with_key: bool) {
+async fn killed_at(step: &'static str, presented: usize, left: Left, with_key: bool) {
     let api = FakeApi::start().await.expect("a server");
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("tokens");
@@ -116,8 +126,6 @@ async fn killed_at(step: &'static str, next: Next, with_key: bool) {
     let builder = |with_key: bool| {
         let builder = ApiVideoAuthLayer::builder()
             .base_url(api.url())
-            .call_timeout(CALL_TIMEOUT)
-            .renewal_timeout(2 * CALL_TIMEOUT)
             .store(store.clone());
         if with_key {
             builder.api_key(api.api_key())
@@ -136,7 +144,7 @@ async fn killed_at(step: &'static str, next: Next, with_key: bool) {
         "committed" => Some(api.gate(GatePoint::AfterCommit)),
         _ => None,
     };
-    if step == "kill before clearing" {
+    if step == "kill Before Touch" {
         api.fault(Fault::status(503));
     }
     let path_text = path.to_str().expect("a plain path");
@@ -155,38 +163,53 @@ async fn killed_at(step: &'static str, next: Next, with_key: bool) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     drop(gate);
+    assert_eq!(api.presentations(&token), presented, "{step}");
 
-    let (_, client) = connect(builder(with_key));
-    if with_key {
-        assert_eq!(request(&client).await, Ok(200), "{step}");
-        assert_eq!(
-            (api.presentations(&token), api.counts().logins),
-            (1, 2),
-            "{step}"
-        );
-        return;
+    let mut next = builder(with_key);
+    if !with_key && matches!(left, Left::Marked | Left::Spent) {
+        // Nobody is to wait for the mark here.
+        next = next
+            .call_timeout(CALL_TIMEOUT)
+            .renewal_timeout(2 * CALL_TIMEOUT);
     }
-    assert_eq!(
-        request(&client).await,
-        Err(ErrorKind::Ambiguous),
-        "{step}: not before the deadline"
-    );
-    assert_eq!(api.presentations(&token), 1, "{step}");
-    pass(&path, "mark_settles");
-    let (_, client) = connect(builder(false));
-    let expected = if next == Next::Goes {
-        Ok(200)
-    } else {
-        Err(ErrorKind::Refused)
+    let (layer, client) = connect(next);
+    let outcome = request(&client).await;
+    let way = layer.subscribe().latest().map(|renewed| renewed.way);
+    let (expected, by, presentations) = match (left, with_key) {
+        (Left::OldPair, _) => (Ok(200), Some(GrantType::RefreshToken), 1),
+        (Left::NewPair, _) => (Ok(200), Some(GrantType::Store), 1),
+        (_, true) => (Ok(200), Some(GrantType::ApiKey), presented),
+        // Not before the deadline.
+        (_, false) => (Err(ErrorKind::Ambiguous), None, presented),
     };
     assert_eq!(
-        (request(&client).await, api.presentations(&token)),
-        (expected, 2),
-        "{step}"
+        (outcome, way, api.presentations(&token)),
+        (expected, by, presentations),
+        "{step}, key: {with_key}"
     );
-    // Whatever came of it, the store is readable, and the operator can log in.
+    if expected.is_err() {
+        pass(&path, "mark_settles");
+        let (_, client) = connect(builder(false));
+        let expected = if left == Left::Spent {
+            Err(ErrorKind::Refused)
+        } else {
+            Ok(200)
+        };
+        assert_eq!(
+            (request(&client).await, api.presentations(&token)),
+            (expected, presented + 1),
+            "{step}"
+        );
+    }
+    // Whatever came of it, the store is readable, and the operator can renew.
     let (_, operator) = connect(builder(true));
     assert_eq!(request(&operator).await, Ok(200), "{step}");
+    operator.renew::<Body>().await.expect(step);
+    assert_eq!(
+        api.counts().reuse_violations > 0,
+        left == Left::Spent && !with_key,
+        "{step}, key: {with_key}"
+    );
 }
 
 /// Makes a time in the stored form one that is past.
@@ -207,17 +230,17 @@ fn pass(folder: &Path, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g22_killed_while_the_outcome_of_a_call_is_open() {
-    let table = STEPS.iter().flat_map(|(step, next)| {
-        [true, false].map(|with_key| tokio::spawn(killed_at(step, *next, with_key)))
+async fn g22_a_kill_at_any_step_leaves_the_next_process_working() {
+    let rows = STEPS.iter().flat_map(|(step, presented, left)| {
+        [true, false].map(|with_key| tokio::spawn(killed_at(step, *presented, *left, with_key)))
     });
-    for row in futures::future::join_all(table).await {
+    for row in futures::future::join_all(rows).await {
         row.expect("a row of the table");
     }
 }
 
-/// SIGSTOP between the mark and the call, beyond the lease, then SIGCONT.
-async fn stopped_after_its_mark(with_key: bool) {
+/// SIGSTOP after the mark, before or after the call went out, and beyond the lease; then SIGCONT.
+async fn stopped(call_is_out: bool, leader_has_key: bool, other_has_key: bool) {
     let api = FakeApi::start().await.expect("a server");
     let server = RedisServer::start();
     let builder = || {
@@ -236,10 +259,21 @@ async fn stopped_after_its_mark(with_key: bool) {
     api.set_token_lifetime(HOUR);
     let token = api.live_refresh_token().expect("a refresh token");
 
-    let leader = start(&api, &server.url(), "stop after marking", with_key);
-    leader.is_stopped().await;
+    let leader = if call_is_out {
+        let gate = api.gate(GatePoint::BeforeCommit);
+        let leader = start_with(&api, &server.url(), "none", leader_has_key, seconds(10.0));
+        gate.reached(1).await;
+        leader.signal("-STOP");
+        leader.is_stopped().await;
+        gate.open();
+        leader
+    } else {
+        let leader = start(&api, &server.url(), "stop after marking", leader_has_key);
+        leader.is_stopped().await;
+        leader
+    };
     let begun = Instant::now();
-    let other = if with_key {
+    let other = if other_has_key {
         builder().api_key(api.api_key())
     } else {
         builder()
@@ -248,37 +282,45 @@ async fn stopped_after_its_mark(with_key: bool) {
     assert_eq!(request(&client).await, Ok(200));
     let waited = begun.elapsed();
     // The lease of 5 s; without a key also the mark, of half a second and 5 s.
-    let least = if with_key { seconds(3.0) } else { seconds(5.3) };
+    let least = seconds(if other_has_key { 3.0 } else { 5.3 });
     assert!(waited > least && waited < seconds(7.0), "{waited:?}");
     let newest = api.live_refresh_token();
     leader.signal("-CONT");
     let said = leader.passed().await;
     assert!(
-        said.contains("answered Ok(200)") && said.contains("Store"),
+        said.contains("answered Ok(200)") && said.contains("ended Some(Store)"),
         "{said}"
     );
-    assert_eq!(api.presentations(&token), usize::from(!with_key));
+    let presentations = usize::from(call_is_out || !other_has_key);
     assert_eq!(
-        (api.counts().reuse_violations, api.live_refresh_token()),
-        (0, newest.clone())
+        (api.presentations(&token), api.counts().reuse_violations),
+        (presentations, 0)
     );
+    assert_eq!(api.live_refresh_token(), newest);
     // What is stored is what the other one got.
     assert!(layer.shutdown(HOUR).await);
-    let (_, last) = connect(builder());
+    let (layer, last) = connect(builder());
     let pair = last.pair::<Body>().await.expect("the stored pair");
     assert_eq!(
         pair.refresh_token().map(|token| token.expose().to_owned()),
         newest
+    );
+    assert_eq!(
+        layer.subscribe().latest().map(|renewed| renewed.way),
+        Some(GrantType::Store)
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs redis-server; .ci/run runs it"]
 async fn g23_a_process_stopped_after_its_mark_presents_nothing_when_it_goes_on() {
-    let rows = [true, false].map(|with_key| tokio::spawn(stopped_after_its_mark(with_key)));
-    for row in futures::future::join_all(rows).await {
-        row.expect("a row of the table");
-    }
+    tokio::join!(stopped(false, true, true), stopped(false, false, false));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g23_a_process_stopped_beyond_its_lease_overwrites_nothing() {
+    stopped(true, false, true).await;
 }
 
 /// Redis comes back empty, or from an older dump, or is paused, under processes that hold a pair.

@@ -33,6 +33,21 @@ async fn g26_a_restart_with_the_old_seed_presents_nothing_twice() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn g26_the_store_goes_before_the_seed() {
+    let fleet = Fleet::logged_in().await;
+    let seed = fleet.api.mint_pair().1;
+    let process = fleet.start(fleet.keyless().refresh_token(seed.as_str()));
+    assert_eq!(process.list().await, Ok(200));
+    assert_eq!(process.way(), Some(GrantType::Store));
+    sleep(HOUR).await;
+    assert_eq!(process.list().await, Ok(200));
+    assert_eq!(
+        (fleet.api.presentations(&seed), fleet.api.counts().refreshes),
+        (0, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn g26_twenty_processes_with_one_seed_present_it_once() {
     let fleet = Fleet::new();
     let seed = fleet.api.mint_pair().1;

@@ -60,6 +60,29 @@ async fn g23_processes_that_share_a_store_make_one_call_and_only_the_lock_sees_t
 }
 
 #[tokio::test(start_paused = true)]
+async fn g23_renewals_that_are_asked_for_take_turns_and_are_one() {
+    let fleet = Fleet::logged_in().await;
+    let processes: Vec<_> = (0..4).map(|_| fleet.start(fleet.keyed())).collect();
+    for round in 1..4 {
+        for process in &processes {
+            assert_eq!(process.list().await, Ok(200));
+        }
+        let renewals = processes
+            .iter()
+            .map(|process| process.client.renew::<Body>());
+        for renewed in futures::future::join_all(renewals).await {
+            renewed.unwrap();
+        }
+        // Who comes second finds a newer pair than the one it wanted to replace.
+        assert_eq!(fleet.api.counts().refreshes, round);
+    }
+    assert_eq!(
+        (fleet.api.counts().logins, fleet.api.most_presentations()),
+        (1, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn g21_look_lock_look_mark_call_save_publish_unlock() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;

@@ -10,7 +10,7 @@ use std::{
 
 use apivideo_auth::{
     Credentials,
-    store::{InUseMark, MemoryStore, StoreKey, TokenStore},
+    store::{InUseMark, MemoryStore, Record, StoreKey, Stored, TokenStore},
     testing::GatePoint,
 };
 use tokio::time::{Instant, sleep};
@@ -37,6 +37,20 @@ async fn g22_a_corrupt_record_is_set_aside_with_a_key_and_else_a_clear_error() {
             );
             assert_eq!(fleet.api.counts().token_calls, 1);
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g22_a_record_of_a_newer_version_is_left_alone_even_with_a_key() {
+    for with_key in [false, true] {
+        let fleet = Fleet::logged_in().await;
+        let header = fleet.store.read().unwrap().header;
+        let newer = Stored::new(header, Some(Record::new(b"{\"form\":99}".to_vec())));
+        fleet.store.put(Some(newer.clone()));
+        let process = fleet.start(fleet.builder(with_key));
+        assert_eq!(process.list().await, Err(ErrorKind::StoreUnreadable));
+        assert_eq!(fleet.store.read(), Some(newer));
+        assert_eq!(fleet.api.counts().token_calls, 1);
     }
 }
 
@@ -69,9 +83,9 @@ async fn g25_the_pair_of_another_key_is_neither_adopted_nor_overwritten() {
         .unwrap()
         .to_owned();
     let record = record.replace(&key, &"0".repeat(64));
-    fleet.store.put(Some(apivideo_auth::store::Stored::new(
+    fleet.store.put(Some(Stored::new(
         stored.header,
-        Some(apivideo_auth::store::Record::new(record.into_bytes())),
+        Some(Record::new(record.into_bytes())),
     )));
     assert_eq!(
         fleet.start(fleet.keyed()).list().await,
