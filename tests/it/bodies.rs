@@ -10,9 +10,8 @@ use std::{
 };
 
 use apivideo_auth::{
-    ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, ErrorKind, MinLifetime,
-    middleware::{Replay, SameService},
-    testing::{FakeApi, FakeService, GatePoint, ManualClock},
+    ErrorKind, MinLifetime,
+    testing::{FakeApi, FakeService, GatePoint},
 };
 use axum::body::Body;
 use bytes::Bytes;
@@ -27,9 +26,7 @@ use http_body_util::{BodyExt, Full};
 use tokio::time::{advance, sleep, timeout};
 use tower::{BoxError, Layer, ServiceExt, limit::ConcurrencyLimitLayer, util::BoxCloneSyncService};
 
-use crate::support::{ours, with_key};
-
-const MIB: usize = 1024 * 1024;
+use crate::support::{Client, MIB, aging, bytes, ours, plain, with_key};
 
 /// A body of frames that says how long it is, truly or not.
 struct Sized {
@@ -69,54 +66,27 @@ fn in_parts(bytes: &Bytes) -> Vec<Bytes> {
     bytes.chunks(100_000).map(Bytes::copy_from_slice).collect()
 }
 
-fn bytes(size: usize) -> Bytes {
-    // 251 is prime: no chunk is like the next.
-    let mut bytes = (0..251).collect::<Vec<u8>>().repeat(size / 251 + 1);
-    bytes.truncate(size);
-    bytes.into()
+async fn send(client: &Client, request: Request<Body>) -> Result<u16, BoxError> {
+    Ok(client.clone().oneshot(request).await?.status().as_u16())
 }
 
-struct Fixture {
-    api: FakeApi,
-    layer: ApiVideoAuthLayer,
+/// Fetches the first token.
+async fn warm_up(api: &FakeApi, client: &Client) {
+    send(client, echo(Method::GET, Body::empty()))
+        .await
+        .unwrap();
+    sent(api);
 }
 
-impl Fixture {
-    fn new() -> Self {
-        Self::with(|layer| layer)
-    }
-
-    fn with(
-        settings: impl FnOnce(
-            ApiVideoAuthLayerBuilder<SameService, Replay>,
-        ) -> ApiVideoAuthLayerBuilder<SameService, Replay>,
-    ) -> Self {
-        let clock = ManualClock::with_tokio();
-        let api = FakeApi::builder().clock(clock.clone()).build();
-        let layer = settings(with_key(&api).clock(clock)).build().unwrap();
-        Self { api, layer }
-    }
-
-    async fn send(&self, request: Request<Body>) -> Result<u16, BoxError> {
-        Ok(self
-            .layer
-            .layer(self.api.service())
-            .oneshot(request)
-            .await?
-            .status()
-            .as_u16())
-    }
-
-    /// The bodies of the API requests since the last look.
-    fn sent(&self) -> Vec<(Method, Bytes)> {
-        let journal = self.api.journal();
-        self.api.clear_journal();
-        let sent = journal
-            .into_iter()
-            .filter(|exchange| !exchange.is_token_call);
-        sent.map(|exchange| (exchange.method, exchange.body))
-            .collect()
-    }
+/// The bodies of the API requests since the last look.
+fn sent(api: &FakeApi) -> Vec<(Method, Bytes)> {
+    let journal = api.journal();
+    api.clear_journal();
+    let sent = journal
+        .into_iter()
+        .filter(|exchange| !exchange.is_token_call);
+    sent.map(|exchange| (exchange.method, exchange.body))
+        .collect()
 }
 
 fn echo(method: Method, body: Body) -> Request<Body> {
@@ -167,7 +137,7 @@ async fn g16_each_method_with_each_body_is_sent_byte_for_byte() {
             true,
         ),
     ];
-    let fixture = Fixture::new();
+    let (api, _, client) = plain();
     for method in [
         Method::GET,
         Method::POST,
@@ -188,21 +158,21 @@ async fn g16_each_method_with_each_body_is_sent_byte_for_byte() {
                     }
                     request
                 };
-                assert_eq!(fixture.send(request()).await.unwrap(), 200, "{what}");
-                assert!(fixture.sent() == [(method.clone(), bytes(*size))], "{what}");
+                assert_eq!(send(&client, request()).await.unwrap(), 200, "{what}");
+                assert!(sent(&api) == [(method.clone(), bytes(*size))], "{what}");
 
-                fixture.api.revoke_access_tokens();
-                let status = fixture.send(request()).await.unwrap();
+                api.revoke_access_tokens();
+                let status = send(&client, request()).await.unwrap();
                 assert_eq!(status, if replays { 200 } else { 401 }, "{what}");
                 let sends = if replays { 2 } else { 1 };
                 assert!(
-                    fixture.sent() == vec![(method.clone(), bytes(*size)); sends],
+                    sent(&api) == vec![(method.clone(), bytes(*size)); sends],
                     "{what}"
                 );
 
                 // Replayed or not, the next request has a new token.
-                assert_eq!(fixture.send(request()).await.unwrap(), 200, "{what}");
-                assert_eq!(fixture.sent().len(), 1, "{what}");
+                assert_eq!(send(&client, request()).await.unwrap(), 200, "{what}");
+                assert_eq!(sent(&api).len(), 1, "{what}");
                 advance(Duration::from_secs(15)).await;
             }
         }
@@ -212,14 +182,10 @@ async fn g16_each_method_with_each_body_is_sent_byte_for_byte() {
 #[tokio::test(start_paused = true)]
 async fn g16_the_limit_can_be_set() {
     for (limit, size, replays) in [(0, 0, true), (0, 1, false), (10, 10, true), (10, 11, false)] {
-        let fixture = Fixture::with(|layer| layer.replay_limit(limit));
-        fixture
-            .send(echo(Method::GET, Body::empty()))
-            .await
-            .unwrap();
-        fixture.api.revoke_access_tokens();
-        let status = fixture
-            .send(echo(Method::POST, Body::from(bytes(size))))
+        let (api, _, client) = aging(FakeApi::builder(), |layer| layer.replay_limit(limit));
+        warm_up(&api, &client).await;
+        api.revoke_access_tokens();
+        let status = send(&client, echo(Method::POST, Body::from(bytes(size))))
             .await
             .unwrap();
         assert_eq!(
@@ -235,12 +201,8 @@ async fn g16_a_body_that_is_not_what_it_said_is_not_sent() {
     let data = |size| Ok(Frame::data(bytes(size)));
     let trailers = || Ok(Frame::trailers(HeaderMap::new()));
     let broken = || Err(io::Error::other("disk on fire"));
-    let fixture = Fixture::new();
-    fixture
-        .send(echo(Method::GET, Body::empty()))
-        .await
-        .unwrap();
-    fixture.sent();
+    let (api, _, client) = plain();
+    warm_up(&api, &client).await;
     for (name, body, ours_it_is) in [
         ("shorter", slow(100, vec![data(50), data(49)]), true),
         ("longer", slow(100, vec![data(50), data(51)]), true),
@@ -260,8 +222,7 @@ async fn g16_a_body_that_is_not_what_it_said_is_not_sent() {
             false,
         ),
     ] {
-        let error = fixture
-            .send(echo(Method::POST, body))
+        let error = send(&client, echo(Method::POST, body))
             .await
             .expect_err(name);
         if ours_it_is {
@@ -277,30 +238,31 @@ async fn g16_a_body_that_is_not_what_it_said_is_not_sent() {
                 "{name}: {error:?}"
             );
         }
-        assert!(fixture.sent().is_empty(), "{name}");
+        assert!(sent(&api).is_empty(), "{name}");
     }
     // What is not read ahead fails where it is sent, and only that request.
     let parts = [Ok(bytes(50)), Err(io::Error::other("disk on fire"))];
-    let error = fixture
-        .send(echo(Method::POST, Body::from_stream(stream::iter(parts))))
-        .await
-        .unwrap_err();
+    let error = send(
+        &client,
+        echo(Method::POST, Body::from_stream(stream::iter(parts))),
+    )
+    .await
+    .unwrap_err();
     assert!(format!("{error:?}").contains("disk on fire"));
     assert_eq!(
-        fixture
-            .send(echo(Method::POST, Body::from("x")))
+        send(&client, echo(Method::POST, Body::from("x")))
             .await
             .unwrap(),
         200
     );
-    assert_eq!(fixture.api.counts().token_calls, 1);
+    assert_eq!(api.counts().token_calls, 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn g16_a_body_in_memory_is_not_copied() {
-    let fixture = Fixture::new();
+    let (api, layer, _) = plain();
     let pointers = Arc::new(Mutex::new(Vec::new()));
-    let (fake, log) = (fixture.api.service(), pointers.clone());
+    let (fake, log) = (api.service(), pointers.clone());
     let inner = tower::service_fn(move |request: Request<Full<Bytes>>| {
         let (fake, log) = (fake.clone(), log.clone());
         async move {
@@ -313,9 +275,9 @@ async fn g16_a_body_in_memory_is_not_copied() {
             )
         }
     });
-    let client = fixture.layer.layer(inner);
+    let client = layer.layer(inner);
     client.token().await.unwrap();
-    fixture.api.revoke_access_tokens();
+    api.revoke_access_tokens();
     pointers.lock().unwrap().clear();
     let bytes = bytes(500_000);
     let request = Request::put("/echo")
@@ -434,11 +396,11 @@ async fn g16_without_a_replay_nothing_is_read_ahead() {
 
 #[tokio::test(start_paused = true)]
 async fn g4_g16_a_body_that_is_slow_to_come_holds_no_slot() {
-    let fixture = Fixture::new();
+    let (api, layer, _) = plain();
     let client = tower::ServiceBuilder::new()
-        .layer(fixture.layer.clone())
+        .layer(layer.clone())
         .layer(ConcurrencyLimitLayer::new(1))
-        .service(fixture.api.service());
+        .service(api.service());
     let (mut more, frames) = mpsc::channel::<io::Result<Frame<Bytes>>>(8);
     let body = Body::new(Sized {
         frames: frames.boxed(),
@@ -458,11 +420,8 @@ async fn g4_g16_a_body_that_is_slow_to_come_holds_no_slot() {
 
 #[tokio::test(start_paused = true)]
 async fn g16_a_body_that_takes_hours_to_read_goes_out_with_the_token_of_then() {
-    let fixture = Fixture::new();
-    fixture
-        .send(echo(Method::GET, Body::empty()))
-        .await
-        .unwrap();
+    let (api, _, client) = plain();
+    warm_up(&api, &client).await;
     let parts = stream::iter(0..10).then(|_| async {
         sleep(Duration::from_secs(1_000)).await;
         Ok(Frame::data(bytes(10)))
@@ -471,9 +430,9 @@ async fn g16_a_body_that_takes_hours_to_read_goes_out_with_the_token_of_then() {
         frames: parts.boxed(),
         size: 100,
     });
-    assert_eq!(fixture.send(echo(Method::PUT, body)).await.unwrap(), 200);
-    assert_eq!(fixture.api.counts().unauthorized, 0);
-    assert_eq!(fixture.api.counts().token_calls, 2);
+    assert_eq!(send(&client, echo(Method::PUT, body)).await.unwrap(), 200);
+    assert_eq!(api.counts().unauthorized, 0);
+    assert_eq!(api.counts().token_calls, 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -487,18 +446,15 @@ async fn g7_g16_in_the_early_window_requests_that_wait_for_their_body_renew_at_t
         ),
         ("a wish that is met", Body::empty(), Some(min_lifetime)),
     ] {
-        let fixture = Fixture::new();
-        fixture
-            .send(echo(Method::GET, Body::empty()))
-            .await
-            .unwrap();
+        let (api, _, client) = plain();
+        warm_up(&api, &client).await;
         advance(Duration::from_secs(3_500)).await;
-        let gate = fixture.api.gate(GatePoint::BeforeCommit);
+        let gate = api.gate(GatePoint::BeforeCommit);
         let mut request = echo(Method::PUT, body);
         if let Some(extension) = extension {
             request.extensions_mut().insert(extension);
         }
-        assert_eq!(fixture.send(request).await.unwrap(), 200, "{name}");
+        assert_eq!(send(&client, request).await.unwrap(), 200, "{name}");
         timeout(Duration::from_secs(1), gate.reached(1))
             .await
             .expect(name);

@@ -29,7 +29,7 @@ use hyper_util::{
 use tokio::time::{Instant, timeout};
 use tower::{BoxError, Layer, Service, ServiceExt};
 
-use crate::support::with_key;
+use crate::support::{MIB, bytes, with_key};
 
 type Count = Arc<AtomicUsize>;
 
@@ -64,10 +64,6 @@ fn layer(api: &FakeApi) -> ApiVideoAuthLayer<SeparateService, Replay> {
 
 fn put(body: Body) -> Request<Body> {
     Request::put("/echo").body(body).unwrap()
-}
-
-fn bytes(size: usize) -> Bytes {
-    vec![7; size].into()
 }
 
 #[tokio::test]
@@ -242,13 +238,9 @@ async fn g16_a_401_that_comes_before_the_body_is_sent_hangs_and_breaks_nothing()
             stream::iter([Ok::<_, io::Error>(bytes(10))]).chain(stream::pending()),
         );
         for (name, body, replays) in [
-            ("kept", Body::from(bytes(1024 * 1024)), true),
+            ("kept", Body::from(bytes(MIB)), true),
             ("streamed", streamed(256), false),
-            (
-                "too large to keep",
-                Body::from(bytes(8 * 1024 * 1024)),
-                false,
-            ),
+            ("too large to keep", Body::from(bytes(8 * MIB)), false),
             ("stalled", without_end, false),
         ] {
             let what = format!("{name}, HTTP/2: {http2}");

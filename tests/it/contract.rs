@@ -18,7 +18,7 @@ use http_body_util::BodyExt;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tower::{BoxError, Layer, ServiceExt};
 
-use crate::support::{ours, with_key};
+use crate::support::{MIB, bytes, ours, with_key};
 
 /// Sends a request and reads the response.
 type Sender = Box<
@@ -84,14 +84,15 @@ fn adaptor(layer: &ApiVideoAuthLayer) -> Sender {
     })
 }
 
-struct Fixture {
+/// An adaptor under test.
+struct Adaptor {
     api: FakeApi,
     clock: ManualClock,
     layer: ApiVideoAuthLayer,
     sender: Sender,
 }
 
-impl Fixture {
+impl Adaptor {
     async fn new(transport: fn(&ApiVideoAuthLayer) -> Sender) -> Self {
         let clock = ManualClock::new();
         let api = FakeApi::builder()
@@ -143,18 +144,12 @@ impl Fixture {
     }
 }
 
-fn bytes(size: usize) -> Bytes {
-    (0..=255_u8).collect::<Vec<_>>().repeat(size / 256 + 1)[..size]
-        .to_vec()
-        .into()
-}
-
 macro_rules! over {
     ($transport:ident: $($check:ident)*) => {
         mod $transport {
             $(#[tokio::test]
             async fn $check() {
-                super::$check(super::Fixture::new(super::$transport).await).await;
+                super::$check(super::Adaptor::new(super::$transport).await).await;
             })*
         }
     };
@@ -185,7 +180,7 @@ contract! {
     g18_own_authorization_is_left_alone
 }
 
-async fn g1_callers_share_one_flight(it: Fixture) {
+async fn g1_callers_share_one_flight(it: Adaptor) {
     for age in [0, 3_600] {
         it.clock.advance(Duration::from_secs(age));
         let (calls, token_calls) = it.counts();
@@ -202,7 +197,7 @@ async fn g1_callers_share_one_flight(it: Fixture) {
     assert_eq!(it.api.most_presentations(), 1);
 }
 
-async fn g2_a_dropped_caller_loses_no_pair(it: Fixture) {
+async fn g2_a_dropped_caller_loses_no_pair(it: Adaptor) {
     for point in [
         GatePoint::BeforeCommit,
         GatePoint::AfterCommit,
@@ -222,7 +217,7 @@ async fn g2_a_dropped_caller_loses_no_pair(it: Fixture) {
     assert_eq!(it.api.most_presentations(), 1);
 }
 
-async fn g7_in_the_early_window_nobody_waits(it: Fixture) {
+async fn g7_in_the_early_window_nobody_waits(it: Adaptor) {
     it.list().await.unwrap();
     let mut renewals = it.layer.subscribe();
     it.clock.advance(Duration::from_secs(3_500));
@@ -241,7 +236,7 @@ async fn g7_in_the_early_window_nobody_waits(it: Fixture) {
     assert_eq!(it.counts(), (11, 2));
 }
 
-async fn g8_a_failed_early_renewal_changes_nothing(it: Fixture) {
+async fn g8_a_failed_early_renewal_changes_nothing(it: Adaptor) {
     it.list().await.unwrap();
     it.api.refuse_api_key(true);
     it.api.revoke_refresh_tokens();
@@ -256,7 +251,7 @@ async fn g8_a_failed_early_renewal_changes_nothing(it: Fixture) {
     );
 }
 
-async fn g10_a_wish_for_a_lifetime_renews_first(it: Fixture) {
+async fn g10_a_wish_for_a_lifetime_renews_first(it: Adaptor) {
     it.list().await.unwrap();
     it.clock.advance(Duration::from_secs(2_000));
     for (asked, token_calls) in [(1_600, 1), (1_601, 2), (1_800, 2)] {
@@ -274,7 +269,7 @@ async fn g10_a_wish_for_a_lifetime_renews_first(it: Fixture) {
     }
 }
 
-async fn g11_errors_are_ours_and_say_when_to_come_back(it: Fixture) {
+async fn g11_errors_are_ours_and_say_when_to_come_back(it: Adaptor) {
     it.api.fault(Fault::rate_limited(40));
     for _ in 0..3 {
         let error = it.list().await.unwrap_err();
@@ -290,7 +285,7 @@ async fn g11_errors_are_ours_and_say_when_to_come_back(it: Fixture) {
     assert_eq!(it.list().await.unwrap(), 200);
 }
 
-async fn g13_token_calls_follow_no_redirect(it: Fixture) {
+async fn g13_token_calls_follow_no_redirect(it: Adaptor) {
     let other = FakeApi::start().await.unwrap();
     for status in [302, 307, 308] {
         it.api
@@ -305,9 +300,9 @@ async fn g13_token_calls_follow_no_redirect(it: Fixture) {
     assert_eq!(it.counts().0, 0);
 }
 
-async fn g14_g15_a_revoked_token_is_cured_and_so_is_the_next(it: Fixture) {
+async fn g14_g15_a_revoked_token_is_cured_and_so_is_the_next(it: Adaptor) {
     it.list().await.unwrap();
-    for (round, size) in [0, 1, 70_000, 1024 * 1024].into_iter().enumerate() {
+    for (round, size) in [0, 1, 70_000, MIB].into_iter().enumerate() {
         it.api.revoke_access_tokens();
         it.api.clear_journal();
         let response = it.echo(Payload::Whole(bytes(size))).await;
@@ -330,7 +325,7 @@ async fn g14_g15_a_revoked_token_is_cured_and_so_is_the_next(it: Fixture) {
     }
 }
 
-async fn g14_the_second_401_is_the_answer(it: Fixture) {
+async fn g14_the_second_401_is_the_answer(it: Adaptor) {
     it.api.refuse_all_bearers(true);
     for n in 1..=20 {
         let response = it.echo(Payload::Whole("x".into())).await;
@@ -348,7 +343,7 @@ async fn g14_the_second_401_is_the_answer(it: Fixture) {
     }
 }
 
-async fn g14_if_the_renewal_fails_the_first_401_is_the_answer(it: Fixture) {
+async fn g14_if_the_renewal_fails_the_first_401_is_the_answer(it: Adaptor) {
     it.list().await.unwrap();
     it.api.revoke_access_tokens();
     it.api.set_default_fault(Some(Fault::status(503)));
@@ -367,20 +362,20 @@ async fn g14_if_the_renewal_fails_the_first_401_is_the_answer(it: Fixture) {
     assert_eq!(it.counts().0, 2);
 }
 
-async fn g14_403_is_not_ours(it: Fixture) {
+async fn g14_403_is_not_ours(it: Adaptor) {
     it.list().await.unwrap();
     it.api.suspend(true);
     assert_eq!(it.list().await.unwrap(), 403);
     assert_eq!(it.counts(), (2, 1));
 }
 
-async fn g16_what_cannot_be_kept_is_sent_once(it: Fixture) {
+async fn g16_what_cannot_be_kept_is_sent_once(it: Adaptor) {
     it.list().await.unwrap();
     let plain = Request::post;
     let trailer = |uri: String| Request::post(uri).header("trailer", "x-checksum");
     let cases: [(_, &dyn Fn(String) -> request::Builder, _); 3] = [
         ("a stream", &plain, Payload::Streamed(bytes(70_000))),
-        ("too large", &plain, Payload::Whole(bytes(1024 * 1024 + 1))),
+        ("too large", &plain, Payload::Whole(bytes(MIB + 1))),
         ("a trailer", &trailer, Payload::Whole(bytes(10))),
     ];
     for (name, request, payload) in cases {
@@ -403,7 +398,7 @@ async fn g16_what_cannot_be_kept_is_sent_once(it: Fixture) {
     }
 }
 
-async fn g17_no_token_for_others_nor_for_auth_nor_for_upload(it: Fixture) {
+async fn g17_no_token_for_others_nor_for_auth_nor_for_upload(it: Adaptor) {
     let other = FakeApi::start().await.unwrap();
     for (api, path) in [
         (&other, "/videos"),
@@ -425,7 +420,7 @@ async fn g17_no_token_for_others_nor_for_auth_nor_for_upload(it: Fixture) {
     assert_eq!(it.api.counts().logins, 0);
 }
 
-async fn g18_own_authorization_is_left_alone(it: Fixture) {
+async fn g18_own_authorization_is_left_alone(it: Adaptor) {
     it.list().await.unwrap();
     let (calls, token_calls) = it.counts();
     let own = it.get("/videos").header("authorization", "Bearer other");

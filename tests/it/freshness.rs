@@ -9,13 +9,11 @@ use apivideo_auth::{
 use futures::FutureExt;
 use tokio::time::{self, Instant, advance};
 
-use crate::support::{Body, client, list, ours, paused, settle, with_key, with_refresh_token};
+use crate::support::{
+    Body, client, list, ours, paused, seconds, settle, with_key, with_refresh_token,
+};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-
-fn seconds(seconds: f64) -> Duration {
-    Duration::from_secs_f64(seconds)
-}
 
 #[tokio::test(start_paused = true)]
 async fn g7_nobody_waits_while_a_side_renewal_runs() {

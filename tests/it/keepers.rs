@@ -9,13 +9,9 @@ use apivideo_auth::{
 use futures::FutureExt;
 use tokio::time::{self, Instant};
 
-use crate::support::{Body, client, list, paused, settle, with_key, with_refresh_token};
-
-const HOUR: Duration = Duration::from_secs(3600);
-
-fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
+use crate::support::{
+    Body, HOUR, client, list, paused, seconds, settle, with_key, with_refresh_token,
+};
 
 #[tokio::test(start_paused = true)]
 async fn g2_a_keeper_renews_without_traffic() {

@@ -11,15 +11,10 @@ use tokio::time::{self, Instant, advance};
 use tower::{ServiceExt, limit::ConcurrencyLimit};
 
 use crate::support::{
-    Body, Client, client, list, ours, paused, settle, with_key, with_refresh_token,
+    Body, Client, HOUR, client, list, ours, paused, seconds, settle, with_key, with_refresh_token,
 };
 
-const HOUR: Duration = Duration::from_secs(3600);
 const SOON: Duration = Duration::from_secs(5);
-
-fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
 
 #[tokio::test(start_paused = true)]
 async fn g2_no_task_stands_around_unless_asked_for() {

@@ -7,7 +7,7 @@ use std::{
 
 use apivideo_auth::{
     ApiVideoAuth, ApiVideoAuthLayer, ErrorKind, NoAuth,
-    middleware::{Replay, SameService, SeparateService},
+    middleware::{Replay, SeparateService},
     testing::{FakeApi, FakeService},
 };
 use axum::body::Body;
@@ -17,7 +17,7 @@ use http::{HeaderValue, Method, Request, Response, header, request};
 use http_body_util::BodyExt;
 use tower::{BoxError, Layer, Service, ServiceExt};
 
-use crate::support::{get, list, with_key};
+use crate::support::{Builder, get, list, with_key};
 
 pub(crate) const API: &str = "https://ws.api.video";
 
@@ -94,22 +94,18 @@ impl Service<Request<Body>> for Below {
     }
 }
 
-struct Fixture {
+/// A layer, and what comes out below it.
+struct Stack {
     below: Below,
     client: ApiVideoAuth<Below, SeparateService, Replay>,
 }
 
-impl Fixture {
+impl Stack {
     fn new(base_url: &str) -> Self {
         Self::with(base_url, |layer| layer)
     }
 
-    fn with(
-        base_url: &str,
-        settings: impl FnOnce(
-            apivideo_auth::ApiVideoAuthLayerBuilder<SameService, Replay>,
-        ) -> apivideo_auth::ApiVideoAuthLayerBuilder<SameService, Replay>,
-    ) -> Self {
+    fn with(base_url: &str, settings: impl FnOnce(Builder) -> Builder) -> Self {
         let api = FakeApi::in_process();
         let builder = settings(with_key(&api).base_url(base_url));
         let layer = builder
@@ -161,14 +157,14 @@ fn has_token(parts: &request::Parts) -> bool {
 
 #[tokio::test]
 async fn g17_a_token_goes_to_the_apis_origin_and_nowhere_else() {
-    let fixture = Fixture::new(API);
+    let stack = Stack::new(API);
     for (uri, gets_token) in ABSOLUTE {
         let request = Request::get(*uri)
             .header("x-other", "1")
             .body(Body::empty())
             .unwrap();
         let sent = request.uri().clone();
-        let parts = fixture.send(request).await;
+        let parts = stack.send(request).await;
         assert_eq!(has_token(&parts), *gets_token, "{uri}");
         assert_eq!(parts.uri, sent);
         assert_eq!(parts.headers["x-other"], "1");
@@ -192,7 +188,7 @@ async fn g17_a_path_goes_to_the_api_and_stays_a_path() {
         ("http://[::1]:8080", "[::1]:8080"),
         ("http://localhost", "localhost"),
     ] {
-        let fixture = Fixture::with(base_url, |layer| {
+        let stack = Stack::with(base_url, |layer| {
             layer.allow_origin("https://other.example")
         });
         for (path, gets_token) in [
@@ -212,7 +208,7 @@ async fn g17_a_path_goes_to_the_api_and_stays_a_path() {
             ("/upload?token=test-only", false),
         ] {
             let request = Request::get(path).body(Body::empty()).unwrap();
-            let parts = fixture.send(request).await;
+            let parts = stack.send(request).await;
             assert_eq!(has_token(&parts), gets_token, "{path}");
             assert_eq!(parts.uri.authority().unwrap(), authority, "{path}");
             assert_eq!(
@@ -226,7 +222,7 @@ async fn g17_a_path_goes_to_the_api_and_stays_a_path() {
 
 #[tokio::test]
 async fn g17_connect_and_other_forms_pass_as_they_are() {
-    let fixture = Fixture::new(API);
+    let stack = Stack::new(API);
     for (method, uri) in [
         (Method::CONNECT, "ws.api.video:443"),
         (Method::CONNECT, "https://ws.api.video/"),
@@ -240,7 +236,7 @@ async fn g17_connect_and_other_forms_pass_as_they_are() {
             .body(Body::empty())
             .unwrap();
         let sent = request.uri().clone();
-        let parts = fixture.send(request).await;
+        let parts = stack.send(request).await;
         assert!(!has_token(&parts), "{method} {uri}");
         assert_eq!((parts.method, parts.uri), (method, sent));
     }
@@ -248,7 +244,7 @@ async fn g17_connect_and_other_forms_pass_as_they_are() {
 
 #[tokio::test]
 async fn g17_a_host_header_that_differs_gets_no_token() {
-    let fixture = Fixture::new(API);
+    let stack = Stack::new(API);
     for (hosts, same) in [
         (&["ws.api.video"][..], true),
         (&["WS.API.VIDEO:443"], true),
@@ -269,13 +265,13 @@ async fn g17_a_host_header_that_differs_gets_no_token() {
             request.body(Body::empty()).unwrap()
         };
         let kept = |parts: &request::Parts| parts.headers.get_all("host").iter().count();
-        let parts = fixture.send(request("https://ws.api.video/videos")).await;
+        let parts = stack.send(request("https://ws.api.video/videos")).await;
         assert_eq!(
             (has_token(&parts), kept(&parts)),
             (same, hosts.len()),
             "{hosts:?}"
         );
-        let parts = fixture.send(request("/videos")).await;
+        let parts = stack.send(request("/videos")).await;
         assert_eq!(
             (has_token(&parts), kept(&parts)),
             (true, if same { hosts.len() } else { 0 }),
@@ -286,7 +282,7 @@ async fn g17_a_host_header_that_differs_gets_no_token() {
 
 #[tokio::test]
 async fn g17_other_origins_can_be_allowed_one_by_one() {
-    let fixture = Fixture::with(API, |layer| {
+    let stack = Stack::with(API, |layer| {
         layer
             .allow_origin("https://gateway.example:8443")
             .allow_origin("http://127.0.0.1:8080/")
@@ -302,16 +298,16 @@ async fn g17_other_origins_can_be_allowed_one_by_one() {
         ("https://gateway.example:8443/auth/refresh", false),
         ("https://gateway.example:8443/upload", false),
     ] {
-        assert_eq!(fixture.gets_token(uri).await, gets_token, "{uri}");
+        assert_eq!(stack.gets_token(uri).await, gets_token, "{uri}");
     }
     let error = ApiVideoAuthLayer::builder()
         .allow_origin("http://gateway.example")
         .build()
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
-    let fixture = Fixture::with("http://gateway.example", |layer| layer.danger_allow_http());
-    assert!(fixture.gets_token("http://gateway.example/videos").await);
-    assert!(!fixture.gets_token("https://gateway.example/videos").await);
+    let stack = Stack::with("http://gateway.example", |layer| layer.danger_allow_http());
+    assert!(stack.gets_token("http://gateway.example/videos").await);
+    assert!(!stack.gets_token("https://gateway.example/videos").await);
 }
 
 /// Requests that bring their own authorization, or ask to be left alone.
@@ -340,7 +336,7 @@ fn spared() -> Vec<(&'static str, Request<()>)> {
 
 #[tokio::test]
 async fn g18_a_request_with_its_own_authorization_is_left_alone() {
-    let fixture = Fixture::new(API);
+    let stack = Stack::new(API);
     for uri in [
         "https://ws.api.video/videos",
         "/videos",
@@ -357,7 +353,7 @@ async fn g18_a_request_with_its_own_authorization_is_left_alone() {
                 .insert("trailer", HeaderValue::from_static("x-checksum"));
             let headers = request.headers().clone();
             assert_eq!(
-                fixture.send(request).await.headers,
+                stack.send(request).await.headers,
                 headers,
                 "{name} to {uri}"
             );

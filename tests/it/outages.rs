@@ -10,13 +10,7 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::json;
 use tokio::time::{self, Instant};
 
-use crate::support::{client, list, ours, paused, with_key, with_refresh_token};
-
-const HOUR: Duration = Duration::from_secs(3600);
-
-fn seconds(seconds: f64) -> Duration {
-    Duration::from_secs_f64(seconds)
-}
+use crate::support::{HOUR, client, list, ours, paused, seconds, with_key, with_refresh_token};
 
 #[tokio::test(start_paused = true)]
 async fn g11_a_refused_api_key_is_asked_again_after_five_minutes() {

@@ -1,19 +1,11 @@
 //! G11: what follows from which response to a token call.
 
-use std::time::Duration;
-
 use apivideo_auth::{ErrorKind, GrantType, RenewalEvent, testing::Fault};
 use http::{HeaderMap, HeaderValue};
 use serde_json::json;
 use tokio::time::{self, Instant};
 
-use crate::support::{client, list, ours, paused, with_key, with_refresh_token};
-
-const HOUR: Duration = Duration::from_secs(3600);
-
-fn seconds(seconds: f64) -> Duration {
-    Duration::from_secs_f64(seconds)
-}
+use crate::support::{HOUR, client, list, ours, paused, seconds, with_key, with_refresh_token};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Class {

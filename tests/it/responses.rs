@@ -6,13 +6,9 @@ use apivideo_auth::{Clock, ErrorKind, testing::Fault};
 use serde_json::{Value, json};
 use tokio::time;
 
-use crate::support::{Body, client, list, ours, paused, with_key, with_refresh_token};
-
-const HOUR: Duration = Duration::from_secs(3600);
-
-fn seconds(seconds: f64) -> Duration {
-    Duration::from_secs_f64(seconds)
-}
+use crate::support::{
+    Body, HOUR, client, list, ours, paused, seconds, with_key, with_refresh_token,
+};
 
 /// Each row: what is done to the response's JSON, and the lifetime that is believed.
 #[tokio::test(start_paused = true)]

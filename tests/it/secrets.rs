@@ -9,9 +9,8 @@ use std::{
 };
 
 use apivideo_auth::{
-    ApiKey, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, ApiVideoAuthMiddleware, Credentials,
-    ErrorKind, GrantPreference, RefreshToken, TokenCall,
-    middleware::{Replay, SameService},
+    ApiKey, ApiVideoAuthLayer, ApiVideoAuthMiddleware, Credentials, ErrorKind, GrantPreference,
+    RefreshToken, TokenCall,
     testing::{FakeApi, Fault, GatePoint, ManualClock},
 };
 use axum::body::Body;
@@ -25,7 +24,7 @@ use tower_http::trace::{DefaultMakeSpan, DefaultOnRequest, DefaultOnResponse, Tr
 use tracing::Level;
 
 use crate::{
-    support::{get, with_key},
+    support::{Builder, get, ours, with_key, with_refresh_token},
     traces::Traces,
 };
 
@@ -124,11 +123,7 @@ async fn g19_no_public_type_shows_a_secret() {
 
 #[test]
 fn g19_no_configuration_error_shows_a_secret() {
-    let build = |edit: fn(
-        ApiVideoAuthLayerBuilder<SameService, Replay>,
-    ) -> ApiVideoAuthLayerBuilder<SameService, Replay>| {
-        edit(ApiVideoAuthLayer::builder()).build().map(drop)
-    };
+    let build = |edit: fn(Builder) -> Builder| edit(ApiVideoAuthLayer::builder()).build().map(drop);
     let layer = ApiVideoAuthLayer::builder().build().unwrap();
     for result in [
         build(|layer| layer.api_key("test-only-key\n")),
@@ -195,7 +190,7 @@ async fn g19_no_error_and_no_trace_shows_a_secret() {
     for (n, fault) in faults.into_iter().enumerate() {
         for refresh_only in [false, true] {
             let builder = if refresh_only {
-                crate::support::with_refresh_token(&api)
+                with_refresh_token(&api)
             } else {
                 with_key(&api).refresh_token(api.mint_pair().1)
             };
@@ -221,7 +216,7 @@ async fn g19_no_error_and_no_trace_shows_a_secret() {
                     Ok(response) => check_debug(&response.headers()),
                     Err(error) => {
                         check_error(&*error);
-                        kinds.insert(crate::support::ours(&error).kind());
+                        kinds.insert(ours(&error).kind());
                     }
                 }
             }
@@ -235,7 +230,7 @@ async fn g19_no_error_and_no_trace_shows_a_secret() {
             for _ in 0..2 {
                 if let Err(error) = client.clone().oneshot(get("/videos")).await {
                     check_error(&*error);
-                    kinds.insert(crate::support::ours(&error).kind());
+                    kinds.insert(ours(&error).kind());
                 }
             }
             assert!(

@@ -16,14 +16,9 @@ use tokio::{
 use tower::{Layer, ServiceBuilder, ServiceExt, limit::GlobalConcurrencyLimitLayer};
 
 use crate::support::{
-    Body, Client, client, get, list, many, ours, paused, settle, with_key, with_refresh_token,
+    Body, Client, HOUR, client, get, list, many, ours, paused, seconds, settle, with_key,
+    with_refresh_token,
 };
-
-const HOUR: Duration = Duration::from_secs(3600);
-
-fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
 
 fn clones(layer: &ApiVideoAuthLayer, api: &FakeApi, count: usize) -> Vec<Client> {
     (0..count).map(|_| client(layer, api)).collect()

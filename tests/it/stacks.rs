@@ -10,11 +10,11 @@ use std::{
 };
 
 use apivideo_auth::{
-    AccessToken, ApiKey, ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder,
-    ApiVideoAuthMiddleware, Bearer, Clock, Credentials, Environment, Error, ErrorKind,
-    GrantPreference, GrantType, KeepFresh, MinLifetime, NoAuth, RefreshToken, RenewalEvent,
-    RenewalEvents, RenewalReason, ResponseFuture, TokenCall, TokenPair,
-    middleware::{NoReplay, Replay, SameService, SeparateService},
+    AccessToken, ApiKey, ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthMiddleware, Bearer, Clock,
+    Credentials, Environment, Error, ErrorKind, GrantPreference, GrantType, KeepFresh, MinLifetime,
+    NoAuth, RefreshToken, RenewalEvent, RenewalEvents, RenewalReason, ResponseFuture, TokenCall,
+    TokenPair,
+    middleware::{NoReplay, Replay, SeparateService},
     testing::{FakeApi, FakeBody, FakeService},
 };
 use axum::Router;
@@ -33,7 +33,7 @@ use tower::{
     util::{BoxCloneService, BoxCloneSyncService},
 };
 
-use crate::support::{get, with_key};
+use crate::support::{Builder, get, with_key};
 
 fn send<T: Send + 'static>(value: T) -> T {
     value
@@ -68,7 +68,7 @@ fn public_types_are_what_they_promise() {
         RenewalEvents,
     )>();
     clone::<(MinLifetime, NoAuth, TokenCall, apivideo_auth::Now)>();
-    plain::<ApiVideoAuthLayerBuilder<SameService, Replay>>();
+    plain::<Builder>();
     plain::<KeepFresh>();
     // A clock is behind a pointer: the trait has to be object safe.
     plain::<Box<dyn Clock>>();

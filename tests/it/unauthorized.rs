@@ -9,9 +9,9 @@ use std::{
 };
 
 use apivideo_auth::{
-    ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, ErrorKind, GrantPreference,
-    middleware::{NoReplay, Replay, SameService},
-    testing::{FakeApi, FakeApiBuilder, FakeBody, FakeService, Fault, GatePoint, ManualClock},
+    ApiVideoAuth, ApiVideoAuthLayer, ErrorKind, GrantPreference,
+    middleware::{NoReplay, SameService},
+    testing::{FakeApi, FakeBody, FakeService, Fault, GatePoint, ManualClock},
 };
 use axum::body::Body;
 use bytes::Bytes;
@@ -21,25 +21,7 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, advance};
 use tower::{BoxError, Layer, ServiceExt};
 
-use crate::support::{client, list, ours, with_key};
-
-type Builder = ApiVideoAuthLayerBuilder<SameService, Replay>;
-
-/// A fake and a layer that age by Tokio's paused time.
-fn aging(
-    api: FakeApiBuilder,
-    layer: impl FnOnce(Builder) -> Builder,
-) -> (FakeApi, ApiVideoAuthLayer, crate::support::Client) {
-    let clock = ManualClock::with_tokio();
-    let api = api.clock(clock.clone()).build();
-    let layer = layer(with_key(&api).clock(clock)).build().unwrap();
-    let client = client(&layer, &api);
-    (api, layer, client)
-}
-
-fn plain() -> (FakeApi, ApiVideoAuthLayer, crate::support::Client) {
-    aging(FakeApi::builder(), |layer| layer)
-}
+use crate::support::{aging, client, list, ours, plain, with_key};
 
 fn streamed() -> Body {
     Body::from_stream(stream::iter([Ok::<_, std::io::Error>("chunk")]))

@@ -12,11 +12,13 @@ use tokio::io::AsyncReadExt;
 use tower::Layer;
 
 use crate::{
-    support::child::{Child, orders},
+    support::{
+        MIB,
+        child::{Child, orders},
+    },
     upload_tokens::mint,
 };
 
-const MIB: usize = 1024 * 1024;
 const SIZE: usize = 512 * MIB;
 const CONCURRENCY: usize = 3;
 

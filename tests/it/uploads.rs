@@ -24,11 +24,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 
 use crate::{
-    support::{Body, client, with_key},
+    support::{Body, MIB, client, with_key},
     upload_tokens::{layer, mint},
 };
 
-const MIB: usize = 1024 * 1024;
 const CHUNK: usize = 5 * MIB;
 
 /// Bytes whose place can be told.

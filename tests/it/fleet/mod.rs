@@ -12,22 +12,17 @@ mod stores;
 use std::time::Duration;
 
 use apivideo_auth::{
-    ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, ErrorKind, GrantType,
-    middleware::{Replay, SameService},
+    ApiVideoAuthLayer, ErrorKind, GrantType,
     testing::{FakeApi, ManualClock},
 };
 use tower::BoxError;
 
 use self::stores::TestStore;
 use crate::support::{
-    Body, Client, client,
+    Body, Builder, Client, HOUR, client,
     faulty_store::{FaultyStore, Hook, Op, When, failing, hook},
-    list, ours, paused, settle,
+    list, ours, paused, seconds, settle,
 };
-
-type Builder = ApiVideoAuthLayerBuilder<SameService, Replay>;
-
-const HOUR: Duration = Duration::from_secs(3600);
 
 /// Until a mark is settled: the time-out of a call and 5 s.
 const SETTLED: Duration = Duration::from_secs(15);
@@ -131,8 +126,4 @@ fn outcome(result: Result<http::StatusCode, BoxError>) -> Result<u16, ErrorKind>
     result
         .map(|status| status.as_u16())
         .map_err(|error| ours(&error).kind())
-}
-
-fn seconds(seconds: f64) -> Duration {
-    Duration::from_secs_f64(seconds)
 }

@@ -3,10 +3,12 @@
 pub(crate) mod child;
 pub(crate) mod faulty_store;
 
+use std::time::Duration;
+
 use apivideo_auth::{
     ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder,
     middleware::{Replay, SameService},
-    testing::{FakeApi, FakeService, ManualClock},
+    testing::{FakeApi, FakeApiBuilder, FakeService, ManualClock},
 };
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -14,17 +16,32 @@ use http_body_util::Full;
 use tower::{BoxError, Layer, ServiceExt};
 
 pub(crate) type Body = Full<Bytes>;
+pub(crate) type Builder = ApiVideoAuthLayerBuilder<SameService, Replay>;
 pub(crate) type Client = ApiVideoAuth<FakeService>;
 
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const MIB: usize = 1024 * 1024;
+
+pub(crate) fn seconds(seconds: impl Into<f64>) -> Duration {
+    Duration::from_secs_f64(seconds.into())
+}
+
+/// As many bytes. They repeat after 251, a prime, so that a part in the wrong place shows.
+pub(crate) fn bytes(size: usize) -> Bytes {
+    let mut bytes = (0..251).collect::<Vec<u8>>().repeat(size / 251 + 1);
+    bytes.truncate(size);
+    bytes.into()
+}
+
 /// A builder whose source logs in at `api`.
-pub(crate) fn with_key(api: &FakeApi) -> ApiVideoAuthLayerBuilder<SameService, Replay> {
+pub(crate) fn with_key(api: &FakeApi) -> Builder {
     ApiVideoAuthLayer::builder()
         .base_url(api.url())
         .api_key(api.api_key())
 }
 
 /// A builder whose source holds nothing but a refresh token of `api`.
-pub(crate) fn with_refresh_token(api: &FakeApi) -> ApiVideoAuthLayerBuilder<SameService, Replay> {
+pub(crate) fn with_refresh_token(api: &FakeApi) -> Builder {
     ApiVideoAuthLayer::builder()
         .base_url(api.url())
         .refresh_token(api.mint_pair().1)
@@ -57,6 +74,23 @@ pub(crate) fn ours(error: &BoxError) -> &apivideo_auth::Error {
 pub(crate) fn paused() -> (FakeApi, ManualClock) {
     let clock = ManualClock::with_tokio();
     (FakeApi::builder().clock(clock.clone()).build(), clock)
+}
+
+/// A fake, and a layer and a client that log in at it; all age by paused time.
+pub(crate) fn aging(
+    api: FakeApiBuilder,
+    layer: impl FnOnce(Builder) -> Builder,
+) -> (FakeApi, ApiVideoAuthLayer, Client) {
+    let clock = ManualClock::with_tokio();
+    let api = api.clock(clock.clone()).build();
+    let layer = layer(with_key(&api).clock(clock)).build().unwrap();
+    let client = client(&layer, &api);
+    (api, layer, client)
+}
+
+/// The same with the default settings.
+pub(crate) fn plain() -> (FakeApi, ApiVideoAuthLayer, Client) {
+    aging(FakeApi::builder(), |layer| layer)
 }
 
 /// As many requests at once, each in a task of its own on one of these clients, and what became of them.
