@@ -3,10 +3,8 @@
 #![cfg(test)] // where clippy lets tests unwrap
 
 mod bodies;
-mod clones;
 mod connections;
 mod contract;
-mod copies;
 mod delegated;
 mod fleet;
 mod freshness;
@@ -16,7 +14,6 @@ mod min_lifetime;
 mod origins;
 mod outages;
 mod outcomes;
-mod quoting;
 mod readiness;
 mod readme;
 mod redirects;
@@ -32,6 +29,5 @@ mod support;
 mod traces;
 mod transports;
 mod unauthorized;
-mod upload_memory;
 mod upload_tokens;
 mod uploads;

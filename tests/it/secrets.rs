@@ -17,6 +17,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures::{FutureExt, stream};
 use http::{HeaderMap, Request, Response};
+use http_body_util::BodyExt;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::time::advance;
 use tower::{BoxError, Layer, Service, ServiceExt};
@@ -264,6 +265,21 @@ fn around(text: &str) -> String {
         .chars()
         .take(2_000)
         .collect()
+}
+
+#[tokio::test]
+async fn g19_an_error_that_quotes_the_credential_is_left_out() {
+    let api = FakeApi::in_process();
+    assert!(api.api_key().contains(SECRET));
+    let quoting = tower::service_fn(|request: Request<Body>| async {
+        let body = request.into_body().collect().await?.to_bytes();
+        Err::<Response<Body>, BoxError>(format!("could not send {body:?}").into())
+    });
+    let layer = with_key(&api).token_service(quoting).build().unwrap();
+    let client = layer.layer(api.service());
+    let error = client.oneshot(get("/videos")).await.unwrap_err();
+    check_error(ours(&error));
+    assert!(format!("{error:?}").contains("left out"), "{error:?}");
 }
 
 #[tokio::test]

@@ -1,200 +1,19 @@
-//! G16: what is sent again, byte for byte, and what goes out once.
+//! What goes out once, as it comes; and what is read first and is slow, or not what it said.
 
-use std::{
-    future::ready,
-    io,
-    pin::Pin,
-    sync::{Arc, Mutex},
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::future::ready;
 
 use apivideo_auth::{
     ErrorKind, MinLifetime,
-    testing::{FakeApi, FakeService, GatePoint},
+    testing::{FakeService, GatePoint},
 };
-use axum::body::Body;
-use bytes::Bytes;
-use futures::{
-    FutureExt, StreamExt,
-    channel::mpsc,
-    stream::{self, BoxStream},
-};
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
-use http_body::{Frame, SizeHint};
-use http_body_util::{BodyExt, Full};
-use tokio::time::{advance, sleep, timeout};
-use tower::{BoxError, Layer, ServiceExt, limit::ConcurrencyLimitLayer, util::BoxCloneSyncService};
+use futures::{FutureExt, channel::mpsc};
+use http::{HeaderMap, HeaderValue};
+use http_body_util::BodyExt;
+use tokio::time::{advance, timeout};
+use tower::{limit::ConcurrencyLimitLayer, util::BoxCloneSyncService};
 
-use crate::support::{Client, MIB, aging, bytes, ours, plain, with_key};
-
-/// A body of frames that says how long it is, truly or not.
-struct Sized {
-    frames: BoxStream<'static, io::Result<Frame<Bytes>>>,
-    size: u64,
-}
-
-impl http_body::Body for Sized {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        self.frames.poll_next_unpin(cx)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.size)
-    }
-}
-
-/// Says that it has `size` bytes and has `parts`, one each 10 ms.
-fn slow(size: usize, parts: Vec<io::Result<Frame<Bytes>>>) -> Body {
-    let frames = stream::iter(parts).then(|part| async {
-        sleep(Duration::from_millis(10)).await;
-        part
-    });
-    Body::new(Sized {
-        frames: frames.boxed(),
-        size: size as u64,
-    })
-}
-
-fn in_parts(bytes: &Bytes) -> Vec<Bytes> {
-    bytes.chunks(100_000).map(Bytes::copy_from_slice).collect()
-}
-
-async fn send(client: &Client, request: Request<Body>) -> Result<u16, BoxError> {
-    Ok(client.clone().oneshot(request).await?.status().as_u16())
-}
-
-/// Fetches the first token.
-async fn warm_up(api: &FakeApi, client: &Client) {
-    send(client, echo(Method::GET, Body::empty()))
-        .await
-        .unwrap();
-    sent(api);
-}
-
-/// The bodies of the API requests since the last look.
-fn sent(api: &FakeApi) -> Vec<(Method, Bytes)> {
-    let journal = api.journal();
-    api.clear_journal();
-    let sent = journal
-        .into_iter()
-        .filter(|exchange| !exchange.is_token_call);
-    sent.map(|exchange| (exchange.method, exchange.body))
-        .collect()
-}
-
-fn echo(method: Method, body: Body) -> Request<Body> {
-    Request::builder()
-        .method(method)
-        .uri("/echo")
-        .body(body)
-        .unwrap()
-}
-
-#[tokio::test(start_paused = true)]
-async fn g16_each_method_with_each_body_is_sent_byte_for_byte() {
-    type Make = fn(Bytes) -> Body;
-    let cases: [(&str, usize, Make, bool); 8] = [
-        ("empty", 0, |_| Body::empty(), true),
-        ("one byte", 1, Body::from, true),
-        ("500 kB", 500_000, Body::from, true),
-        ("the limit", MIB, Body::from, true),
-        ("one more than the limit", MIB + 1, Body::from, false),
-        (
-            "a stream",
-            500_000,
-            |bytes| {
-                Body::from_stream(stream::iter(
-                    in_parts(&bytes).into_iter().map(io::Result::Ok),
-                ))
-            },
-            false,
-        ),
-        (
-            "known size, slow",
-            500_000,
-            |bytes| {
-                slow(
-                    bytes.len(),
-                    in_parts(&bytes)
-                        .into_iter()
-                        .map(|part| Ok(Frame::data(part)))
-                        .collect(),
-                )
-            },
-            true,
-        ),
-        (
-            "known size, slow, in one piece",
-            70_000,
-            |bytes| slow(70_000, vec![Ok(Frame::data(bytes))]),
-            true,
-        ),
-    ];
-    let (api, _, client) = plain();
-    for method in [
-        Method::GET,
-        Method::POST,
-        Method::PUT,
-        Method::PATCH,
-        Method::DELETE,
-    ] {
-        for (name, size, make, replays) in &cases {
-            for trailer in [false, true] {
-                let what = format!("{method} {name}, Trailer: {trailer}");
-                let replays = *replays && !trailer;
-                let request = || {
-                    let mut request = echo(method.clone(), make(bytes(*size)));
-                    if trailer {
-                        request
-                            .headers_mut()
-                            .insert("trailer", HeaderValue::from_static("x-checksum"));
-                    }
-                    request
-                };
-                assert_eq!(send(&client, request()).await.unwrap(), 200, "{what}");
-                assert!(sent(&api) == [(method.clone(), bytes(*size))], "{what}");
-
-                api.revoke_access_tokens();
-                let status = send(&client, request()).await.unwrap();
-                assert_eq!(status, if replays { 200 } else { 401 }, "{what}");
-                let sends = if replays { 2 } else { 1 };
-                assert!(
-                    sent(&api) == vec![(method.clone(), bytes(*size)); sends],
-                    "{what}"
-                );
-
-                // Replayed or not, the next request has a new token.
-                assert_eq!(send(&client, request()).await.unwrap(), 200, "{what}");
-                assert_eq!(sent(&api).len(), 1, "{what}");
-                advance(Duration::from_secs(15)).await;
-            }
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn g16_the_limit_can_be_set() {
-    for (limit, size, replays) in [(0, 0, true), (0, 1, false), (10, 10, true), (10, 11, false)] {
-        let (api, _, client) = aging(FakeApi::builder(), |layer| layer.replay_limit(limit));
-        warm_up(&api, &client).await;
-        api.revoke_access_tokens();
-        let status = send(&client, echo(Method::POST, Body::from(bytes(size))))
-            .await
-            .unwrap();
-        assert_eq!(
-            status,
-            if replays { 200 } else { 401 },
-            "{size} bytes of {limit}"
-        );
-    }
-}
+use super::*;
+use crate::support::ours;
 
 #[tokio::test(start_paused = true)]
 async fn g16_a_body_that_is_not_what_it_said_is_not_sent() {
@@ -256,38 +75,6 @@ async fn g16_a_body_that_is_not_what_it_said_is_not_sent() {
         200
     );
     assert_eq!(api.counts().token_calls, 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn g16_a_body_in_memory_is_not_copied() {
-    let (api, layer, _) = plain();
-    let pointers = Arc::new(Mutex::new(Vec::new()));
-    let (fake, log) = (api.service(), pointers.clone());
-    let inner = tower::service_fn(move |request: Request<Full<Bytes>>| {
-        let (fake, log) = (fake.clone(), log.clone());
-        async move {
-            let (head, body) = request.into_parts();
-            let body = body.collect().await?.to_bytes();
-            log.lock().unwrap().push(body.as_ptr() as usize);
-            Ok::<_, BoxError>(
-                fake.oneshot(Request::from_parts(head, Full::new(body)))
-                    .await?,
-            )
-        }
-    });
-    let client = layer.layer(inner);
-    client.token().await.unwrap();
-    api.revoke_access_tokens();
-    pointers.lock().unwrap().clear();
-    let bytes = bytes(500_000);
-    let request = Request::put("/echo")
-        .body(Full::new(bytes.clone()))
-        .unwrap();
-    let call = client.clone().oneshot(request);
-    assert_eq!(call.await.unwrap().status(), 200);
-    let at = bytes.as_ptr() as usize;
-    let pointers = pointers.lock().unwrap();
-    assert_eq!((pointers[0], *pointers.last().unwrap()), (at, at));
 }
 
 type Boxed = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;

@@ -1,0 +1,218 @@
+//! Uploads that arrive, and what they cost.
+
+use std::sync::{Arc, Mutex};
+
+use apivideo_auth::{UploadTokenLayer, testing::GatePoint};
+use http_body_util::Full;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+
+use super::*;
+use crate::support::child::{Child, orders};
+
+#[tokio::test]
+async fn any_size_arrives_byte_for_byte_by_token_and_by_bearer_with_known_and_unknown_length() {
+    let all = film(3 * CHUNK + CHUNK / 2);
+    for (size, chunks) in [
+        (1, 1),
+        (CHUNK - 1, 1),
+        (CHUNK, 1),
+        (CHUNK + 1, 2),
+        (all.len(), 4),
+    ] {
+        let film = &all[..size];
+        for (known, bearer) in [(true, false), (false, false), (true, true), (false, true)] {
+            let api = fake();
+            let source = Source::new(film);
+            let source = if known {
+                source.length(size as u64)
+            } else {
+                source
+            };
+            let done = if bearer {
+                let id = create_video(&api).await;
+                let client = client(&with_key(&api).build().unwrap(), &api);
+                api.clear_journal();
+                upload::<Body, _, _>(
+                    client,
+                    source,
+                    UploadOptions::to_video(id).chunk_size(CHUNK),
+                )
+                .await
+            } else {
+                let delegated = delegated(&api).await;
+                api.clear_journal();
+                upload::<Body, _, _>(delegated, source, options()).await
+            };
+            let done = done.unwrap();
+            assert_is(&api, done.video_id(), film, chunks);
+            assert_eq!(api.video_ids(), [done.video_id()]);
+            let json: serde_json::Value = serde_json::from_slice(done.video()).unwrap();
+            assert_eq!(json["videoId"], done.video_id());
+
+            let expected = (0..chunks).map(|chunk| match (chunks, known) {
+                (1, _) => None,
+                (_, true) => {
+                    let (from, to) = (chunk * CHUNK, ((chunk + 1) * CHUNK).min(size) - 1);
+                    Some(format!("bytes {from}-{to}/{size}"))
+                }
+                (_, false) if chunk + 1 == chunks => Some(format!("part {chunks}/{chunks}")),
+                (_, false) => Some(format!("part {}/*", chunk + 1)),
+            });
+            assert_eq!(ranges(&api), expected.collect::<Vec<_>>());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bearer_that_expires_between_chunks_is_replaced() {
+    let film = film(3 * CHUNK);
+    let api = fake();
+    let id = create_video(&api).await;
+    let (again, chunks) = (api.clone(), Arc::new(Mutex::new(Vec::new())));
+    let seen = chunks.clone();
+    let options = UploadOptions::to_video(&id)
+        .chunk_size(CHUNK)
+        .on_progress(move |progress| {
+            seen.lock().unwrap().push((
+                progress.chunk,
+                progress.chunks,
+                progress.bytes,
+                progress.total,
+            ));
+            again.revoke_access_tokens();
+        });
+    let client = client(&with_key(&api).build().unwrap(), &api);
+    assert_eq!(send(client, &film, options).await.unwrap().video_id(), id);
+    assert_is(&api, &id, &film, 3);
+    let total = Some(film.len() as u64);
+    let expected = [1, 2, 3].map(|chunk| (chunk, Some(3), chunk * CHUNK as u64, total));
+    assert_eq!(*chunks.lock().unwrap(), expected);
+    // A bearer that nobody accepts is not tried for ever.
+    api.refuse_all_bearers(true);
+    let id = create_video(&fake()).await;
+    let client = crate::support::client(&with_key(&api).build().unwrap(), &api);
+    let error = send(client, &film, UploadOptions::to_video(id))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+}
+
+#[tokio::test]
+async fn several_chunks_are_on_their_way_once_the_first_has_named_the_video() {
+    let film = Arc::new(film(4 * CHUNK + 1));
+    let api = fake();
+    let service = delegated(&api).await;
+    let first = api.gate(GatePoint::ApiResponse);
+    let (again, sent) = (service.clone(), film.clone());
+    let sending = tokio::spawn(async move { send(again, &sent, options().concurrency(3)).await });
+    first.reached(1).await;
+    tokio::task::yield_now().await;
+    assert_eq!(first.arrived(), 1);
+    let rest = api.gate(GatePoint::ApiResponse);
+    first.open();
+    rest.reached(3).await;
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(rest.arrived(), 3);
+    rest.open();
+    let done = sending.await.unwrap().unwrap();
+    assert_is(&api, done.video_id(), &film, 5);
+
+    // Dropped: what is on its way ends, and nothing follows.
+    let gate = api.gate(GatePoint::ApiResponse);
+    let (again, sent) = (service, film.clone());
+    let sending = tokio::spawn(async move { send(again, &sent, options()).await });
+    gate.reached(1).await;
+    sending.abort();
+    assert!(sending.await.unwrap_err().is_cancelled());
+    gate.open();
+    assert_eq!(api.video_ids().len(), 1);
+}
+
+#[tokio::test]
+async fn a_file_goes_with_its_length_and_its_name_over_a_socket() {
+    let api = FakeApi::builder().keep_uploads(true).serve().await.unwrap();
+    let film = film(CHUNK + 3);
+    let path = std::env::temp_dir().join(format!("apivideo-auth-{} \"x\".mp4", std::process::id()));
+    std::fs::write(&path, &film).unwrap();
+    let source = Source::open(&path).await.unwrap();
+    let service = layer(&api, &mint(&api).await)
+        .layer(Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>());
+    let done = upload(service, source, options()).await;
+    std::fs::remove_file(&path).unwrap();
+    let done = done.unwrap();
+    assert_is(&api, done.video_id(), &film, 2);
+    let name = path.file_name().unwrap().to_str().unwrap();
+    assert_eq!(
+        api.received(done.video_id()).unwrap().file_name.as_deref(),
+        Some(name)
+    );
+    assert!(Source::open(std::env::temp_dir()).await.is_err());
+}
+
+const SIZE: usize = 512 * MIB;
+
+const CONCURRENCY: usize = 3;
+
+/// Uploads, and says how much memory that took: at the most, and of it the pages of the program's own file.
+#[tokio::test]
+#[ignore = "runs as a child process"]
+async fn child_of_upload() {
+    let [url, token] = orders();
+    let layer = UploadTokenLayer::builder(token)
+        .base_url(url)
+        .build()
+        .unwrap();
+    let service = layer.layer(Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>());
+    let source = Source::new(tokio::io::repeat(7).take(SIZE as u64)).length(SIZE as u64);
+    let options = UploadOptions::new()
+        .chunk_size(16 * MIB)
+        .concurrency(CONCURRENCY);
+    upload(service, source, options).await.unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let read = |name| status.split(name).nth(1)?.split_whitespace().next();
+    println!(
+        "KiB: {} {} .",
+        read("VmHWM:").unwrap(),
+        read("RssFile:").unwrap()
+    );
+}
+
+#[tokio::test]
+async fn half_a_gigabyte_takes_no_more_memory_than_its_chunks_on_their_way() {
+    if !std::path::Path::new("/proc/self/status").exists() {
+        return;
+    }
+    let api = FakeApi::start().await.unwrap();
+    let token = mint(&api).await;
+    let first = api.gate(GatePoint::ApiResponse);
+    let child = Child::start(
+        "uploads::sent::child_of_upload",
+        &[&api.url(), token.token().expose()],
+    );
+    // The server answers only when all the chunks are there that may be.
+    let all_at_once = async {
+        first.reached(1).await;
+        let rest = api.gate(GatePoint::ApiResponse);
+        first.open();
+        rest.reached(CONCURRENCY).await;
+        rest.open();
+    };
+    let (said, ()) = tokio::join!(child.passed(), all_at_once);
+    let [id] = &api.video_ids()[..] else {
+        panic!("one video")
+    };
+    assert!(
+        api.received(id)
+            .is_some_and(|it| it.finished && it.length == SIZE as u64)
+    );
+    let numbers = said.split("KiB: ").nth(1).unwrap().split(' ').take(2);
+    let numbers: Vec<usize> = numbers.map(|it| it.parse().unwrap()).collect();
+    let (peak, program) = (numbers[0] / 1024, numbers[1] / 1024);
+    println!(
+        "peak memory of a 512 MiB upload, {CONCURRENCY} chunks of 16 MiB at once: {peak} MiB, of which {program} MiB are \
+         the test program's own pages"
+    );
+    assert!(peak - program <= CONCURRENCY * 16 + 16, "{peak} MiB");
+}
