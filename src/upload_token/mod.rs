@@ -97,6 +97,7 @@ mod date;
 mod layer;
 mod multipart;
 mod options;
+mod pass;
 mod response;
 mod service;
 mod source;

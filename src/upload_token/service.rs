@@ -8,7 +8,7 @@ use http::Request;
 use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
-use super::layer::Pass;
+use super::pass::Pass;
 use crate::{
     error::{Error, ErrorKind},
     response,
@@ -98,7 +98,7 @@ where
 
 /// Some clients quote the URI in their errors. Such an error is left out; all others pass through.
 fn without_token(error: BoxError, pass: &Pass) -> BoxError {
-    if !response::quotes(&*error, pass.token.expose()) {
+    if !response::quotes(&*error, pass.token().expose()) {
         return error;
     }
     let message = "the upload broke off; the error is left out, for it quotes the upload token";
