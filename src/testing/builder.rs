@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{
     clock::SystemClock,
+    gate::Gates,
     recorded_request::Journal,
     resources::Resources,
     server::FakeApi,
@@ -147,6 +148,7 @@ impl FakeApiBuilder {
             clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
             refusals_as_400: self.refusals_as_400,
             cors: self.cors,
+            gates: Gates::default(),
             state: Mutex::new(state),
         }
     }

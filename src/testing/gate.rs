@@ -1,8 +1,10 @@
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use tokio::sync::watch;
-
-use super::state::Shared;
 
 /// Where a [`Gate`] stops calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,7 +28,7 @@ pub enum GatePoint {
 pub struct Gate {
     point: GatePoint,
     state: Arc<GateState>,
-    shared: Arc<Shared>,
+    gates: Gates,
 }
 
 impl Gate {
@@ -55,7 +57,7 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        self.shared.lock().gates.remove(self.point, &self.state);
+        self.gates.remove(self.point, &self.state);
         self.state.open.send_replace(true);
     }
 }
@@ -82,35 +84,47 @@ impl GateState {
     }
 }
 
-/// The shut gates, one for each point.
-#[derive(Default)]
-pub(super) struct Gates(HashMap<GatePoint, Arc<GateState>>);
+/// The shut gates, one for each point. Clones share them.
+#[derive(Clone, Default)]
+pub(super) struct Gates(Arc<Mutex<HashMap<GatePoint, Arc<GateState>>>>);
 
 impl Gates {
-    pub(super) fn shut(shared: &Arc<Shared>, point: GatePoint) -> Gate {
+    pub(super) fn shut(&self, point: GatePoint) -> Gate {
         let state = Arc::new(GateState {
             arrived: watch::Sender::new(0),
             open: watch::Sender::new(false),
         });
-        shared.lock().gates.0.insert(point, Arc::clone(&state));
+        self.lock().insert(point, Arc::clone(&state));
         Gate {
             point,
             state,
-            shared: Arc::clone(shared),
+            gates: self.clone(),
         }
     }
 
     pub(super) fn at(&self, point: GatePoint) -> Option<Arc<GateState>> {
-        self.0.get(&point).cloned()
+        self.lock().get(&point).cloned()
     }
 
-    fn remove(&mut self, point: GatePoint, state: &Arc<GateState>) {
-        if self
-            .0
+    /// Waits at the gate of this point, if there is one.
+    pub(super) async fn pass(&self, point: GatePoint) {
+        let gate = self.at(point);
+        if let Some(gate) = gate {
+            gate.pass().await;
+        }
+    }
+
+    fn remove(&self, point: GatePoint, state: &Arc<GateState>) {
+        let mut gates = self.lock();
+        if gates
             .get(&point)
             .is_some_and(|present| Arc::ptr_eq(present, state))
         {
-            self.0.remove(&point);
+            gates.remove(&point);
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<GatePoint, Arc<GateState>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,7 +7,7 @@ use tokio::task::AbortHandle;
 use super::{
     builder::FakeApiBuilder,
     fault::Fault,
-    gate::{Gate, GatePoint, Gates},
+    gate::{Gate, GatePoint},
     recorded_request::RecordedRequest,
     service::FakeService,
     state::{Counts, Shared},
@@ -179,7 +179,7 @@ impl FakeApi {
     /// A second gate at the same point stops the calls that come later; the others wait for the first.
     #[must_use = "dropping the gate opens it"]
     pub fn gate(&self, point: GatePoint) -> Gate {
-        Gates::shut(&self.0.shared, point)
+        self.0.shared.gates.shut(point)
     }
 
     /// Answers requests that are no token calls with what `response` returns, before the bearer is looked at.

@@ -121,7 +121,7 @@ where
     {
         shared.lock().journal.read(entry, body);
     }
-    shared.pass(GatePoint::ApiResponse).await;
+    shared.gates.pass(GatePoint::ApiResponse).await;
 
     let mut state = shared.lock();
     let mut response = match (verdict, read) {

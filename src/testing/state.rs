@@ -1,4 +1,4 @@
-//! All that the fake server knows, behind one lock that is never held across an await.
+//! All that the fake server knows, behind one lock that is never held across an await. Gates have a lock of their own.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,7 +11,7 @@ use http::{HeaderValue, Response, request};
 
 use super::{
     fault::Fault,
-    gate::{GatePoint, Gates},
+    gate::Gates,
     recorded_request::Journal,
     resources::Resources,
     tokens::{Pair, Tokens},
@@ -53,6 +53,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) refusals_as_400: bool,
     pub(super) cors: Option<HeaderValue>,
+    pub(super) gates: Gates,
     pub(super) state: Mutex<State>,
 }
 
@@ -66,7 +67,6 @@ pub(super) struct State {
     pub(super) answer_early: bool,
     pub(super) faults: VecDeque<Fault>,
     pub(super) default_fault: Option<Fault>,
-    pub(super) gates: Gates,
     pub(super) on_api_request: Option<Override>,
     pub(super) counts: Counts,
     /// How often each refresh token was presented.
@@ -80,14 +80,6 @@ pub(super) struct State {
 impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits at the gate of this point, if there is one.
-    pub(super) async fn pass(&self, point: GatePoint) {
-        let gate = self.lock().gates.at(point);
-        if let Some(gate) = gate {
-            gate.pass().await;
-        }
     }
 }
 
@@ -108,7 +100,6 @@ impl State {
             answer_early: false,
             faults: VecDeque::new(),
             default_fault: None,
-            gates: Gates::default(),
             on_api_request: None,
             counts: Counts::default(),
             presentations: HashMap::new(),

@@ -71,15 +71,15 @@ where
     if let Some(Fault::Latency(latency)) = fault {
         tokio::time::sleep(latency).await;
     }
-    shared.pass(GatePoint::BeforeCommit).await;
+    shared.gates.pass(GatePoint::BeforeCommit).await;
 
     let response = match before(fault.as_ref()) {
         Some(response) => response?.map(FakeBody::whole),
         None => {
             let now = shared.clock.now();
             let response = commit(&shared, call, now);
-            shared.pass(GatePoint::AfterCommit).await;
-            let gate = shared.lock().gates.at(GatePoint::MidBody);
+            shared.gates.pass(GatePoint::AfterCommit).await;
+            let gate = shared.gates.at(GatePoint::MidBody);
             after(fault, response, gate)?
         }
     };
