@@ -1,3 +1,5 @@
+//! The bodies of requests, read, and those of responses.
+
 use std::{
     fmt, io,
     pin::Pin,
@@ -7,9 +9,15 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, stream::BoxStream};
+use http::Response;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tower::BoxError;
 
-use super::state::InFlight;
+use super::{responses, state::InFlight};
+
+/// The longest request body that is read, uploads apart.
+pub(super) const BODY_LIMIT: usize = 64 * 1024 * 1024;
 
 /// The body of the fake server's responses.
 pub struct FakeBody {
@@ -91,5 +99,20 @@ impl fmt::Debug for FakeBody {
         f.debug_struct("FakeBody")
             .field("left", &self.left)
             .finish_non_exhaustive()
+    }
+}
+
+/// Reads a request's body; the inner error is the response to one that is too long.
+pub(super) async fn read<B>(body: B, limit: usize) -> io::Result<Result<Bytes, Response<Bytes>>>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(Ok(collected.to_bytes())),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Ok(Err(responses::problem("payload-too-large")))
+        }
+        Err(error) => Err(io::Error::other(error)),
     }
 }

@@ -8,20 +8,16 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use http_body::Body;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tower::{BoxError, Service};
 
 use super::{
-    body::FakeBody,
+    body::{self, BODY_LIMIT, FakeBody},
     gate::GatePoint,
     resources::Route,
     responses,
     state::{Shared, State},
     token_call, uploads,
 };
-
-/// The longest request body that is read, uploads apart.
-const BODY_LIMIT: usize = 64 * 1024 * 1024;
 
 /// The longest body of an upload: a chunk and what multipart puts around it.
 const UPLOAD_LIMIT: usize = uploads::MAX_CHUNK as usize + 64 * 1024;
@@ -114,7 +110,7 @@ where
     let read = if early && unauthorized {
         Ok(Bytes::new())
     } else {
-        read(body, if is_upload { UPLOAD_LIMIT } else { BODY_LIMIT }).await?
+        body::read(body, if is_upload { UPLOAD_LIMIT } else { BODY_LIMIT }).await?
     };
     if let Ok(body) = &read
         && (!is_upload || body.len() <= JOURNAL_LIMIT)
@@ -197,28 +193,4 @@ fn basic(api_key: &str) -> String {
         }
     }
     encoded
-}
-
-/// Reads the body of a token call.
-pub(super) async fn read_call<B>(body: B) -> io::Result<Result<Bytes, Response<Bytes>>>
-where
-    B: Body,
-    B::Error: Into<BoxError>,
-{
-    read(body, BODY_LIMIT).await
-}
-
-/// Reads a request's body; the inner error is the response to one that is too long.
-async fn read<B>(body: B, limit: usize) -> io::Result<Result<Bytes, Response<Bytes>>>
-where
-    B: Body,
-    B::Error: Into<BoxError>,
-{
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(Ok(collected.to_bytes())),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Ok(Err(responses::problem("payload-too-large")))
-        }
-        Err(error) => Err(io::Error::other(error)),
-    }
 }

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use tower::BoxError;
 
 use super::{
-    body::FakeBody,
+    body::{self, BODY_LIMIT, FakeBody},
     fault::Fault,
     gate::{GatePoint, GateState},
-    responses, service,
+    responses,
     state::{InFlight, Shared, State},
     tokens::{Pair, Refused},
 };
@@ -54,7 +54,7 @@ where
         (state.journal.arrived(&parts, true), fault)
     };
 
-    let call = match service::read_call(body).await? {
+    let call = match body::read(body, BODY_LIMIT).await? {
         Ok(body) => {
             shared.lock().journal.read(entry, &body);
             parse(&parts, &body)
