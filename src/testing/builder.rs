@@ -19,9 +19,9 @@ use tokio::{
 use super::{
     clock::SystemClock,
     gate::Gates,
+    handle::{FakeApi, Handle},
     recorded_request::Journal,
     resources::Resources,
-    server::FakeApi,
     service::respond,
     state::{Shared, State},
     tokens::{Rules, Tokens, padded},
@@ -113,11 +113,11 @@ impl FakeApiBuilder {
     /// A server without a socket.
     #[must_use]
     pub fn build(self) -> FakeApi {
-        FakeApi::new(
-            Arc::new(self.shared()),
-            "http://127.0.0.1:1".to_owned(),
-            None,
-        )
+        FakeApi(Arc::new(Handle {
+            shared: Arc::new(self.shared()),
+            url: "http://127.0.0.1:1".to_owned(),
+            server: None,
+        }))
     }
 
     /// Starts an HTTP server (HTTP/1, and HTTP/2 with prior knowledge) on the current Tokio runtime.
@@ -130,7 +130,11 @@ impl FakeApiBuilder {
         let url = format!("http://{}", listener.local_addr()?);
         let shared = Arc::new(self.shared());
         let server = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
-        Ok(FakeApi::new(shared, url, Some(server)))
+        Ok(FakeApi(Arc::new(Handle {
+            shared,
+            url,
+            server: Some(server),
+        })))
     }
 
     fn shared(self) -> Shared {

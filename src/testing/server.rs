@@ -1,56 +1,22 @@
-use std::{fmt, io, sync::Arc, time::Duration};
+//! What a test can do with the fake server.
+
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Response, request};
-use tokio::task::AbortHandle;
 
 use super::{
     builder::FakeApiBuilder,
     fault::Fault,
     gate::{Gate, GatePoint},
+    handle::FakeApi,
     recorded_request::RecordedRequest,
     service::FakeService,
-    state::{Counts, Shared},
+    state::Counts,
     uploads::Received,
 };
 
-/// A strict stand-in for the parts of api.video that matter to authentication.
-///
-/// Clones are handles to one server, which stops when the last is dropped. See the [module docs](super).
-#[derive(Clone, Debug)]
-pub struct FakeApi(Arc<Handle>);
-
-struct Handle {
-    shared: Arc<Shared>,
-    url: String,
-    server: Option<AbortHandle>,
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        if let Some(server) = &self.server {
-            server.abort();
-        }
-    }
-}
-
-impl fmt::Debug for Handle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle")
-            .field("url", &self.url)
-            .finish_non_exhaustive()
-    }
-}
-
 impl FakeApi {
-    pub(super) fn new(shared: Arc<Shared>, url: String, server: Option<AbortHandle>) -> Self {
-        Self(Arc::new(Handle {
-            shared,
-            url,
-            server,
-        }))
-    }
-
     /// Settles how the server behaves before it starts.
     pub fn builder() -> FakeApiBuilder {
         FakeApiBuilder::default()
