@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{
     responses,
     tokens::padded,
-    uploads::{Form, Received, Upload},
+    uploads::{Received, Upload, UploadForm},
 };
 use crate::Now;
 
@@ -140,7 +140,7 @@ impl Resources {
         {
             return responses::problem("authentication-invalid-upload-token");
         }
-        let form = match Form::read(&parts.headers, body) {
+        let form = match UploadForm::read(&parts.headers, body) {
             Ok(form) => form,
             Err((kind, name)) => return responses::named_problem(kind, name),
         };
@@ -168,13 +168,13 @@ impl Resources {
     }
 
     fn source(&mut self, id: &str, parts: &request::Parts, body: &Bytes) -> Response<Bytes> {
-        match Form::read(&parts.headers, body) {
+        match UploadForm::read(&parts.headers, body) {
             Ok(form) => self.add_chunk(id, form),
             Err((kind, name)) => responses::named_problem(kind, name),
         }
     }
 
-    fn add_chunk(&mut self, id: &str, form: Form) -> Response<Bytes> {
+    fn add_chunk(&mut self, id: &str, form: UploadForm) -> Response<Bytes> {
         let Some(video) = self.videos.iter().find(|video| video["videoId"] == id) else {
             return responses::named_problem("resource-not-found", "videoId");
         };

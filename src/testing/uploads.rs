@@ -46,14 +46,14 @@ impl fmt::Debug for Received {
 pub(super) type Refusal = (&'static str, &'static str);
 
 /// The form of an upload.
-pub(super) struct Form {
+pub(super) struct UploadForm {
     pub(super) video_id: Option<String>,
     pub(super) file_name: Option<String>,
     file: Bytes,
     range: Range,
 }
 
-impl Form {
+impl UploadForm {
     pub(super) fn read(headers: &HeaderMap, body: &Bytes) -> Result<Self, Refusal> {
         let text =
             |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
@@ -164,7 +164,7 @@ impl Upload {
     }
 
     /// Takes a chunk in, unless the API would refuse it.
-    pub(super) fn add(&mut self, form: Form) -> Result<(), Refusal> {
+    pub(super) fn add(&mut self, form: UploadForm) -> Result<(), Refusal> {
         if self.finished {
             return Err(("video-source-already-uploaded", "file"));
         }
