@@ -69,6 +69,25 @@ where
     Ok(bytes)
 }
 
+/// What a status tells of a request that was not answered with success, whatever it asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// A gateway lost the response: the request may have been carried out.
+    Ambiguous,
+    /// The server can't serve it now, or not here: it was not carried out.
+    Transient,
+    /// It depends on the request.
+    Other,
+}
+
+pub(crate) fn class(status: StatusCode) -> Class {
+    match status.as_u16() {
+        502 | 504 | 520..=529 => Class::Ambiguous,
+        300..=399 | 408 | 425 | 429 | 500..=599 => Class::Transient,
+        _ => Class::Other,
+    }
+}
+
 /// Reads a response that nobody wants to its end, so that its connection can be used again; unless that takes too
 /// much or too long: then the connection is not worth it.
 pub(crate) async fn drain<R: Body>(body: R) {

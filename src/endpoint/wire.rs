@@ -18,7 +18,7 @@ use super::{Grant, Outcome, TokenResponse};
 use crate::{
     credentials::RefreshToken,
     error::{Error, ErrorKind},
-    response,
+    response::{self, Class},
     token::AccessToken,
 };
 
@@ -109,8 +109,11 @@ pub(super) fn outcome(
             ErrorKind::Protocol,
             "the API did not understand the token call, which is a bug of apivideo-auth",
         )),
-        (502 | 504 | 520..=529, _) => lost(grant, Error::new(ErrorKind::Ambiguous, text)),
-        (300..=399 | 400 | 401 | 403 | 404 | 408 | 425 | 429 | 500..=599, _) => {
+        // A 4xx without a known problem is a proxy's, which did not let the call through.
+        (code, _)
+            if matches!(code, 400 | 401 | 403 | 404)
+                || response::class(status) == Class::Transient =>
+        {
             Outcome::Transient {
                 error: Error::new(ErrorKind::Unavailable, text),
                 wait: response::wait(status, headers, now),

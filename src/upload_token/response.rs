@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::{
     clock::system_now,
     error::{Error, ErrorKind},
-    response,
+    response::{self, Class},
 };
 
 /// A page of a hundred tokens has 20 KiB, a video with long descriptions not much more.
@@ -173,9 +173,11 @@ fn declined(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
             "the API knows no such upload token or video",
         ),
         429 => (ErrorKind::Unavailable, "the API asks for a pause"),
-        502 | 504 | 520..=529 => (ErrorKind::Ambiguous, "a gateway lost the API's response"),
-        300..=399 | 408 | 425 | 500..=599 => (ErrorKind::Unavailable, "the API can't serve now"),
-        _ => (ErrorKind::Rejected, "the API declined the call"),
+        _ => match response::class(status) {
+            Class::Ambiguous => (ErrorKind::Ambiguous, "a gateway lost the API's response"),
+            Class::Transient => (ErrorKind::Unavailable, "the API can't serve now"),
+            Class::Other => (ErrorKind::Rejected, "the API declined the call"),
+        },
     };
     Error::with_source(kind, message, problem).after(response::wait(
         status,
