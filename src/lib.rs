@@ -9,6 +9,15 @@ mod error;
 mod manager;
 pub mod middleware;
 mod origin;
+#[cfg_attr(
+    not(feature = "upload-tokens"),
+    expect(
+        dead_code,
+        unreachable_pub,
+        reason = "only uploads show a problem to their caller"
+    )
+)]
+mod problem;
 #[cfg(feature = "reqwest-middleware")]
 pub mod reqwest_adaptor;
 mod response;

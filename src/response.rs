@@ -2,7 +2,7 @@
 
 use std::{
     error::Error as StdError,
-    fmt::Write as _,
+    fmt::{self, Write as _},
     io,
     pin::pin,
     time::{Duration, SystemTime},
@@ -12,6 +12,10 @@ use bytes::Buf;
 use http::{HeaderMap, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 use tokio::{runtime::Handle, time};
 use tower::BoxError;
 use zeroize::Zeroizing;
@@ -184,4 +188,58 @@ pub(crate) fn quotes(error: &(dyn StdError + 'static), secret: &str) -> bool {
         next = error.source();
     }
     shown.contains(secret)
+}
+
+/// A string or a number as text, wiped after use; anything else reads as absent, so that one odd field does not
+/// cost the others.
+#[derive(Clone, Default)]
+pub(crate) struct Text(pub(crate) Option<Zeroizing<String>>);
+
+impl Text {
+    /// Empty if absent.
+    pub(crate) fn as_str(&self) -> &str {
+        self.0.as_deref().map_or("", String::as_str)
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+            fn visit_str<E>(self, value: &str) -> Result<Text, E> {
+                Ok(Text(Some(Zeroizing::new(value.to_owned()))))
+            }
+            fn visit_u64<E>(self, value: u64) -> Result<Text, E> {
+                Ok(Text(Some(Zeroizing::new(value.to_string()))))
+            }
+            fn visit_i64<E>(self, value: i64) -> Result<Text, E> {
+                Ok(Text(Some(Zeroizing::new(value.to_string()))))
+            }
+            fn visit_f64<E>(self, value: f64) -> Result<Text, E> {
+                Ok(Text(Some(Zeroizing::new(value.to_string()))))
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Text, E> {
+                Ok(Text(None))
+            }
+            fn visit_unit<E>(self) -> Result<Text, E> {
+                Ok(Text(None))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Text, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Text(None))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Text(None))
+            }
+        }
+
+        deserializer.deserialize_any(Any)
+    }
 }

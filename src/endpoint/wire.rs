@@ -1,16 +1,10 @@
 //! The server's JSON and statuses; nothing else knows them. The facts are from the API's reference
 //! (<https://docs.api.video/reference/api/Authentication>).
 
-use std::{
-    fmt,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
+use serde::{Deserialize, Serialize};
 use tower::BoxError;
 use zeroize::Zeroizing;
 
@@ -18,7 +12,8 @@ use super::{Grant, Outcome, TokenResponse};
 use crate::{
     credentials::RefreshToken,
     error::{Error, ErrorKind},
-    response::{self, Class},
+    problem::Problem,
+    response::{self, Class, Text},
     token::AccessToken,
 };
 
@@ -89,23 +84,23 @@ pub(super) fn outcome(
         };
     }
     let problem = match (status.as_u16(), &body) {
-        (400 | 401 | 403, Ok(body)) => problem(body),
-        _ => Problem::Unknown,
+        (400 | 401 | 403, Ok(body)) => meaning(&Problem::read(status, body)),
+        _ => Meaning::Unknown,
     };
     let text = format!("the token endpoint answered {}", status.as_u16());
     match (status.as_u16(), problem) {
-        (400 | 401, Problem::Refusal) => Outcome::Refused(Error::new(
+        (400 | 401, Meaning::Refusal) => Outcome::Refused(Error::new(
             ErrorKind::Refused,
             match grant {
                 Grant::RefreshToken(_) => "the refresh token was refused",
                 Grant::ApiKey(_) => "the API key was refused",
             },
         )),
-        (403, Problem::Suspension) => Outcome::Suspended(Error::new(
+        (403, Meaning::Suspension) => Outcome::Suspended(Error::new(
             ErrorKind::Suspended,
             "the api.video account is suspended",
         )),
-        (400, Problem::Misunderstanding) => Outcome::Misunderstood(Error::new(
+        (400, Meaning::Misunderstanding) => Outcome::Misunderstood(Error::new(
             ErrorKind::Protocol,
             "the API did not understand the token call, which is a bug of apivideo-auth",
         )),
@@ -186,32 +181,18 @@ fn lifetime(expires_in: Option<&str>) -> Duration {
     }
 }
 
-enum Problem {
+/// What a problem says of a token call.
+enum Meaning {
     Refusal,
     Suspension,
     Misunderstanding,
     Unknown,
 }
 
-/// Reads a problem document by the last part of its `type`, of which two styles are about:
-/// `…/reference/authentication-invalid-api-key` and `…/docs/authenticationinvalid_credentials`.
-fn problem(body: &[u8]) -> Problem {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Document {
-        r#type: Text,
-    }
-    let document: Document = serde_json::from_slice(body).unwrap_or_default();
-    let url = document.r#type.0.unwrap_or_default();
-    let path = url
-        .split(['?', '#'])
-        .next()
-        .unwrap_or_default()
-        .trim_end_matches('/');
-    let name: String = path
-        .rsplit('/')
-        .next()
-        .unwrap_or_default()
+/// The kinds are written in two styles: `authentication-invalid-api-key` and `authenticationinvalid_credentials`.
+fn meaning(problem: &Problem) -> Meaning {
+    let name: String = problem
+        .kind()
         .chars()
         .filter(char::is_ascii_alphanumeric)
         .map(|letter| letter.to_ascii_lowercase())
@@ -220,56 +201,9 @@ fn problem(body: &[u8]) -> Problem {
         "authenticationinvalidapikey"
         | "authenticationinvalidrefreshtoken"
         | "authenticationinvalidcredentials"
-        | "authenticationinvalidusercredentials" => Problem::Refusal,
-        "authorizationsuspendedaccount" => Problem::Suspension,
-        "invalidpayload" | "attributerequired" => Problem::Misunderstanding,
-        _ => Problem::Unknown,
-    }
-}
-
-/// A string or a number as text, wiped after use; anything else reads as absent, so that one odd field does not
-/// cost the others.
-#[derive(Default)]
-struct Text(Option<Zeroizing<String>>);
-
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-
-        impl<'de> Visitor<'de> for Any {
-            type Value = Text;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("anything")
-            }
-            fn visit_str<E>(self, value: &str) -> Result<Text, E> {
-                Ok(Text(Some(Zeroizing::new(value.to_owned()))))
-            }
-            fn visit_u64<E>(self, value: u64) -> Result<Text, E> {
-                Ok(Text(Some(Zeroizing::new(value.to_string()))))
-            }
-            fn visit_i64<E>(self, value: i64) -> Result<Text, E> {
-                Ok(Text(Some(Zeroizing::new(value.to_string()))))
-            }
-            fn visit_f64<E>(self, value: f64) -> Result<Text, E> {
-                Ok(Text(Some(Zeroizing::new(value.to_string()))))
-            }
-            fn visit_bool<E>(self, _: bool) -> Result<Text, E> {
-                Ok(Text(None))
-            }
-            fn visit_unit<E>(self) -> Result<Text, E> {
-                Ok(Text(None))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Text, A::Error> {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Text(None))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Text(None))
-            }
-        }
-
-        deserializer.deserialize_any(Any)
+        | "authenticationinvalidusercredentials" => Meaning::Refusal,
+        "authorizationsuspendedaccount" => Meaning::Suspension,
+        "invalidpayload" | "attributerequired" => Meaning::Misunderstanding,
+        _ => Meaning::Unknown,
     }
 }

@@ -108,7 +108,6 @@ pub use self::{
     client::{ListOptions, SortBy, UploadTokens},
     layer::{UploadTokenLayer, UploadTokenLayerBuilder},
     options::{Progress, Unfinished, UploadOptions},
-    response::Problem,
     service::{DelegatedUpload, ResponseFuture},
     source::Source,
     token::{DelegatedToken, UploadToken},
@@ -116,3 +115,4 @@ pub use self::{
 };
 #[cfg(doc)]
 use crate::ErrorKind;
+pub use crate::problem::Problem;

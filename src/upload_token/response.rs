@@ -1,107 +1,21 @@
 //! What the API answers, read and judged.
 
-use std::{error::Error as StdError, fmt};
-
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use tower::{BoxError, Service, ServiceExt};
 use zeroize::Zeroizing;
 
 use crate::{
     clock::system_now,
     error::{Error, ErrorKind},
+    problem::Problem,
     response::{self, Class},
 };
 
 /// A page of a hundred tokens has 20 KiB, a video with long descriptions not much more.
 const RESPONSE_LIMIT: usize = 1024 * 1024;
-
-/// What the API said when it declined a call: its problem document.
-///
-/// It is found in the chain of sources of an [`Error`]; the error's own text does not quote it.
-#[derive(Clone)]
-pub struct Problem {
-    status: StatusCode,
-    kind: String,
-    title: String,
-    name: String,
-}
-
-impl Problem {
-    /// Whatever is no text in it, or not there, counts as empty.
-    fn read(status: StatusCode, body: &[u8]) -> Self {
-        let document: Value = serde_json::from_slice(body).unwrap_or_default();
-        let text = |name: &str| document[name].as_str().unwrap_or_default();
-        let path = text("type")
-            .split(['?', '#'])
-            .next()
-            .unwrap_or_default()
-            .trim_end_matches('/');
-        let kind = path.rsplit('/').next().unwrap_or_default().to_owned();
-        Self {
-            status,
-            kind,
-            title: text("title").to_owned(),
-            name: text("name").to_owned(),
-        }
-    }
-
-    /// The problem behind an error, if the API has answered with one.
-    #[must_use]
-    pub fn of(error: &Error) -> Option<&Self> {
-        let mut next = Some(error as &(dyn StdError + 'static));
-        while let Some(error) = next {
-            if let Some(problem) = error.downcast_ref() {
-                return Some(problem);
-            }
-            next = error.source();
-        }
-        None
-    }
-
-    /// The status of the response.
-    #[must_use]
-    pub fn status(&self) -> StatusCode {
-        self.status
-    }
-
-    /// The last part of the `type`, such as `resource-not-found`. Empty where the response was no problem document.
-    #[must_use]
-    pub fn kind(&self) -> &str {
-        &self.kind
-    }
-
-    /// What the API says for people to read. Empty where the response was no problem document.
-    #[must_use]
-    pub fn title(&self) -> &str {
-        &self.title
-    }
-
-    /// Which parameter it is about. Empty if about none.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-}
-
-impl fmt::Debug for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Problem")
-            .field("status", &self.status)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the status is {}", self.status.as_u16())
-    }
-}
-
-impl StdError for Problem {}
 
 /// Sends a request and reads the response, if it is a good one, in full.
 pub(super) async fn send<S, B, R>(

@@ -17,10 +17,13 @@ use super::{
     client::request,
     multipart::Boundary,
     options::{OnProgress, Progress, Stopped, Unfinished, UploadOptions, is_id},
-    response::{self, Problem},
+    response,
     source::{Chunk, Chunks, Source, wrong},
 };
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    problem::Problem,
+};
 
 /// The most chunks that the API takes for one video.
 const MAX_CHUNKS: u64 = 10_000;
