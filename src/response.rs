@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Buf;
+use bytes::{Buf, BufMut};
 use http::{HeaderMap, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -63,12 +63,7 @@ where
         if data.remaining() > limit - bytes.len() {
             return Err(too_long());
         }
-        while data.has_remaining() {
-            let chunk = data.chunk();
-            let length = chunk.len();
-            bytes.extend_from_slice(chunk);
-            data.advance(length);
-        }
+        bytes.put(&mut data);
     }
     Ok(bytes)
 }
