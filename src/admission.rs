@@ -1,6 +1,6 @@
 //! Which requests get a token.
 
-use std::{mem, time::Duration};
+use std::time::Duration;
 
 use http::{Extensions, HeaderMap, Method, Request, Uri, header};
 
@@ -22,14 +22,13 @@ pub struct NoAuth;
 /// Decides whether a request gets a token, and completes a URI that is only a path. The first of `origins` is the
 /// API's.
 pub(crate) fn admit<B>(origins: &[Origin], request: &mut Request<B>) -> bool {
-    let is_path = is_path(request.uri());
     let spared = has_own(request.headers(), request.extensions());
-    if is_path && let Some(api) = origins.first() {
-        complete(request.uri_mut(), api);
-        // A foreign `Host`, a gateway's own for example, would contradict the URI. A request with its own
-        // credentials keeps its headers.
-        if !spared && !api.is_named_by(request.headers()) {
-            request.headers_mut().remove(header::HOST);
+    if let Some(api) = origins.first() {
+        if spared {
+            // Its headers stay as they are.
+            api.complete_uri(request.uri_mut());
+        } else {
+            api.complete(request);
         }
     }
     !spared && is_for(origins, request.method(), request.uri(), request.headers())
@@ -55,16 +54,4 @@ pub(crate) fn has_own(headers: &HeaderMap, extensions: &Extensions) -> bool {
 fn is_for_bearers(path: &str) -> bool {
     let path = path.strip_suffix('/').unwrap_or(path);
     !(path == "/upload" || path == "/auth" || path.starts_with("/auth/"))
-}
-
-fn is_path(uri: &Uri) -> bool {
-    uri.scheme().is_none() && uri.authority().is_none() && uri.path().starts_with('/')
-}
-
-/// Sets scheme and authority. Nothing is joined or parsed again: `//x` stays a path.
-fn complete(uri: &mut Uri, api: &Origin) {
-    let mut parts = mem::take(uri).into_parts();
-    parts.scheme = Some(api.scheme().clone());
-    parts.authority = Some(api.authority().clone());
-    *uri = Uri::from_parts(parts).expect("a path with scheme and authority is a URI");
 }

@@ -1,7 +1,9 @@
 //! Origins: where tokens may go. Everything here errs on the side of sending no token.
 
+use std::mem;
+
 use http::{
-    HeaderMap, Uri, header,
+    HeaderMap, Request, Uri, header,
     uri::{Authority, Scheme},
 };
 
@@ -60,6 +62,28 @@ impl Origin {
     /// Scheme, host and port, all written out.
     pub(crate) fn name(&self) -> String {
         format!("{}://{}:{}", self.scheme, self.host, self.port)
+    }
+
+    /// Completes a request whose URI is only a path. A `Host` that names another server, a gateway's own for example,
+    /// would contradict the URI, and goes.
+    pub(crate) fn complete<B>(&self, request: &mut Request<B>) {
+        if self.complete_uri(request.uri_mut()) && !self.is_named_by(request.headers()) {
+            request.headers_mut().remove(header::HOST);
+        }
+    }
+
+    /// Sets scheme and authority of a URI that is only a path, and says whether it is. Nothing is joined or parsed
+    /// again: `//x` stays a path.
+    pub(crate) fn complete_uri(&self, uri: &mut Uri) -> bool {
+        let is_path =
+            uri.scheme().is_none() && uri.authority().is_none() && uri.path().starts_with('/');
+        if is_path {
+            let mut parts = mem::take(uri).into_parts();
+            parts.scheme = Some(self.scheme.clone());
+            parts.authority = Some(self.authority.clone());
+            *uri = Uri::from_parts(parts).expect("a path with scheme and authority is a URI");
+        }
+        is_path
     }
 
     pub(crate) fn scheme(&self) -> &Scheme {

@@ -28,22 +28,18 @@ impl Pass {
 
     /// Adds the token to an upload; says why not, if the request is anything else.
     pub(super) fn admit<B>(&self, request: &mut Request<B>) -> Result<(), Error> {
+        self.origin.complete(request);
         let uri = request.uri();
-        let is_path = uri.scheme().is_none() && uri.authority().is_none();
         let why = if request.method() != Method::POST {
             "its method is not POST"
         } else if uri.path() != "/upload" {
             "its path is not /upload"
-        } else if !is_path && !self.is_for(uri, request.headers()) {
+        } else if !self.is_for(uri, request.headers()) {
             "it is for another origin"
         } else if uri.query().is_some_and(has_token) {
             "it has a token already"
         } else {
-            let headers = request.headers_mut();
-            headers.remove(header::AUTHORIZATION);
-            if is_path && !self.origin.is_named_by(headers) {
-                headers.remove(header::HOST);
-            }
+            request.headers_mut().remove(header::AUTHORIZATION);
             // An authentication layer below takes this for one with credentials of its own, which it is.
             request.extensions_mut().insert(NoAuth);
             *request.uri_mut() = self.uri(request.uri().query())?;
