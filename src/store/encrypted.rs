@@ -13,7 +13,10 @@ use chacha20poly1305::{
 use futures::future::BoxFuture;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Record, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version, record::SEALED};
+use super::{
+    Record, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version, form::refuse_newer,
+    record::SEALED,
+};
 use crate::error::{Error, ErrorKind};
 
 /// A store that encrypts what another store keeps (XChaCha20-Poly1305).
@@ -127,7 +130,7 @@ pub(super) struct Cipher {
 const NONCE: usize = 24;
 const TAG: usize = 16;
 
-/// The form written here, after [`SEALED`]. A higher one comes from a newer version of this crate.
+/// The form written here, after [`SEALED`].
 const FORM: u8 = b'1';
 
 impl Cipher {
@@ -228,11 +231,11 @@ impl Cipher {
         };
         let nonce = match sealed.split_first() {
             Some((&FORM, rest)) => rest.split_at_checked(NONCE),
-            Some((form, _)) if *form > FORM => {
-                let message = "the stored pair was encrypted by a newer version of apivideo-auth; update this program";
-                return Err(unreadable(message));
+            Some((&form, _)) => {
+                refuse_newer("the stored pair", form, FORM)?;
+                None
             }
-            _ => None,
+            None => None,
         };
         let Some((nonce, sealed)) = nonce else {
             return Err(unreadable(unauthentic));

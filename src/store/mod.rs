@@ -35,6 +35,7 @@ mod contract;
 mod encrypted;
 #[cfg(feature = "file-store")]
 mod file;
+mod form;
 #[cfg(feature = "keyring-store")]
 mod keyring;
 #[cfg(any(feature = "file-store", feature = "redis-store"))]

@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::Record;
+use super::{Record, form::refuse_newer};
 use crate::{
     credentials::RefreshToken,
     error::{Error, ErrorKind},
     token::AccessToken,
 };
 
-/// The form written here. A higher one comes from a newer version of this crate and is left alone.
+/// The form written here.
 const FORM: u32 = 1;
 
 /// What an encrypted record begins with, whatever its form.
@@ -119,12 +119,7 @@ impl StoredTokens {
             return Err(Error::new(ErrorKind::StoreUnreadable, message));
         }
         let Envelope { form } = serde_json::from_slice(record.expose()).map_err(|_| corrupt())?;
-        if form > FORM {
-            return Err(Error::new(
-                ErrorKind::StoreUnreadable,
-                "the stored record was written by a newer version of apivideo-auth; update this program",
-            ));
-        }
+        refuse_newer("the stored record", form, FORM)?;
         let form: Form = serde_json::from_slice(record.expose()).map_err(|_| corrupt())?;
         Ok(Self {
             access_token: form.access_token.map(AccessToken::from),

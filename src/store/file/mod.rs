@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use super::{
     Header, InUseMark, Record, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version,
     blocking::{blocking, in_turn},
+    form::refuse_newer,
     lock_owner,
 };
 use crate::{
@@ -180,7 +181,7 @@ struct Form {
     record: Option<Zeroizing<String>>,
 }
 
-/// A higher one comes from a newer version of this crate and is left alone.
+/// The form written here.
 const FORM: u32 = 1;
 
 /// No honest record comes near it.
@@ -282,14 +283,8 @@ impl Paths {
             form: u32,
         }
         match serde_json::from_slice(&text) {
-            Ok(Which { form }) if form > FORM => Err(Error::new(
-                ErrorKind::StoreUnreadable,
-                format!(
-                    "{} was written by a newer version of apivideo-auth; update this program",
-                    path.display()
-                ),
-            )),
-            Ok(Which { .. }) => {
+            Ok(Which { form }) => {
+                refuse_newer(path.display(), form, FORM)?;
                 // The parser's own error may quote the record: it is not kept.
                 let stored = serde_json::from_slice::<Form>(&text)
                     .ok()

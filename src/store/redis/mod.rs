@@ -12,7 +12,8 @@ use zeroize::Zeroizing;
 
 use self::{connection::Redis, lease::Lease};
 use super::{
-    Header, InUseMark, Record, StoreKey, Stored, TokenStore, TryLock, Version, lock_owner,
+    Header, InUseMark, Record, StoreKey, Stored, TokenStore, TryLock, Version, form::refuse_newer,
+    lock_owner,
 };
 use crate::error::{Error, ErrorKind};
 
@@ -150,7 +151,7 @@ impl TokenStore for RedisStore {
 /// A dead process blocks the others this long. A live one may be held up this long without losing the lock.
 const LEASE: Duration = Duration::from_secs(5);
 
-/// A higher one comes from a newer version of this crate and is left alone.
+/// The form written here.
 const FORM: u8 = 1;
 
 /// The keys of one account, all in the hash slot of what stands in the braces.
@@ -213,11 +214,11 @@ fn parse(key: &StoreKey, response: Value) -> Result<Option<Stored>, Error> {
         }
         _ => Err(corrupt()),
     };
-    if number(&form)?.ok_or_else(corrupt)? > FORM.into() {
-        let message =
-            "what Redis holds was written by a newer version of apivideo-auth; update this program";
-        return Err(Error::new(ErrorKind::StoreUnreadable, message));
-    }
+    refuse_newer(
+        "what Redis holds",
+        number(&form)?.ok_or_else(corrupt)?,
+        FORM,
+    )?;
     let now = number(&now)?.ok_or_else(corrupt)?;
     let left = |time: u64| Duration::from_millis(time.saturating_sub(now));
     let version = Version {
