@@ -460,7 +460,7 @@ fn ways() -> [GrantType; WAYS.len()] {
     let builder = || {
         ApiVideoAuthLayer::builder()
             .refresh_token(api.mint_pair().1)
-            .token_service::<_, Body, _>(api.service())
+            .token_service::<_, Body>(api.service())
     };
     let layer = builder().build().expect("good settings");
     let bare = builder().no_replay().build().expect("good settings");

@@ -51,8 +51,11 @@ async fn log_in(api: &FakeApi) -> Result<RefreshToken, BoxError> {
         .api_key(api.api_key())
         .build()?;
     let client = layer.layer(Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>());
-    let pair = client.hand_over().await?;
+    let source = client.source();
+    source.token().await?;
+    // From here on nobody renews the pair any more: it can be taken elsewhere.
     layer.shutdown(Duration::from_secs(5)).await;
+    let pair = source.pair().await?;
     let token = pair
         .refresh_token()
         .cloned()
@@ -78,7 +81,7 @@ async fn work(api: &FakeApi, refresh_token: RefreshToken) -> Result<(), BoxError
         response.into_body().collect().await?;
         println!(
             "step 2: after {second} s: {status} with access token {}",
-            client.token().await?.generation()
+            client.source().token().await?.generation()
         );
         if status != StatusCode::OK {
             return Err(format!("status {status}").into());

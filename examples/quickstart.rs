@@ -116,7 +116,7 @@ async fn fake() -> Result<String, BoxError> {
             *counted
                 .lock()
                 .expect("never poisoned")
-                .entry(name(renewed.cause))
+                .entry(name(renewed.reason))
                 .or_default() += 1;
         }
     });
@@ -255,7 +255,7 @@ async fn watch(
         tokio::time::sleep_until(start + RUN * u32::try_from(step)? / u32::try_from(steps)?).await;
         let note = match step {
             20 => {
-                let bearer = client.renew().await?;
+                let bearer = client.source().renew().await?;
                 format!("renewed on demand: token {}", bearer.generation())
             }
             40 => {
@@ -305,17 +305,17 @@ async fn sandbox(key: String) -> Result<String, BoxError> {
         if round == "first" {
             println!(
                 "renewed on demand: token {}",
-                client.renew().await?.generation()
+                client.source().renew().await?.generation()
             );
         }
     }
-    let tokens = client.token().await?.generation();
+    let tokens = client.source().token().await?.generation();
     layer.shutdown(Duration::from_secs(5)).await;
     Ok(format!("requests=2 failures=0 tokens={tokens}"))
 }
 
-fn name(cause: RenewalReason) -> &'static str {
-    match cause {
+fn name(reason: RenewalReason) -> &'static str {
+    match reason {
         RenewalReason::First => "first token",
         RenewalReason::Early => "ahead of expiry",
         RenewalReason::Expired => "expired",

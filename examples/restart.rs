@@ -68,7 +68,7 @@ async fn program(api: &str) -> Result<String, BoxError> {
         if status != StatusCode::OK {
             return Err(format!("status {status}").into());
         }
-        client.renew().await?;
+        client.source().renew().await?;
     }
     layer.shutdown(Duration::from_secs(5)).await;
     Ok(format!(

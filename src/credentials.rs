@@ -134,6 +134,17 @@ impl Credentials {
     }
 }
 
+/// Which credential a renewal presents for the next pair of tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum GrantPreference {
+    /// Spend the refresh token; fall back to the API key if one is held.
+    #[default]
+    RefreshToken,
+    /// Log in with the API key each time and never spend a refresh token, not even a given one.
+    ApiKey,
+}
+
 /// Which of api.video's two environments to talk to. An API key belongs to one of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]

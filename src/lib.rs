@@ -6,7 +6,7 @@ pub mod clock;
 mod credentials;
 mod endpoint;
 mod error;
-mod manager;
+mod http_service;
 pub mod middleware;
 mod origin;
 #[cfg_attr(
@@ -21,6 +21,7 @@ mod problem;
 #[cfg(feature = "reqwest-middleware")]
 pub mod reqwest_adaptor;
 mod response;
+mod source;
 pub mod store;
 #[cfg(feature = "test-util")]
 pub mod testing;
@@ -35,13 +36,13 @@ pub use crate::upload_token::{UploadToken, UploadTokenLayer, UploadTokens};
 pub use crate::{
     admission::{MinLifetime, NoAuth},
     clock::{Clock, Now},
-    credentials::{ApiKey, Credentials, Environment, RefreshToken},
+    credentials::{ApiKey, Credentials, Environment, GrantPreference, RefreshToken},
     endpoint::TokenCall,
     error::{Error, ErrorKind},
-    manager::{
-        ApiVideoAuthLayerBuilder, GrantPreference, GrantType, KeepFresh, RenewalEvent,
-        RenewalEvents, RenewalReason,
+    middleware::{ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, ResponseFuture},
+    source::{
+        GrantType, KeepFresh, RenewalEvent, RenewalEvents, RenewalReason, SourceStatus,
+        StoreStatus, TokenSource,
     },
-    middleware::{ApiVideoAuth, ApiVideoAuthLayer, ResponseFuture},
     token::{AccessToken, Bearer, TokenPair},
 };

@@ -52,15 +52,18 @@ use crate::{
     admission::{MinLifetime, has_own, is_for},
     endpoint::{HttpEndpoint, TokenEndpoint},
     error::{Error, ErrorKind},
-    manager::{Access, Handle, RenewalReason, Verdict, Want, abilities},
     middleware::ApiVideoAuthLayer,
+    origin::Origin,
     response::drain,
+    source::{AfterRejection, RenewalReason, TokenSource, Tokens},
 };
 
 /// Keeps a reqwest client authenticated against api.video. See the [module docs](self).
 #[derive(Clone)]
 pub struct ApiVideoAuthMiddleware {
-    handle: Arc<Handle>,
+    tokens: Arc<Tokens>,
+    origins: Arc<[Origin]>,
+    replay_limit: usize,
     calls: reqwest::Client,
 }
 
@@ -84,17 +87,20 @@ impl ApiVideoAuthMiddleware {
                 error,
             )
         })?;
+        let shared = &layer.shared;
+        let (tokens, origins) = (shared.tokens.clone(), shared.origins.clone());
         Ok(Self {
-            handle: layer.source.handle.clone(),
+            tokens,
+            origins,
+            replay_limit: shared.replay_limit,
             calls,
         })
     }
 
-    fn access(&self) -> Access {
-        Access {
-            handle: self.handle.clone(),
-            endpoint: self.endpoint(),
-        }
+    /// The token source of this client, which makes its token calls through reqwest.
+    #[must_use]
+    pub fn source(&self) -> TokenSource {
+        TokenSource::new(self.tokens.clone(), self.endpoint())
     }
 
     fn endpoint(&self) -> Box<dyn TokenEndpoint> {
@@ -103,23 +109,21 @@ impl ApiVideoAuthMiddleware {
 
     /// Whether the request gets a token.
     fn admits(&self, request: &Request, extensions: &Extensions) -> bool {
-        let origins = &self.handle.manager.settings().origins;
         !has_own(request.headers(), extensions)
             && request
                 .url()
                 .as_str()
                 .parse()
-                .is_ok_and(|uri| is_for(origins, request.method(), &uri, request.headers()))
+                .is_ok_and(|uri| is_for(&self.origins, request.method(), &uri, request.headers()))
     }
 
     /// A copy to send again, where the limit allows it.
     fn keep(&self, request: &Request) -> Option<Request> {
-        let limit = self.handle.manager.settings().replay_limit;
         let length = request
             .body()
             .map_or(Some(0), |body| body.as_bytes().map(<[u8]>::len))?;
         let announced = request.headers().contains_key(header::TRAILER);
-        if length > limit || announced {
+        if length > self.replay_limit || announced {
             None
         } else {
             request.try_clone()
@@ -139,49 +143,36 @@ impl Middleware for ApiVideoAuthMiddleware {
             return next.run(request, extensions).await;
         }
         let wanted = extensions.get().map(|MinLifetime(wanted)| *wanted);
-        let manager = &self.handle.manager;
+        let tokens = &self.tokens;
         let endpoint = || self.endpoint();
-        let bearer = manager
-            .token_for(wanted, endpoint)
-            .await
-            .map_err(ours)?
-            .bearer()
-            .clone();
+        let bearer = tokens.for_request(wanted, endpoint).await.map_err(ours)?;
         let kept = self.keep(&request);
         authorize(&mut request, bearer.header());
         let first = next.clone().run(request, extensions).await?;
         if first.status() != StatusCode::UNAUTHORIZED {
-            manager.accept(bearer.generation());
+            tokens.answered(bearer.generation(), first.status());
             return Ok(first);
         }
-        let (Verdict::Renew, Some(mut request)) = (manager.unauthorized(bearer.generation()), kept)
-        else {
+        let after = tokens.rejected(bearer.generation(), kept.is_some());
+        let (AfterRejection::Replay { newer_than }, Some(mut request)) = (after, kept) else {
             return Ok(first);
         };
-        let Ok(pair) = manager
-            .acquire(Want::Usable, Some(RenewalReason::Unauthorized), endpoint)
-            .await
-        else {
+        let reason = Some(RenewalReason::Unauthorized);
+        let Ok(bearer) = tokens.acquire(newer_than, reason, endpoint).await else {
             return Ok(first);
         };
         drain(reqwest::Body::from(first)).await;
-        authorize(&mut request, pair.bearer().header());
+        authorize(&mut request, bearer.header());
         let response = next.run(request, extensions).await?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            manager.replay_refused(pair.bearer().generation());
-        } else {
-            manager.accept(pair.bearer().generation());
-        }
+        tokens.replayed(bearer.generation(), response.status());
         Ok(response)
     }
 }
 
-abilities! { [impl ApiVideoAuthMiddleware], [], [], [], |client: &Self| client.access() }
-
 impl fmt::Debug for ApiVideoAuthMiddleware {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiVideoAuthMiddleware")
-            .field("source", &self.handle.manager)
+            .field("source", &self.tokens)
             .finish_non_exhaustive()
     }
 }

@@ -107,6 +107,13 @@ pub(crate) async fn drain<R: Body>(body: R) {
     }
 }
 
+/// Whether only a client that is signed in is answered so. A gateway that limits rates, redirects to a captive portal or
+/// has lost its upstream answers anybody.
+pub(crate) fn is_from_signed_in(status: StatusCode) -> bool {
+    status.is_success()
+        || status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 407 | 408 | 425 | 429)
+}
+
 /// Whether an error proves that the request never left: it failed while connecting.
 pub(crate) fn never_sent(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);

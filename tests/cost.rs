@@ -56,7 +56,7 @@ fn builder(api: &FakeApi) -> ApiVideoAuthLayerBuilder<SameService, Replay> {
 }
 
 fn separate(api: &FakeApi) -> ApiVideoAuthLayerBuilder<SeparateService, Replay> {
-    builder(api).token_service::<_, Body, _>(api.service())
+    builder(api).token_service::<_, Body>(api.service())
 }
 
 /// What a request brings along.
@@ -137,8 +137,8 @@ fn a_usable_token_costs_no_allocation_and_a_kept_request_those_of_its_copy() {
     let runtime = runtime();
     let ours = separate(&api).build().unwrap().layer(NOTHING);
     let bare = separate(&api).no_replay().build().unwrap().layer(NOTHING);
-    let token = runtime.block_on(ours.token()).unwrap();
-    runtime.block_on(bare.token()).unwrap();
+    let token = runtime.block_on(ours.source().token()).unwrap();
+    runtime.block_on(bare.source().token()).unwrap();
     let value = HeaderValue::from_str(&format!("Bearer {}", token.expose())).unwrap();
     let fixed = SetRequestHeaderLayer::overriding(header::AUTHORIZATION, value).layer(NOTHING);
     // The base: two for the map of a request without headers, none where there is room for one more.

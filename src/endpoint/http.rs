@@ -4,14 +4,13 @@ use std::{error::Error as StdError, fmt, future::poll_fn, marker::PhantomData, s
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderName, HeaderValue, Method, Request, Response, header};
-use http_body::Body;
-use tower::{BoxError, Service};
+use http::{HeaderName, HeaderValue, Method, Request, header};
 
 use super::{BeforeSend, Grant, Outcome, TokenEndpoint, wire};
 use crate::{
     clock::Clock,
     error::{Error, ErrorKind},
+    http_service::{HttpService, ResponseBody},
     origin::Origin,
     response,
 };
@@ -40,22 +39,22 @@ pub(crate) type NeverSent = Arc<dyn Fn(&(dyn StdError + 'static)) -> bool + Send
 
 /// What token calls of one source have in common.
 #[derive(Clone)]
-pub(crate) struct Context {
+pub(crate) struct EndpointConfig {
     pub(crate) origin: Origin,
     pub(crate) application: Option<HeaderValue>,
     pub(crate) never_sent: Option<NeverSent>,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
-impl fmt::Debug for Context {
+impl fmt::Debug for EndpointConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context")
+        f.debug_struct("EndpointConfig")
             .field("origin", &self.origin)
             .finish_non_exhaustive()
     }
 }
 
-impl Context {
+impl EndpointConfig {
     fn request(&self, grant: &Grant) -> Result<Request<Bytes>, http::Error> {
         let (path, body) = wire::request(grant);
         let uri = http::Uri::builder()
@@ -112,30 +111,25 @@ impl<S, B> HttpEndpoint<S, B> {
     }
 }
 
-impl<S, B, R> TokenEndpoint for HttpEndpoint<S, B>
+impl<S, B> TokenEndpoint for HttpEndpoint<S, B>
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
+    S: HttpService<B, ResponseBody: ResponseBody>,
     B: From<Bytes> + Send + 'static,
-    R: Body + Send + 'static,
-    R::Data: Send,
-    R::Error: Into<BoxError>,
 {
     fn call(
         &self,
-        context: &Context,
+        config: &EndpointConfig,
         grant: &Grant,
         before_send: BeforeSend,
     ) -> BoxFuture<'static, Outcome> {
-        let (never_sent_by_user, clock) = (context.never_sent.clone(), context.clock.clone());
-        let (request, grant) = (context.request(grant), grant.clone());
+        let (never_sent_by_user, clock) = (config.never_sent.clone(), config.clock.clone());
+        let (request, grant) = (config.request(grant), grant.clone());
         let mut service = self.service.clone();
         Box::pin(async move {
             let request = match request {
                 Ok(request) => request.map(B::from),
                 Err(error) => {
-                    let message = "the token call can't be put as a request";
+                    let message = "the token call could not be built";
                     return Outcome::Misunderstood(Error::with_source(
                         ErrorKind::Protocol,
                         message,

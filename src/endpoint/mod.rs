@@ -14,7 +14,7 @@ mod http;
 mod transport;
 mod wire;
 
-pub(crate) use self::http::{Context, HttpEndpoint, NeverSent};
+pub(crate) use self::http::{EndpointConfig, HttpEndpoint, NeverSent};
 pub use self::{
     http::TokenCall,
     transport::{SameService, SeparateService, Transport},
@@ -27,7 +27,7 @@ pub use self::{
 pub(crate) trait TokenEndpoint: Send {
     fn call(
         &self,
-        context: &Context,
+        config: &EndpointConfig,
         grant: &Grant,
         before_send: BeforeSend,
     ) -> BoxFuture<'static, Outcome>;
@@ -35,9 +35,20 @@ pub(crate) trait TokenEndpoint: Send {
     fn boxed_clone(&self) -> Box<dyn TokenEndpoint>;
 }
 
-pub(crate) type BeforeSend = BoxFuture<'static, Result<(), Error>>;
+pub(crate) type BeforeSend = BoxFuture<'static, Result<(), HeldBack>>;
 
-/// What a pair of tokens is bought with.
+/// Why a token call was not sent after all.
+#[derive(Debug)]
+pub(crate) enum HeldBack {
+    /// Another renewal has taken over.
+    Replaced,
+    /// The credential is no longer the one that is held.
+    Changed,
+    /// The store could not note that the credential is in use.
+    Store(Error),
+}
+
+/// The credential that is presented for a pair of tokens (RFC 6749, 1.3).
 #[derive(Clone, Debug)]
 pub(crate) enum Grant {
     RefreshToken(RefreshToken),
@@ -72,7 +83,7 @@ pub(crate) enum Outcome {
     /// The server did not understand us.
     Misunderstood(Error),
     /// Nothing was sent, since `before_send` failed.
-    HeldBack(Error),
+    HeldBack(HeldBack),
 }
 
 #[derive(Debug)]
@@ -80,11 +91,4 @@ pub(crate) struct TokenResponse {
     pub(crate) access_token: AccessToken,
     pub(crate) refresh_token: Option<RefreshToken>,
     pub(crate) lifetime: Duration,
-}
-
-/// A source of endpoints for flights. It borrows mutably, since an endpoint need not be `Sync`.
-pub(crate) fn calls(
-    endpoint: &mut Box<dyn TokenEndpoint>,
-) -> impl FnMut() -> Box<dyn TokenEndpoint> + Send {
-    move || endpoint.boxed_clone()
 }

@@ -6,11 +6,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
-use tower::{BoxError, Service};
 
 use super::{HttpEndpoint, TokenEndpoint};
+use crate::http_service::{HttpService, ResponseBody};
 
 /// Token calls go through a clone of the wrapped service: the default. Its body type has to be `From<Bytes>`.
 #[derive(Clone, Copy, Debug)]
@@ -28,15 +26,10 @@ impl SameService {
 }
 
 impl SeparateService {
-    pub(crate) fn new<S, B, R>(service: S) -> Self
+    pub(crate) fn new<S, B>(service: S) -> Self
     where
-        S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
+        S: HttpService<B, ResponseBody: ResponseBody>,
         B: From<Bytes> + Send + 'static,
-        R: Body + Send + 'static,
-        R::Data: Send,
-        R::Error: Into<BoxError>,
     {
         Self(Mutex::new(Box::new(HttpEndpoint::new(service))))
     }
@@ -65,21 +58,22 @@ pub(crate) mod sealed {
 
     #[expect(unnameable_types, reason = "this is what seals the trait")]
     pub trait Transport<S, B>: Send + Sync + 'static {
+        /// Whether token calls need readiness of the wrapped service, as requests do.
+        #[doc(hidden)]
+        const SHARES_SLOTS: bool;
+
         #[doc(hidden)]
         #[expect(private_interfaces, reason = "the trait is sealed")]
         fn endpoint(&self, inner: &S) -> Box<dyn TokenEndpoint>;
     }
 
-    impl<S, B, R> Transport<S, B> for SameService
+    impl<S, B> Transport<S, B> for SameService
     where
-        S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
+        S: HttpService<B, ResponseBody: ResponseBody>,
         B: From<Bytes> + Send + 'static,
-        R: Body + Send + 'static,
-        R::Data: Send,
-        R::Error: Into<BoxError>,
     {
+        const SHARES_SLOTS: bool = true;
+
         #[expect(private_interfaces, reason = "the trait is sealed")]
         fn endpoint(&self, inner: &S) -> Box<dyn TokenEndpoint> {
             Box::new(HttpEndpoint::new(inner.clone()))
@@ -87,6 +81,8 @@ pub(crate) mod sealed {
     }
 
     impl<S, B> Transport<S, B> for SeparateService {
+        const SHARES_SLOTS: bool = false;
+
         #[expect(private_interfaces, reason = "the trait is sealed")]
         fn endpoint(&self, _: &S) -> Box<dyn TokenEndpoint> {
             self.endpoint()

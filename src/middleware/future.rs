@@ -12,23 +12,26 @@ use http::{Request, Response, StatusCode, header};
 use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
-use super::{ReplayPolicy, replay::sealed, service::SourceRef};
+use super::{
+    ReplayPolicy,
+    replay::sealed,
+    token_cache::{Shared, SourceRef},
+};
 use crate::{
     endpoint::Transport,
-    manager::{RenewalReason, Source, Verdict, Want},
+    http_service::HttpService,
+    source::{AfterRejection, RenewalReason},
 };
 
 pin_project! {
     /// Response future of [`ApiVideoAuth`](super::ApiVideoAuth).
-    pub struct ResponseFuture<S, B, R, T, P>
+    pub struct ResponseFuture<S, B, T, P>
     where
-        S: Service<Request<B>>,
-        S: Send,
-        S: 'static,
-        P: ReplayPolicy<B, R>,
+        S: HttpService<B>,
+        P: ReplayPolicy<B, S::ResponseBody>,
     {
         #[pin]
-        state: State<S::Future, R, T, <P as sealed::ReplayPolicy<B, R>>::Retry<S>>,
+        state: State<S::Future, S::ResponseBody, T, <P as sealed::ReplayPolicy<B, S::ResponseBody>>::Retry<S>>,
     }
 }
 
@@ -48,22 +51,22 @@ pin_project! {
 
 /// What is known of a request that went out with a token.
 pub(super) struct Attempt<T, Y> {
-    pub(super) link: SourceRef<T>,
+    pub(super) source: SourceRef<T>,
     pub(super) generation: u64,
     /// `None` if the request could not be kept.
     pub(super) retry: Option<Y>,
 }
 
 /// What a request that had to wait becomes.
-pub(super) type Sending<S, B, R, T, P> = (
+pub(super) type Sending<S, B, T, P> = (
     <S as Service<Request<B>>>::Future,
-    Attempt<T, <P as sealed::ReplayPolicy<B, R>>::Retry<S>>,
+    Attempt<T, <P as sealed::ReplayPolicy<B, <S as HttpService<B>>::ResponseBody>>::Retry<S>>,
 );
 
-impl<S, B, R, T, P> ResponseFuture<S, B, R, T, P>
+impl<S, B, T, P> ResponseFuture<S, B, T, P>
 where
-    S: Service<Request<B>> + Send + 'static,
-    P: ReplayPolicy<B, R>,
+    S: HttpService<B>,
+    P: ReplayPolicy<B, S::ResponseBody>,
 {
     pub(super) fn plain(future: S::Future) -> Self {
         Self {
@@ -81,7 +84,7 @@ where
     }
 
     pub(super) fn waiting(
-        future: impl Future<Output = Result<Sending<S, B, R, T, P>, BoxError>> + Send + 'static,
+        future: impl Future<Output = Result<Sending<S, B, T, P>, BoxError>> + Send + 'static,
     ) -> Self {
         Self {
             state: State::Waiting {
@@ -91,17 +94,14 @@ where
     }
 }
 
-impl<S, B, R, T, P> Future for ResponseFuture<S, B, R, T, P>
+impl<S, B, T, P> Future for ResponseFuture<S, B, T, P>
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
+    S: HttpService<B>,
     B: Send + 'static,
-    R: Send + 'static,
     T: Transport<S, B>,
-    P: ReplayPolicy<B, R>,
+    P: ReplayPolicy<B, S::ResponseBody>,
 {
-    type Output = Result<Response<R>, BoxError>;
+    type Output = Result<Response<S::ResponseBody>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
@@ -119,7 +119,9 @@ where
                     Err(error) => return Poll::Ready(Err(error.into())),
                     Ok(response) if response.status() != StatusCode::UNAUTHORIZED => {
                         if let Some(sent) = sent {
-                            sent.link.manager().accept(sent.generation);
+                            sent.source
+                                .tokens
+                                .answered(sent.generation, response.status());
                         }
                         // Whoever holds on to the future while reading the response holds no copy of the request.
                         *sent = None;
@@ -129,7 +131,7 @@ where
                         let sent = sent
                             .take()
                             .expect("a future is not polled after it is ready");
-                        match unauthorized::<S, B, R, T, P>(sent, response) {
+                        match unauthorized::<S, B, T, P>(sent, response) {
                             Ok(response) => return Poll::Ready(Ok(response)),
                             Err(future) => state.set(State::Replaying { future }),
                         }
@@ -141,10 +143,10 @@ where
     }
 }
 
-impl<S, B, R, T, P> fmt::Debug for ResponseFuture<S, B, R, T, P>
+impl<S, B, T, P> fmt::Debug for ResponseFuture<S, B, T, P>
 where
-    S: Service<Request<B>> + Send + 'static,
-    P: ReplayPolicy<B, R>,
+    S: HttpService<B>,
+    P: ReplayPolicy<B, S::ResponseBody>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.state {
@@ -164,39 +166,35 @@ const MAX_QUEUES: usize = 3;
     clippy::manual_async_fn,
     reason = "that would hold its arguments twice, and thousands may wait here"
 )]
-pub(super) fn send_later<S, B, R, T, P>(
-    source: Arc<Source<T>>,
+pub(super) fn send_later<S, B, T, P>(
+    shared: Arc<Shared<T>>,
     mut inner: S,
     mut request: Request<B>,
     copy: Option<P::Copy>,
     mut wanted: Option<Duration>,
-) -> impl Future<Output = Result<Sending<S, B, R, T, P>, BoxError>> + Send + 'static
+) -> impl Future<Output = Result<Sending<S, B, T, P>, BoxError>> + Send + 'static
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
+    S: HttpService<B>,
     B: Send + 'static,
-    R: Send + 'static,
     T: Transport<S, B>,
-    P: ReplayPolicy<B, R>,
+    P: ReplayPolicy<B, S::ResponseBody>,
 {
     async move {
-        let manager = source.manager();
+        let tokens = &shared.tokens;
         let mut queued = 0;
-        let pair = loop {
-            let endpoints = source.endpoints(&mut inner);
-            let pair = manager.token_for(wanted.take(), endpoints).await?;
-            let came_usable = pair.bearer().is_usable(manager.now());
-            poll_fn(|cx| inner.poll_ready(cx))
-                .await
-                .map_err(Into::into)?;
+        let bearer = loop {
+            let bearer = tokens
+                .for_request(wanted.take(), shared.endpoints(&mut inner))
+                .await?;
+            let came_usable = bearer.is_usable(tokens.now());
+            ready::<S, B, T>(&mut inner, &shared).await?;
             queued += 1;
-            if let Some(newest) = manager.newest_usable(&pair) {
+            if let Some(newest) = tokens.newest_usable(&bearer) {
                 break newest;
             }
             // There is no better one if it was expired on arrival already.
             if !came_usable || queued == MAX_QUEUES {
-                break pair;
+                break bearer;
             }
             // Nobody waits for a token with a slot in hand.
             inner = inner.clone();
@@ -204,89 +202,100 @@ where
         let retry = copy.map(|copy| P::keep(&request, copy, inner.clone()));
         request
             .headers_mut()
-            .insert(header::AUTHORIZATION, pair.bearer().header().clone());
-        let (future, generation) = (inner.call(request), pair.bearer().generation());
+            .insert(header::AUTHORIZATION, bearer.header().clone());
+        let future = inner.call(request);
         Ok((
             future,
             Attempt {
-                link: SourceRef::Shared(source),
-                generation,
+                source: SourceRef::Shared(shared),
+                generation: bearer.generation(),
                 retry,
             },
         ))
     }
 }
 
-/// A first 401: the response, or the replay that may replace it.
-#[cold]
-fn unauthorized<S, B, R, T, P>(
-    sent: Attempt<T, P::Retry<S>>,
-    first: Response<R>,
-) -> Result<Response<R>, BoxFuture<'static, Result<Response<R>, BoxError>>>
+/// Waits until `inner` is ready. A slot that it lacks may be that of a response that is still awaited.
+async fn ready<S, B, T>(inner: &mut S, shared: &Shared<T>) -> Result<(), BoxError>
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    B: Send + 'static,
-    R: Send + 'static,
+    S: HttpService<B>,
     T: Transport<S, B>,
-    P: ReplayPolicy<B, R>,
+{
+    poll_fn(|cx| {
+        let ready = inner.poll_ready(cx);
+        if T::SHARES_SLOTS && ready.is_pending() {
+            shared.tokens.needs_slot();
+        }
+        ready.map_err(Into::into)
+    })
+    .await
+}
+
+/// The response that stands, or the replay that may replace it.
+type Judged<R> = Result<Response<R>, BoxFuture<'static, Result<Response<R>, BoxError>>>;
+
+/// A first 401: where to start if you ask what becomes of one.
+#[cold]
+fn unauthorized<S, B, T, P>(
+    sent: Attempt<T, P::Retry<S>>,
+    first: Response<S::ResponseBody>,
+) -> Judged<S::ResponseBody>
+where
+    S: HttpService<B>,
+    B: Send + 'static,
+    T: Transport<S, B>,
+    P: ReplayPolicy<B, S::ResponseBody>,
 {
     let Attempt {
-        link,
+        source,
         generation,
         retry,
     } = sent;
     // Without a replay the token is at least out of use: the next request gets a new one.
-    let (Verdict::Renew, Some(retry)) = (link.manager().unauthorized(generation), retry) else {
+    let after = source.tokens.rejected(generation, retry.is_some());
+    let (AfterRejection::Replay { newer_than }, Some(retry)) = (after, retry) else {
         return Ok(first);
     };
     let (request, inner) = P::rebuild(retry);
-    Err(Box::pin(replay::<S, B, R, T, P>(
-        link.into_source(),
+    Err(Box::pin(replay::<S, B, T, P>(
+        source.into_shared(),
         inner,
         request,
         first,
+        newer_than,
     )))
 }
 
 /// Sends a request again with a newer token. If none is to be had, the first response stands.
-async fn replay<S, B, R, T, P>(
-    source: Arc<Source<T>>,
+async fn replay<S, B, T, P>(
+    shared: Arc<Shared<T>>,
     mut inner: S,
     mut request: Request<B>,
-    first: Response<R>,
-) -> Result<Response<R>, BoxError>
+    first: Response<S::ResponseBody>,
+    newer_than: u64,
+) -> Result<Response<S::ResponseBody>, BoxError>
 where
-    S: Service<Request<B>, Response = Response<R>>,
-    S::Error: Into<BoxError>,
+    S: HttpService<B>,
     T: Transport<S, B>,
-    P: ReplayPolicy<B, R>,
+    P: ReplayPolicy<B, S::ResponseBody>,
 {
-    let manager = source.manager();
-    let endpoints = source.endpoints(&mut inner);
-    let Ok(pair) = manager
-        .acquire(Want::Usable, Some(RenewalReason::Unauthorized), endpoints)
+    let tokens = &shared.tokens;
+    let reason = Some(RenewalReason::Unauthorized);
+    let Ok(bearer) = tokens
+        .acquire(newer_than, reason, shared.endpoints(&mut inner))
         .await
     else {
         return Ok(first);
     };
     P::drain(first).await;
-    poll_fn(|cx| inner.poll_ready(cx))
-        .await
-        .map_err(Into::into)?;
+    ready::<S, B, T>(&mut inner, &shared).await?;
     // Should this token be out of use by now, it is sent all the same: the first response is gone, and could not tell of
     // another renewal that fails.
-    let pair = manager.newest_usable(&pair).unwrap_or(pair);
-    let bearer = pair.bearer();
+    let bearer = tokens.newest_usable(&bearer).unwrap_or(bearer);
     request
         .headers_mut()
         .insert(header::AUTHORIZATION, bearer.header().clone());
     let response = inner.call(request).await.map_err(Into::into)?;
-    if response.status() == StatusCode::UNAUTHORIZED {
-        manager.replay_refused(bearer.generation());
-    } else {
-        manager.accept(bearer.generation());
-    }
+    tokens.replayed(bearer.generation(), response.status());
     Ok(response)
 }

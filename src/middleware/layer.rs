@@ -2,12 +2,13 @@ use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
-use super::{ApiVideoAuth, NoReplay, Replay};
+use super::{ApiVideoAuth, ApiVideoAuthLayerBuilder, Replay, token_cache::Shared};
 use crate::{
     credentials::Credentials,
-    endpoint::SameService,
+    endpoint::{SameService, SeparateService},
     error::Error,
-    manager::{ApiVideoAuthLayerBuilder, RenewalEvents, Source},
+    source::{RenewalEvents, TokenSource},
+    token::Bearer,
 };
 
 /// Keeps a service authenticated against api.video. See the [module docs](crate::middleware).
@@ -15,8 +16,8 @@ use crate::{
 /// Clones of a layer, and all services they make, share one token. `T` says where token calls go, `P` whether
 /// requests are kept for a replay; the builder chooses both.
 pub struct ApiVideoAuthLayer<T = SameService, P = Replay> {
-    pub(crate) source: Arc<Source<T>>,
-    pub(super) replay: PhantomData<fn() -> P>,
+    pub(crate) shared: Arc<Shared<T>>,
+    replay: PhantomData<fn() -> P>,
 }
 
 impl ApiVideoAuthLayer {
@@ -27,33 +28,31 @@ impl ApiVideoAuthLayer {
     }
 }
 
-impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
-    /// Checks the settings and makes the layer. A layer without credentials can be built; requests that need a token
-    /// then fail until [`set_credentials`](ApiVideoAuthLayer::set_credentials) is called.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), with what to do, if a setting can't work.
-    pub fn build(self) -> Result<ApiVideoAuthLayer<T, P>, Error> {
-        Ok(ApiVideoAuthLayer {
-            source: Arc::new(self.build_source()?),
-            replay: PhantomData,
-        })
-    }
-
-    /// No request is kept or read ahead: a 401 passes through, and its token is replaced for the next request. With a
-    /// [token service](ApiVideoAuthLayerBuilder::token_service) the request's body may then be of any type that is
-    /// `Send + 'static`.
-    pub fn no_replay(self) -> ApiVideoAuthLayerBuilder<T, NoReplay> {
-        self.with(|transport| transport)
+impl<P> ApiVideoAuthLayer<SeparateService, P> {
+    /// The token source of this layer, which makes its token calls through the
+    /// [token service](ApiVideoAuthLayerBuilder::token_service). Without one, a client has it:
+    /// [`ApiVideoAuth::source`].
+    pub fn source(&self) -> TokenSource {
+        TokenSource::new(self.shared.tokens.clone(), self.shared.transport.endpoint())
     }
 }
 
 impl<T, P> ApiVideoAuthLayer<T, P> {
-    /// Takes a token out of use by its [generation](crate::Bearer::generation), so that the next request waits for a
-    /// new one. Does nothing unless it is the current one. It neither starts nor stops a renewal.
-    pub fn invalidate(&self, generation: u64) {
-        self.source.manager().invalidate(generation);
+    pub(super) fn new(shared: Shared<T>) -> Self {
+        Self::sharing(Arc::new(shared))
+    }
+
+    pub(super) fn sharing(shared: Arc<Shared<T>>) -> Self {
+        Self {
+            shared,
+            replay: PhantomData,
+        }
+    }
+
+    /// Takes this token out of use, so that the next request waits for a new one. Does nothing unless it is the current
+    /// one. It neither starts nor stops a renewal.
+    pub fn invalidate(&self, token: &Bearer) {
+        self.shared.tokens.invalidate(token);
     }
 
     /// Replaces both credentials: what `credentials` leaves out is no longer held. Ends a pause after failures and
@@ -65,13 +64,13 @@ impl<T, P> ApiVideoAuthLayer<T, P> {
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if a credential is empty or has white space in
     /// it; then nothing is replaced.
     pub fn set_credentials(&self, credentials: Credentials) -> Result<(), Error> {
-        self.source.manager().set_credentials(credentials)
+        self.shared.tokens.set_credentials(credentials)
     }
 
     /// Tells of renewals from now on: which generation, why and how.
     #[must_use]
     pub fn subscribe(&self) -> RenewalEvents {
-        self.source.manager().subscribe()
+        self.shared.tokens.subscribe()
     }
 
     /// Ends the source in good order: its keepers end, no renewal starts any more, and the one under way is waited
@@ -84,7 +83,7 @@ impl<T, P> ApiVideoAuthLayer<T, P> {
     ///
     /// The source is closed by the first poll; dropping the future only ends the waiting.
     pub fn shutdown(&self, deadline: Duration) -> impl Future<Output = bool> + Send + use<T, P> {
-        self.source.manager().shutdown(deadline)
+        self.shared.tokens.shutdown(deadline)
     }
 }
 
@@ -92,23 +91,20 @@ impl<S, T, P> Layer<S> for ApiVideoAuthLayer<T, P> {
     type Service = ApiVideoAuth<S, T, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ApiVideoAuth::new(inner, self)
+        ApiVideoAuth::new(inner, self.shared.clone())
     }
 }
 
 impl<T, P> Clone for ApiVideoAuthLayer<T, P> {
     fn clone(&self) -> Self {
-        Self {
-            source: self.source.clone(),
-            replay: PhantomData,
-        }
+        Self::sharing(self.shared.clone())
     }
 }
 
 impl<T, P> fmt::Debug for ApiVideoAuthLayer<T, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiVideoAuthLayer")
-            .field("source", self.source.manager())
+            .field("source", &self.shared.tokens)
             .finish_non_exhaustive()
     }
 }

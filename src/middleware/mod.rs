@@ -36,12 +36,15 @@
 //!
 //! Clones of the layer and of its services share one token.
 
+mod builder;
 mod future;
 mod layer;
 mod replay;
 mod service;
+mod token_cache;
 
 pub use self::{
+    builder::ApiVideoAuthLayerBuilder,
     future::ResponseFuture,
     layer::ApiVideoAuthLayer,
     replay::{NoReplay, Replay, ReplayPolicy},

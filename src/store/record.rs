@@ -77,6 +77,18 @@ impl StoredTokens {
         }
     }
 
+    /// Keeps what outlives a pair: the spent seeds, and whose account it is.
+    pub(crate) fn inherit(&mut self, older: &Self) {
+        for seed in &older.spent_seeds {
+            if !self.spent_seeds.contains(seed) {
+                self.spent_seeds.insert(0, seed.clone());
+            }
+        }
+        let surplus = self.spent_seeds.len().saturating_sub(MAX_SEEDS);
+        self.spent_seeds.drain(..surplus);
+        self.api_key = self.api_key.take().or_else(|| older.api_key.clone());
+    }
+
     pub(crate) fn close(&self) -> Record {
         let text = |secret: &str| Zeroizing::new(secret.to_owned());
         let form = Form {

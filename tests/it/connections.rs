@@ -57,7 +57,7 @@ fn counting(
 /// A layer whose token calls go into the fake without a connection.
 fn layer(api: &FakeApi) -> ApiVideoAuthLayer<SeparateService, Replay> {
     with_key(api)
-        .token_service::<FakeService, Body, _>(api.service())
+        .token_service::<FakeService, Body>(api.service())
         .build()
         .unwrap()
 }
@@ -132,7 +132,7 @@ async fn g14_the_first_401_is_kept_unread_and_then_read_on_a_little() {
             Ok::<_, io::Error>(bytes(1024))
         }))
     }));
-    client.token().await.unwrap();
+    client.source().token().await.unwrap();
     let gate = api.gate(GatePoint::AfterCommit);
     let request = tokio::spawn(client.oneshot(put(Body::empty())));
     gate.reached(1).await;
@@ -183,13 +183,15 @@ async fn g14_a_replay_on_its_way_starts_no_second_renewal() {
     let client = layer.layer(refusing_once(|| {
         Body::from_stream(stream::pending::<io::Result<Bytes>>())
     }));
-    client.token().await.unwrap();
+    client.source().token().await.unwrap();
     let mut renewals = layer.subscribe();
+    let client_of_layer = client.clone();
     let request = tokio::spawn(client.oneshot(put(Body::empty())));
     // The first 401 is being read to its end, and gone with it.
-    let generation = renewals.next().await.unwrap().generation;
+    renewals.next().await.unwrap();
+    let newest = client_of_layer.source().token().await.unwrap();
     api.set_default_fault(Some(Fault::status(503)));
-    layer.invalidate(generation);
+    layer.invalidate(&newest);
     assert_eq!(request.await.unwrap().unwrap().status(), 200);
     assert_eq!(api.counts().token_calls, 2);
 }
@@ -202,7 +204,7 @@ async fn g14_if_the_renewal_fails_a_401_that_is_a_stream_comes_through_whole() {
             (0..50).map(|_| Ok::<_, io::Error>(bytes(1024))),
         ))
     }));
-    client.token().await.unwrap();
+    client.source().token().await.unwrap();
     api.refuse_api_key(true);
     api.revoke_refresh_tokens();
     let response = client.oneshot(put(Body::empty())).await.unwrap();
@@ -233,7 +235,7 @@ async fn g16_a_401_that_comes_before_the_body_is_sent_hangs_and_breaks_nothing()
         api.answer_early(true);
         let (inner, _) = counting(http2);
         let client = layer(&api).layer(inner);
-        client.token().await.unwrap();
+        client.source().token().await.unwrap();
         let without_end = Body::from_stream(
             stream::iter([Ok::<_, io::Error>(bytes(10))]).chain(stream::pending()),
         );

@@ -100,11 +100,7 @@ impl Adaptor {
             .serve()
             .await
             .unwrap();
-        let layer = with_key(&api)
-            .clock(clock.clone())
-            .patience(Duration::from_millis(500))
-            .build()
-            .unwrap();
+        let layer = with_key(&api).clock(clock.clone()).build().unwrap();
         Self {
             sender: transport(&layer),
             api,
@@ -230,7 +226,7 @@ async fn g7_in_the_early_window_nobody_waits(it: Adaptor) {
         .expect("one flight at the side");
     gate.open();
     assert_eq!(
-        renewals.next().await.unwrap().cause,
+        renewals.next().await.unwrap().reason,
         apivideo_auth::RenewalReason::Early
     );
     assert_eq!(it.counts(), (11, 2));

@@ -48,7 +48,7 @@ async fn g7_nobody_waits_while_a_side_renewal_runs() {
     gate.open();
     let renewed = news.next().await.unwrap();
     assert_eq!(
-        (renewed.generation, renewed.cause, renewed.way),
+        (renewed.generation, renewed.reason, renewed.grant),
         (2, RenewalReason::Early, GrantType::RefreshToken)
     );
     drop(hold);
@@ -222,7 +222,7 @@ async fn g9_a_lifetime_counts_from_the_moment_the_call_was_sent() {
         let client = client(&layer, &api);
         let sent = apivideo_auth::Clock::now(&clock).wall;
         api.fault(Fault::Latency(seconds(5.0)));
-        let token = client.token::<Body>().await.unwrap();
+        let token = client.source::<Body>().token().await.unwrap();
         assert_eq!(token.expires_at(), sent + seconds(3600.0));
         clock.advance(seconds(after));
         assert_eq!(list(&client).await.unwrap(), 200);
@@ -250,7 +250,7 @@ type Seen = (u64, String);
 async fn no_request_starts_with_a_token_that_is_known_to_be_replaced_or_invalidated() {
     let api = FakeApi::in_process();
     let layer = with_refresh_token(&api)
-        .token_service::<_, Body, _>(api.service())
+        .token_service::<_, Body>(api.service())
         .build()
         .unwrap();
     let client = layer.layer(service_fn(echo));
@@ -285,13 +285,13 @@ async fn no_request_starts_with_a_token_that_is_known_to_be_replaced_or_invalida
     let mut generations = HashMap::new();
     for round in 0..ROUNDS {
         let bearer = if round % 2 == 0 {
-            client.renew().await.unwrap()
+            client.source().renew().await.unwrap()
         } else {
             // Known to be out of use from here on, before there is another.
-            let current = client.token().await.unwrap().generation();
-            layer.invalidate(current);
-            known.store(current + 1, Ordering::Release);
-            client.token().await.unwrap()
+            let current = client.source().token().await.unwrap();
+            layer.invalidate(&current);
+            known.store(current.generation() + 1, Ordering::Release);
+            client.source().token().await.unwrap()
         };
         generations.insert(bearer.expose().to_owned(), bearer.generation());
         known.store(bearer.generation(), Ordering::Release);

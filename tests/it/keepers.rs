@@ -18,14 +18,14 @@ async fn g2_a_keeper_renews_without_traffic() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
-    let guard = client.keep_fresh::<Body>().unwrap();
+    let guard = client.source::<Body>().keep_fresh().unwrap();
     let mut news = layer.subscribe();
-    assert_eq!(news.next().await.unwrap().cause, RenewalReason::First);
+    assert_eq!(news.next().await.unwrap().reason, RenewalReason::First);
     for generation in 2..6 {
         let begun = Instant::now();
         let renewed = news.next().await.unwrap();
         assert_eq!(
-            (renewed.generation, renewed.cause),
+            (renewed.generation, renewed.reason),
             (generation, RenewalReason::Early)
         );
         assert!((3300..=3376).contains(&begun.elapsed().as_secs()));
@@ -45,7 +45,7 @@ async fn g9_a_keeper_notices_within_30_s_that_the_machine_slept() {
         .build()
         .unwrap();
     let client = client(&layer, &api);
-    let _guard = client.keep_fresh::<Body>().unwrap();
+    let _guard = client.source::<Body>().keep_fresh().unwrap();
     let mut news = layer.subscribe();
     news.next().await.unwrap();
     time::sleep(seconds(100)).await;
@@ -65,7 +65,7 @@ async fn g2_a_keeper_survives_outages_and_permanent_errors() {
         let (api, clock) = paused();
         let layer = with_key(&api).clock(clock).build().unwrap();
         let client = client(&layer, &api);
-        let _guard = client.keep_fresh::<Body>().unwrap();
+        let _guard = client.source::<Body>().keep_fresh().unwrap();
         let mut news = layer.subscribe();
         api.set_default_fault(Some(fault.clone()));
         time::sleep(HOUR).await;
@@ -88,7 +88,7 @@ async fn g2_a_keeper_survives_outages_and_permanent_errors() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
-    let _guard = client.keep_fresh::<Body>().unwrap();
+    let _guard = client.source::<Body>().keep_fresh().unwrap();
     let mut news = layer.subscribe();
     api.revoke_refresh_tokens();
     time::sleep(HOUR).await;
@@ -101,7 +101,7 @@ async fn g2_a_keeper_survives_outages_and_permanent_errors() {
             .await
             .unwrap()
             .unwrap()
-            .way,
+            .grant,
         GrantType::ApiKey
     );
 }
@@ -113,7 +113,7 @@ async fn g11_a_keeper_recovers_within_a_fifth_of_the_outage() {
         let (api, clock) = paused();
         let layer = with_key(&api).clock(clock).build().unwrap();
         let client = client(&layer, &api);
-        let _guard = client.keep_fresh::<Body>().unwrap();
+        let _guard = client.source::<Body>().keep_fresh().unwrap();
         let mut news = layer.subscribe();
         api.set_default_fault(Some(Fault::status(503)));
         time::sleep(seconds(outage)).await;
@@ -136,7 +136,7 @@ async fn g11_a_keeper_that_ran_out_of_patience_with_a_probe_tries_again_in_time(
     let layer = with_key(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
     api.set_default_fault(Some(Fault::status(503)));
-    let _guard = client.keep_fresh::<Body>().unwrap();
+    let _guard = client.source::<Body>().keep_fresh().unwrap();
     let mut news = layer.subscribe();
     time::sleep(Duration::from_millis(710)).await;
     assert_eq!(api.counts().token_calls, 4);
@@ -154,25 +154,25 @@ async fn g11_a_keeper_that_ran_out_of_patience_with_a_probe_tries_again_in_time(
 
 #[tokio::test(start_paused = true)]
 async fn g2_a_keeper_ends_with_its_guard_the_last_handle_or_shutdown() {
-    for end in ["guard", "handle", "shutdown", "hand over"] {
+    for end in ["guard", "handle", "shutdown", "shutdown of a source"] {
         let (api, clock) = paused();
         let layer = with_refresh_token(&api).clock(clock).build().unwrap();
         let client = client(&layer, &api);
-        let guard = client.keep_fresh::<Body>().unwrap();
+        let guard = client.source::<Body>().keep_fresh().unwrap();
         assert_eq!(list(&client).await.unwrap(), 200);
         let (mut guard, mut handles) = (Some(guard), Some((layer, client)));
         match end {
             "guard" => drop(guard.take()),
             "handle" => drop(handles.take()),
             "shutdown" => assert!(handles.as_ref().unwrap().0.shutdown(seconds(5)).await),
-            _ => drop(
+            _ => assert!(
                 handles
                     .as_ref()
                     .unwrap()
                     .1
-                    .hand_over::<Body>()
+                    .source::<Body>()
+                    .shutdown(seconds(5))
                     .await
-                    .unwrap(),
             ),
         }
         settle().await;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use apivideo_auth::{
     ApiVideoAuthLayer, Credentials, ErrorKind, GrantType, RenewalReason,
+    store::MemoryStore,
     testing::{FakeApi, Fault, GatePoint, hold_time},
 };
 use futures::FutureExt;
@@ -37,19 +38,25 @@ async fn g1_renew_replaces_the_current_pair_once_for_all_who_ask() {
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
     // Cold, it brings the first pair and no second one.
-    assert_eq!(client.renew::<Body>().await.unwrap().generation(), 1);
     assert_eq!(
-        layer.subscribe().latest().unwrap().cause,
+        client.source::<Body>().renew().await.unwrap().generation(),
+        1
+    );
+    assert_eq!(
+        layer.subscribe().latest().unwrap().reason,
         RenewalReason::Requested
     );
-    let renewals = (0..100).map(|_| tokio::spawn(client.renew::<Body>()));
+    let renewals = (0..100).map(|_| tokio::spawn(client.source::<Body>().renew()));
     for renewal in futures::future::join_all(renewals).await {
         assert_eq!(renewal.unwrap().unwrap().generation(), 2);
     }
     assert_eq!((api.counts().token_calls, api.most_presentations()), (2, 1));
     // The pair is that of the call, not of the first poll.
-    let renewal = client.renew::<Body>();
-    assert_eq!(client.renew::<Body>().await.unwrap().generation(), 3);
+    let renewal = client.source::<Body>().renew();
+    assert_eq!(
+        client.source::<Body>().renew().await.unwrap().generation(),
+        3
+    );
     assert_eq!(renewal.await.unwrap().generation(), 3);
     assert_eq!(api.counts().token_calls, 3);
 }
@@ -62,13 +69,14 @@ async fn g11_renew_obeys_the_cool_down() {
     assert_eq!(list(&client).await.unwrap(), 200);
     api.set_default_fault(Some(Fault::status(503)));
     assert_eq!(
-        client.renew::<Body>().await.unwrap_err().kind(),
+        client.source::<Body>().renew().await.unwrap_err().kind(),
         ErrorKind::Unavailable
     );
     let calls = api.counts().token_calls;
     for _ in 0..10 {
         let error = client
-            .renew::<Body>()
+            .source::<Body>()
+            .renew()
             .now_or_never()
             .expect("no wait")
             .unwrap_err();
@@ -83,27 +91,22 @@ async fn g1_invalidate_takes_only_the_current_generation_out_of_use() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
-    layer.invalidate(0);
-    layer.invalidate(1);
-    assert_eq!(list(&client).await.unwrap(), 200);
-    for generation in [0, 2, u64::MAX] {
-        layer.invalidate(generation);
-        assert_eq!(list(&client).now_or_never().expect("no wait").unwrap(), 200);
-    }
-    layer.invalidate(1);
+    let source = client.source::<Body>();
+    let first = source.token().await.unwrap();
+    layer.invalidate(&first);
     settle().await;
-    assert_eq!(api.counts().token_calls, 1, "it starts no flight");
+    assert_eq!(api.counts().token_calls, 1, "it starts no renewal");
     assert_eq!(list(&client).await.unwrap(), 200);
     assert_eq!(layer.subscribe().latest().unwrap().generation, 2);
-    layer.invalidate(1);
+    layer.invalidate(&first);
     assert_eq!(list(&client).now_or_never().expect("no wait").unwrap(), 200);
 
     // Nor does it stop one.
     let hold = hold_time();
     let gate = api.gate(GatePoint::AfterCommit);
-    let renewal = tokio::spawn(client.renew::<Body>());
+    let renewal = tokio::spawn(client.source::<Body>().renew());
     gate.reached(1).await;
-    layer.invalidate(2);
+    source.invalidate(&source.token().now_or_never().expect("no wait").unwrap());
     gate.open();
     assert_eq!(renewal.await.unwrap().unwrap().generation(), 3);
     drop(hold);
@@ -169,92 +172,84 @@ async fn g11_new_credentials_end_pauses_and_win_over_answers_to_old_ones() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g2_a_pair_is_a_copy_and_a_hand_over_is_the_end() {
+async fn g2_a_pair_is_a_copy_until_the_source_is_shut_down() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api)
         .clock(clock.clone())
         .build()
         .unwrap();
     let client = client(&layer, &api);
-    let pair = client.pair::<Body>().await.unwrap();
+    let source = client.source::<Body>();
+    let pair = source.pair().await.unwrap();
     assert_eq!(
         pair.refresh_token().unwrap().expose(),
         api.live_refresh_token().unwrap()
     );
     clock.advance(HOUR);
-    let pair = client.hand_over::<Body>().await.unwrap();
-    assert_eq!(pair.bearer().generation(), 2);
-    assert_eq!(
+    source.token().await.unwrap();
+    assert_ne!(
         pair.refresh_token().unwrap().expose(),
-        api.live_refresh_token().unwrap()
+        api.live_refresh_token().unwrap(),
+        "the next renewal has ended it"
     );
+    assert!(layer.shutdown(SOON).await);
+    // Also when the access token has expired: the refresh token is as good as ever.
     for _ in 0..2 {
+        let pair = source.pair().await.unwrap();
+        assert_eq!(pair.bearer().generation(), 2);
+        assert_eq!(
+            pair.refresh_token().unwrap().expose(),
+            api.live_refresh_token().unwrap()
+        );
+        clock.advance(HOUR);
         let error = list(&client).await.unwrap_err();
         assert_eq!(ours(&error).kind(), ErrorKind::Closed);
-        assert_eq!(
-            client.hand_over::<Body>().await.unwrap_err().kind(),
-            ErrorKind::Closed
-        );
-        time::sleep(HOUR).await;
     }
     assert_eq!((api.counts().token_calls, api.most_presentations()), (2, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn g2_a_hand_over_waits_for_the_flight_and_may_be_dropped() {
+async fn g2_no_pair_is_given_away_while_a_renewal_runs() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
+    let source = client.source::<Body>();
     assert_eq!(list(&client).await.unwrap(), 200);
-    for dropped in [true, false] {
-        let hold = hold_time();
-        let gate = api.gate(GatePoint::AfterCommit);
-        let renewal = tokio::spawn(client.renew::<Body>());
-        gate.reached(1).await;
-        let hand_over = tokio::spawn(client.hand_over::<Body>());
-        settle().await;
-        assert!(!hand_over.is_finished());
-        if dropped {
-            hand_over.abort();
-            settle().await;
-        }
-        gate.open();
-        drop(hold);
-        if dropped {
-            renewal.await.unwrap().unwrap();
-            assert_eq!(
-                client.renew::<Body>().await.unwrap().generation(),
-                3,
-                "the source goes on"
-            );
-        } else {
-            let pair = hand_over.await.unwrap().unwrap();
-            assert_eq!(
-                pair.refresh_token().unwrap().expose(),
-                api.live_refresh_token().unwrap()
-            );
-        }
-    }
+    let hold = hold_time();
+    let gate = api.gate(GatePoint::AfterCommit);
+    let renewal = tokio::spawn(source.renew());
+    gate.reached(1).await;
+    let is_idle = tokio::spawn(layer.shutdown(SOON));
+    settle().await;
+    assert!(!is_idle.is_finished());
+    let error = source.pair().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    gate.open();
+    drop(hold);
+    assert!(is_idle.await.unwrap());
+    assert_eq!(renewal.await.unwrap().unwrap().generation(), 2);
+    let pair = source.pair().await.unwrap();
+    assert_eq!(
+        pair.refresh_token().unwrap().expose(),
+        api.live_refresh_token().unwrap()
+    );
     assert_eq!(api.most_presentations(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn g2_of_two_hand_overs_one_gets_the_pair_and_the_source_stays_closed() {
-    for _ in 0..200 {
-        let api = FakeApi::in_process();
-        let layer = with_refresh_token(&api).build().unwrap();
-        let client = client(&layer, &api);
-        assert_eq!(list(&client).await.unwrap(), 200);
-        let hand_overs = (0..4).map(|_| tokio::spawn(client.hand_over::<Body>()));
-        let outcomes = futures::future::join_all(hand_overs).await;
-        let given = outcomes
-            .iter()
-            .filter(|outcome| outcome.as_ref().unwrap().is_ok())
-            .count();
-        assert_eq!(given, 1);
-        let error = list(&client).await.unwrap_err();
-        assert_eq!(ours(&error).kind(), ErrorKind::Closed);
-    }
+#[tokio::test(start_paused = true)]
+async fn g2_no_pair_is_given_away_that_others_share() {
+    let (api, clock) = paused();
+    let layer = with_refresh_token(&api)
+        .clock(clock)
+        .store(MemoryStore::new())
+        .build()
+        .unwrap();
+    let client = client(&layer, &api);
+    let source = client.source::<Body>();
+    source.pair().await.unwrap();
+    assert!(layer.shutdown(SOON).await);
+    let error = source.pair().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -278,7 +273,7 @@ async fn g2_shutdown_waits_for_the_flight_and_starts_no_other() {
     assert!(shutdown.await.unwrap());
     drop(hold);
     // The pair is there, requests go on, and nothing is renewed any more.
-    let pair = client.pair::<Body>().await.unwrap();
+    let pair = client.source::<Body>().pair().await.unwrap();
     assert_eq!(
         pair.refresh_token().unwrap().expose(),
         api.live_refresh_token().unwrap()
@@ -344,15 +339,15 @@ async fn g2_a_subscription_tells_the_latest_renewal() {
     assert_eq!(list(&client).await.unwrap(), 200);
     let first = news.next().await.unwrap();
     assert_eq!(
-        (first.generation, first.cause, first.way),
+        (first.generation, first.reason, first.grant),
         (1, RenewalReason::First, GrantType::ApiKey)
     );
     clock.advance(HOUR);
     assert_eq!(list(&client).await.unwrap(), 200);
-    client.renew::<Body>().await.unwrap();
+    client.source::<Body>().renew().await.unwrap();
     let latest = news.next().await.unwrap();
     assert_eq!(
-        (latest.generation, latest.cause, latest.way),
+        (latest.generation, latest.reason, latest.grant),
         (3, RenewalReason::Requested, GrantType::RefreshToken)
     );
     assert!(
@@ -361,7 +356,7 @@ async fn g2_a_subscription_tells_the_latest_renewal() {
     );
     assert_eq!(
         latest.expires_at,
-        client.token::<Body>().await.unwrap().expires_at()
+        client.source::<Body>().token().await.unwrap().expires_at()
     );
     drop((client, layer));
     assert_eq!(news.next().await, None);
@@ -384,34 +379,38 @@ async fn in_the_early_window(with_key: bool) -> (FakeApi, ApiVideoAuthLayer, Cli
 }
 
 #[tokio::test(start_paused = true)]
-async fn g2_a_hand_over_gives_no_refresh_token_that_was_refused() {
-    let (api, _layer, client) = in_the_early_window(true).await;
+async fn g2_a_refused_refresh_token_is_no_part_of_a_pair() {
+    let (api, layer, client) = in_the_early_window(true).await;
+    let source = client.source::<Body>();
     // The early renewal forgets the refresh token and does not get another; the access token is good.
     api.fault(Fault::problem(401, "authentication-invalid-refresh-token"));
     api.faults(10, Fault::status(503));
     assert_eq!(list(&client).await.unwrap(), 200);
     time::sleep(seconds(2)).await;
     assert!(api.counts().token_calls >= 3);
-    let error = client.hand_over::<Body>().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Ambiguous, "{error}");
-    assert_eq!(list(&client).await.unwrap(), 200, "the source goes on");
+    assert!(layer.shutdown(SOON).await);
+    let pair = source.pair().await.unwrap();
+    assert!(pair.refresh_token().is_none());
+    assert_eq!(list(&client).await.unwrap(), 200, "the token is good");
 }
 
 #[tokio::test(start_paused = true)]
-async fn g3_a_hand_over_does_not_wait_for_late_answers_for_ever() {
-    let (api, _layer, client) = in_the_early_window(false).await;
+async fn g2_a_token_that_may_be_spent_is_not_given_away() {
+    let (api, layer, client) = in_the_early_window(false).await;
+    let source = client.source::<Body>();
     let gate = api.gate(GatePoint::BeforeCommit);
     assert_eq!(list(&client).await.unwrap(), 200);
     gate.reached(1).await;
-    // The second call of the flight is under way, and would be read until 80 s.
+    // The second call of the renewal is under way, and the first is read until 60 s.
     time::sleep(seconds(21)).await;
     let begun = Instant::now();
-    let error = client.hand_over::<Body>().await.unwrap_err();
-    assert_eq!(
-        (error.kind(), begun.elapsed().as_secs()),
-        (ErrorKind::TimedOut, 31)
-    );
-    assert_eq!(list(&client).await.unwrap(), 200, "the source goes on");
+    assert!(!layer.shutdown(seconds(5)).await);
+    assert_eq!(begun.elapsed().as_secs(), 5);
+    let error = source.pair().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    assert!(layer.shutdown(HOUR).await);
+    let error = source.pair().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Ambiguous, "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -425,7 +424,7 @@ async fn g11_a_token_that_replaced_the_one_on_its_way_is_not_taken_for_spent() {
         .api_key(api.api_key())
         .refresh_token(first.as_str())
         .clock(clock)
-        .token_service::<_, Body, _>(queue)
+        .token_service::<_, Body>(queue)
         .build()
         .unwrap();
     let client = tower::Layer::layer(&layer, api.service());
@@ -433,7 +432,7 @@ async fn g11_a_token_that_replaced_the_one_on_its_way_is_not_taken_for_spent() {
     ServiceExt::<http::Request<Body>>::ready(&mut slot)
         .await
         .unwrap();
-    let waiting = tokio::spawn(client.token());
+    let waiting = tokio::spawn(client.source().token());
     settle().await;
     layer
         .set_credentials(

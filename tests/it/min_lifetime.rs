@@ -60,8 +60,8 @@ async fn g10_renews_first_if_less_is_left_than_asked_for() {
             } else {
                 RenewalReason::MinLifetime
             };
-            assert_eq!(renewals.latest().unwrap().cause, cause, "{what}");
-            let token = client.token::<Body>().await.unwrap();
+            assert_eq!(renewals.latest().unwrap().reason, cause, "{what}");
+            let token = client.source::<Body>().token().await.unwrap();
             assert_eq!(
                 api.requests_with(token.expose()),
                 1,
@@ -109,7 +109,7 @@ async fn g10_many_at_once_wait_for_one_flight() {
             .all(|status| status.unwrap() == 200)
     );
     assert_eq!(api.counts().token_calls, 2);
-    let token = client.token::<Body>().await.unwrap();
+    let token = client.source::<Body>().token().await.unwrap();
     assert_eq!(api.requests_with(token.expose()), 50);
 }
 

@@ -109,7 +109,7 @@ impl Stack {
         let api = FakeApi::in_process();
         let builder = settings(with_key(&api).base_url(base_url));
         let layer = builder
-            .token_service::<FakeService, Body, _>(api.service())
+            .token_service::<FakeService, Body>(api.service())
             .build()
             .unwrap();
         let below = Below::default();

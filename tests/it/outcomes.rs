@@ -274,11 +274,11 @@ async fn g11_a_refused_refresh_token_falls_back_to_the_api_key_and_is_counted() 
     for _ in 0..4 {
         assert_eq!(list(&client).await.unwrap(), 200);
         let RenewalEvent {
-            way,
+            grant,
             fallbacks: count,
             ..
         } = layer.subscribe().latest().unwrap();
-        fallbacks.push((way, count));
+        fallbacks.push((grant, count));
         api.revoke_refresh_tokens();
         clock.advance(HOUR - seconds(5.0));
     }

@@ -267,7 +267,7 @@ async fn g20_errors_of_the_wrapped_service_pass_through_unchanged() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api)
         .clock(clock)
-        .token_service::<_, Body, _>(api.service())
+        .token_service::<_, Body>(api.service())
         .build()
         .unwrap();
     for cold in [true, false] {
@@ -356,7 +356,7 @@ async fn g13_a_retry_layer_below_presents_a_token_twice_unless_it_is_told() {
         api.fault(Fault::StatusAfter(504));
         let status = if separate {
             let layer = builder
-                .token_service::<_, Body, _>(api.service())
+                .token_service::<_, Body>(api.service())
                 .build()
                 .unwrap();
             layer

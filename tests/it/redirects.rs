@@ -130,7 +130,7 @@ async fn g13_a_redirect_layer_below_must_spare_token_calls() {
             ));
             let status = if separate {
                 let layer = builder
-                    .token_service::<_, Body, _>(api.service())
+                    .token_service::<_, Body>(api.service())
                     .build()
                     .unwrap();
                 layer

@@ -93,15 +93,19 @@ async fn g1_the_adaptor_and_a_tower_layer_share_one_token() {
     );
 
     let adaptor = auth(&layer);
-    let generation = adaptor.token().await.unwrap().generation();
-    layer.invalidate(generation);
-    assert_eq!(adaptor.token().await.unwrap().generation(), generation + 1);
-    let pair = adaptor.renew().await.unwrap();
+    let token = adaptor.source().token().await.unwrap();
+    let generation = token.generation();
+    layer.invalidate(&token);
     assert_eq!(
-        adaptor.pair().await.unwrap().bearer().generation(),
+        adaptor.source().token().await.unwrap().generation(),
+        generation + 1
+    );
+    let pair = adaptor.source().renew().await.unwrap();
+    assert_eq!(
+        adaptor.source().pair().await.unwrap().bearer().generation(),
         pair.generation()
     );
-    let keeper = adaptor.keep_fresh().unwrap();
+    let keeper = adaptor.source().keep_fresh().unwrap();
     drop(keeper);
     assert!(layer.shutdown(Duration::from_secs(1)).await);
     assert_eq!(api.counts().max_in_flight, 1);
@@ -129,11 +133,11 @@ async fn g17_the_adaptor_sends_tokens_where_the_layer_does() {
     let api = FakeApi::start().await.unwrap();
     let layer = with_key(&api)
         .base_url(crate::origins::API)
-        .token_service::<_, axum::body::Body, _>(api.service())
+        .token_service::<_, axum::body::Body>(api.service())
         .build()
         .unwrap();
     // Filled through the layer: the adaptor's own token calls would go to api.video.
-    layer.layer(api.service()).token().await.unwrap();
+    layer.layer(api.service()).source().token().await.unwrap();
     let wire = Wire::default();
     let client = reqwest_middleware::ClientBuilder::new(plain().build().unwrap())
         .with(ApiVideoAuthMiddleware::new(&layer, plain()).unwrap())
@@ -252,12 +256,12 @@ async fn g13_token_calls_are_neither_redirected_nor_repeated_whatever_the_builde
         .redirect(::reqwest::redirect::Policy::limited(10))
         .retry(retries);
     let auth = ApiVideoAuthMiddleware::new(&layer, calls).unwrap();
-    assert_eq!(auth.token().await.unwrap().generation(), 1);
+    assert_eq!(auth.source().token().await.unwrap().generation(), 1);
     let refresh_token = api.live_refresh_token().unwrap();
 
     api.fault(Fault::Redirect(307, other.url() + "/auth/refresh"));
     api.refuse_api_key(true);
-    auth.renew().await.unwrap();
+    auth.source().renew().await.unwrap();
     assert!(other.journal().is_empty());
     assert_eq!(
         api.presentations(&refresh_token),
@@ -268,7 +272,7 @@ async fn g13_token_calls_are_neither_redirected_nor_repeated_whatever_the_builde
     api.fault(Fault::DropAfter);
     api.refuse_api_key(false);
     let refresh_token = api.live_refresh_token().unwrap();
-    auth.renew().await.unwrap();
+    auth.source().renew().await.unwrap();
     assert_eq!(api.presentations(&refresh_token), 1);
     assert_eq!(api.counts().reuse_violations, 0);
 }
@@ -298,7 +302,7 @@ async fn order_below_retry_each_attempt_gets_the_token_of_its_time() {
     // A source that can't serve now is worth no retries of the request: our error comes through them.
     api.clear_on_api_request();
     api.suspend(true);
-    layer.invalidate(auth(&layer).token().await.unwrap().generation());
+    layer.invalidate(&auth(&layer).source().token().await.unwrap());
     let error = client.get(&url).send().await.unwrap_err();
     assert_eq!(found_in(&error).kind(), ErrorKind::Suspended);
     assert_eq!(api.counts().token_calls, 3);
@@ -371,7 +375,6 @@ async fn g19_errors_are_ours_and_name_no_url_of_a_request() {
     let layer = ApiVideoAuthLayer::builder()
         .base_url(format!("http://{nobody}"))
         .api_key("test-only-key")
-        .patience(Duration::ZERO)
         .build()
         .unwrap();
     let request = over(&layer).get(format!(
@@ -405,7 +408,7 @@ async fn g19_errors_are_ours_and_name_no_url_of_a_request() {
 #[tokio::test]
 async fn errors_of_the_wrapped_client_pass_as_they_are() {
     let (api, layer) = start().await;
-    auth(&layer).token().await.unwrap();
+    auth(&layer).source().token().await.unwrap();
     let client = over(&layer);
     let url = api.url() + "/videos";
     drop(api);

@@ -52,7 +52,7 @@ async fn g12_lifetimes_are_read_from_what_can_be_a_number() {
                 None => drop(pair.as_object_mut().unwrap().remove("expires_in")),
             };
         }));
-        let token = client(&layer, &api).token::<Body>().await.unwrap();
+        let token = client(&layer, &api).source::<Body>().token().await.unwrap();
         let believed = token.expires_at().duration_since(clock.now().wall).unwrap();
         assert_eq!(believed, Duration::from_secs(lifetime), "{row:?}");
     }

@@ -86,7 +86,7 @@ async fn g5_a_panicking_token_service_is_an_error_and_poisons_nothing() {
         };
         let layer = with_refresh_token(&api)
             .clock(clock)
-            .token_service::<_, Body, _>(token_service)
+            .token_service::<_, Body>(token_service)
             .build()
             .unwrap();
         let client = layer.layer(api.service());
@@ -167,7 +167,7 @@ fn g5_a_flight_whose_runtime_is_shut_down_is_taken_over() {
             layer = layer.api_key(api.api_key());
         }
         let layer = layer
-            .token_service::<_, Body, _>(token_service)
+            .token_service::<_, Body>(token_service)
             .build()
             .unwrap();
         let service = layer.layer(api.service());
@@ -195,7 +195,7 @@ fn g5_a_flight_whose_runtime_is_shut_down_is_taken_over() {
             200,
             "{lost:?}"
         );
-        assert_eq!(layer.subscribe().latest().unwrap().way, way, "{lost:?}");
+        assert_eq!(layer.subscribe().latest().unwrap().grant, way, "{lost:?}");
         assert_eq!(api.most_presentations(), presentations, "{lost:?}");
         assert_eq!(
             (api.counts().reuse_violations, api.counts().max_in_flight),
@@ -237,28 +237,25 @@ fn g6_without_a_runtime_there_are_errors_and_no_panics() {
     assert_eq!(ours(&error).kind(), ErrorKind::NoRuntime);
     for error in [
         client
-            .token::<Body>()
+            .source::<Body>()
+            .token()
             .now_or_never()
             .expect("no wait")
             .unwrap_err(),
         client
-            .renew::<Body>()
+            .source::<Body>()
+            .renew()
             .now_or_never()
             .expect("no wait")
             .unwrap_err(),
         client
-            .pair::<Body>()
+            .source::<Body>()
+            .pair()
             .now_or_never()
             .expect("no wait")
             .map(drop)
             .unwrap_err(),
-        client
-            .hand_over::<Body>()
-            .now_or_never()
-            .expect("no wait")
-            .map(drop)
-            .unwrap_err(),
-        client.keep_fresh::<Body>().map(drop).unwrap_err(),
+        client.source::<Body>().keep_fresh().map(drop).unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::NoRuntime);
     }
@@ -320,7 +317,7 @@ fn child_of_runtimes() {
         tokio::task::spawn_blocking(wait_for_parent).await.unwrap();
         if end == "shutdown" {
             assert!(layer.shutdown(SOON).await);
-            let pair = client.pair::<Body>().await.unwrap();
+            let pair = client.source::<Body>().pair().await.unwrap();
             println!("pair {}", pair.refresh_token().unwrap().expose());
         }
     });

@@ -66,14 +66,14 @@ async fn g19_no_public_type_shows_a_secret() {
     let adaptor =
         ApiVideoAuthMiddleware::new(&layer, ::reqwest::Client::builder().no_proxy()).unwrap();
     let mut renewals = layer.subscribe();
-    let pair = adaptor.pair().await.unwrap();
+    let pair = adaptor.source().pair().await.unwrap();
     let renewed = renewals.next().await.unwrap();
     let separate = || {
         with_key(&api)
-            .token_service::<_, Body, _>(api.service())
+            .token_service::<_, Body>(api.service())
             .no_replay()
     };
-    let keeper = adaptor.keep_fresh().unwrap();
+    let keeper = adaptor.source().keep_fresh().unwrap();
     let gate = api.gate(GatePoint::ApiResponse);
     let values: [&dyn Debug; 20] = [
         &layer,
@@ -197,7 +197,6 @@ async fn g19_no_error_and_no_trace_shows_a_secret() {
             };
             let builder = builder
                 .clock(clock.clone())
-                .patience(Duration::ZERO)
                 .call_timeout(Duration::from_secs(5));
             let layer = builder.build().unwrap();
             api.set_default_fault(Some(fault.clone()));
@@ -297,7 +296,7 @@ async fn g19_a_panic_of_the_token_service_is_told_without_its_words() {
         .token_service(service)
         .build()
         .unwrap();
-    let error = layer.layer(()).token().await.unwrap_err();
+    let error = layer.layer(()).source().token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Panicked);
     check_error(&error);
     assert!(traces.text().contains("access token not renewed"));

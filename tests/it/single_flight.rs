@@ -144,7 +144,7 @@ async fn g2_dropped_callers_lose_no_pair_wherever_the_flight_waits() {
                 .service(api.service());
             let layer = with_refresh_token(&api)
                 .clock(clock)
-                .token_service::<_, Body, _>(token_service)
+                .token_service::<_, Body>(token_service)
                 .build()
                 .unwrap();
             let mut news = layer.subscribe();
@@ -175,13 +175,13 @@ async fn g2_dropped_callers_lose_no_pair_wherever_the_flight_waits() {
                 .expect("the flight goes on")
                 .unwrap();
             assert_eq!(
-                (renewed.generation, renewed.way),
+                (renewed.generation, renewed.grant),
                 (1, GrantType::RefreshToken),
                 "{point:?}"
             );
             drop(hold);
             assert_eq!(call().await.unwrap().unwrap().status(), 200, "{point:?}");
-            let pair = client.pair().await.unwrap();
+            let pair = client.source().pair().await.unwrap();
             assert_eq!(
                 pair.refresh_token().unwrap().expose(),
                 api.live_refresh_token().unwrap(),
@@ -258,7 +258,7 @@ async fn g3_after_a_hang_the_next_step_still_fits_into_the_flight() {
             None => assert_eq!(ours(&outcome.unwrap_err()).kind(), ErrorKind::Refused),
         }
         assert_eq!(
-            layer.subscribe().latest().map(|renewed| renewed.way),
+            layer.subscribe().latest().map(|renewed| renewed.grant),
             way,
             "{hang:?}"
         );
@@ -440,10 +440,10 @@ async fn g3_a_late_answer_beats_the_call_that_followed_it() {
         second.open();
         settle().await;
         assert_eq!(
-            layer.subscribe().latest().unwrap().way,
+            layer.subscribe().latest().unwrap().grant,
             GrantType::RefreshToken
         );
-        let pair = client.pair::<Body>().await.unwrap();
+        let pair = client.source::<Body>().pair().await.unwrap();
         assert_eq!(
             pair.refresh_token().unwrap().expose(),
             api.live_refresh_token().unwrap()
@@ -473,6 +473,6 @@ async fn g3_a_late_pair_is_kept_although_the_second_presentation_was_refused() {
     settle().await;
     drop(hold);
     assert_eq!(list(&client).await.unwrap(), 200);
-    client.renew::<Body>().await.unwrap();
+    client.source::<Body>().renew().await.unwrap();
     assert_eq!(api.counts().reuse_violations, 0);
 }

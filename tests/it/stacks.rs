@@ -77,7 +77,7 @@ fn public_types_are_what_they_promise() {
     sendable::<ApiVideoAuth<BoxCloneService<Request<Full<Bytes>>, Response<Full<Bytes>>, BoxError>>>(
     );
     fn future<T: Future<Output = Result<O, BoxError>> + Send + 'static, O>() {}
-    type Answer<S, B, P> = ResponseFuture<S, B, Incoming, SeparateService, P>;
+    type Answer<S, B, P> = ResponseFuture<S, B, SeparateService, P>;
     future::<Answer<Client<HttpConnector, Empty<Bytes>>, Empty<Bytes>, NoReplay>, _>();
     future::<Answer<Client<HttpConnector, Full<Bytes>>, Full<Bytes>, Replay>, _>();
 }
@@ -116,7 +116,7 @@ where
 {
     let api = FakeApi::start().await.unwrap();
     let layer = with_key(&api)
-        .token_service::<_, Full<Bytes>, _>(api.service())
+        .token_service::<_, Full<Bytes>>(api.service())
         .no_replay()
         .build()
         .unwrap();
@@ -270,7 +270,7 @@ async fn g16_g17_a_gateway_forwards_incoming_bodies() {
     let api = FakeApi::start().await.unwrap();
     let upstream = Client::builder(TokioExecutor::new()).build_http::<Incoming>();
     let layer = with_key(&api)
-        .token_service::<_, Full<Bytes>, _>(api.service())
+        .token_service::<_, Full<Bytes>>(api.service())
         .no_replay()
         .build()
         .unwrap();
@@ -310,10 +310,11 @@ async fn the_body_type_is_inferred_where_there_is_one() {
     let layer = with_key(&api).build().unwrap();
     // The wrapped service takes one body type.
     let one = layer.layer(Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>());
-    let generation = one.token().await.unwrap().generation();
+    let generation = one.source().token().await.unwrap().generation();
     assert_eq!(
         layer
             .layer(BoxCloneService::new(unboxed(&api)))
+            .source()
             .pair()
             .await
             .unwrap()
@@ -324,13 +325,19 @@ async fn the_body_type_is_inferred_where_there_is_one() {
     // Several.
     let several = layer.layer(api.service());
     assert_eq!(
-        several.token::<Full<Bytes>>().await.unwrap().generation(),
+        several
+            .source::<Full<Bytes>>()
+            .token()
+            .await
+            .unwrap()
+            .generation(),
         generation
     );
     assert_eq!(
         layer
             .layer(router(&api))
-            .token::<axum::body::Body>()
+            .source::<axum::body::Body>()
+            .token()
             .await
             .unwrap()
             .generation(),
@@ -338,12 +345,12 @@ async fn the_body_type_is_inferred_where_there_is_one() {
     );
     // A separate token service, whatever is wrapped, even what is no service.
     let layer = with_key(&api)
-        .token_service::<_, Full<Bytes>, _>(api.service())
+        .token_service::<_, Full<Bytes>>(api.service())
         .build()
         .unwrap();
     let separate = layer.layer(());
-    assert_eq!(separate.renew().await.unwrap().generation(), 1);
-    drop(separate.keep_fresh().unwrap());
+    assert_eq!(separate.source().renew().await.unwrap().generation(), 1);
+    drop(separate.source().keep_fresh().unwrap());
     assert_eq!(api.counts().token_calls, 2);
 }
 
@@ -353,8 +360,8 @@ async fn futures_are_send_and_hold_no_client() {
     let layer = with_key(&api).build().unwrap();
     let make = || layer.layer(api.service());
     let (token, pair) = (
-        send(make().token::<Full<Bytes>>()),
-        send(make().pair::<Full<Bytes>>()),
+        send(make().source::<Full<Bytes>>().token()),
+        send(make().source::<Full<Bytes>>().pair()),
     );
     let request = send(make().oneshot(get("/videos")));
     let shutdown = send(layer.shutdown(Duration::from_secs(1)));
@@ -369,25 +376,14 @@ async fn futures_are_send_and_hold_no_client() {
         1
     );
     assert_eq!(tokio::spawn(request).await.unwrap().unwrap().status(), 200);
-    let renew = send(make().renew::<Full<Bytes>>());
+    let renew = send(make().source::<Full<Bytes>>().renew());
     assert_eq!(tokio::spawn(renew).await.unwrap().unwrap().generation(), 2);
-    let hand_over = send(make().hand_over::<Full<Bytes>>());
-    assert_eq!(
-        tokio::spawn(hand_over)
-            .await
-            .unwrap()
-            .unwrap()
-            .bearer()
-            .generation(),
-        2
-    );
     assert!(tokio::spawn(shutdown).await.unwrap());
     let adaptor =
         ApiVideoAuthMiddleware::new(&layer, ::reqwest::Client::builder().no_proxy()).unwrap();
     drop((
-        send(adaptor.token()),
-        send(adaptor.renew()),
-        send(adaptor.pair()),
-        send(adaptor.hand_over()),
+        send(adaptor.source().token()),
+        send(adaptor.source().renew()),
+        send(adaptor.source().pair()),
     ));
 }

@@ -114,7 +114,6 @@ async fn outcome(base_url: &str, net: Net, excused: &'static str) -> (ErrorKind,
         .base_url(base_url)
         .danger_allow_http()
         .refresh_token("test-only-refresh")
-        .patience(Duration::ZERO)
         .never_sent(move |error| !excused.is_empty() && error.to_string().contains(excused))
         .build()
         .expect("good settings");

@@ -88,7 +88,7 @@ fn handed_out() -> (Boxed, mpsc::Receiver<Request<Body>>) {
         ready(Ok::<_, BoxError>(Response::new(Body::empty())))
     });
     let layer = with_key(&api)
-        .token_service::<FakeService, Body, _>(api.service())
+        .token_service::<FakeService, Body>(api.service())
         .build()
         .unwrap();
     (BoxCloneSyncService::new(layer.layer(inner)), taken)
@@ -165,7 +165,7 @@ async fn g16_without_a_replay_nothing_is_read_ahead() {
         Ok::<_, BoxError>(Response::new(request.into_body()))
     });
     let layer = with_key(&api)
-        .token_service::<FakeService, Body, _>(api.service())
+        .token_service::<FakeService, Body>(api.service())
         .no_replay()
         .build()
         .unwrap();

@@ -133,7 +133,7 @@ async fn g16_a_body_in_memory_is_not_copied() {
         }
     });
     let client = layer.layer(inner);
-    client.token().await.unwrap();
+    client.source().token().await.unwrap();
     api.revoke_access_tokens();
     pointers.lock().unwrap().clear();
     let bytes = bytes(500_000);
@@ -187,7 +187,7 @@ impl http_body::Body for Throttled {
 async fn g16_a_body_that_is_slow_even_from_memory_is_read_once_and_replayed() {
     let api = FakeApi::in_process();
     let layer = with_key(&api)
-        .token_service::<_, Body, _>(api.service())
+        .token_service::<_, Body>(api.service())
         .build()
         .unwrap();
     let sent = Arc::new(AtomicUsize::new(0));

@@ -87,7 +87,7 @@ async fn child_of_a_fleet() {
     layer.shutdown(Duration::from_secs(20)).await;
     println!(
         "ended {:?}",
-        layer.subscribe().latest().map(|renewed| renewed.way)
+        layer.subscribe().latest().map(|renewed| renewed.grant)
     );
 }
 

@@ -55,7 +55,8 @@ impl Fleet {
     async fn log_in(&self) {
         let layer = self.keyed().build().expect("good settings");
         client(&layer, &self.api)
-            .renew::<Body>()
+            .source::<Body>()
+            .renew()
             .await
             .expect("a login");
         assert!(layer.shutdown(HOUR).await);
@@ -118,7 +119,7 @@ impl Process {
     }
 
     fn way(&self) -> Option<GrantType> {
-        self.layer.subscribe().latest().map(|renewed| renewed.way)
+        self.layer.subscribe().latest().map(|renewed| renewed.grant)
     }
 }
 

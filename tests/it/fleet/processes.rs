@@ -134,7 +134,7 @@ async fn killed_at(step: &'static str, presented: usize, left: Left, with_key: b
         }
     };
     let (layer, client) = connect(builder(true));
-    client.renew::<Body>().await.expect("a login");
+    client.source::<Body>().renew().await.expect("a login");
     assert!(layer.shutdown(HOUR).await);
     pass(&path, "expires");
     let token = api.live_refresh_token().expect("a refresh token");
@@ -174,7 +174,7 @@ async fn killed_at(step: &'static str, presented: usize, left: Left, with_key: b
     }
     let (layer, client) = connect(next);
     let outcome = request(&client).await;
-    let way = layer.subscribe().latest().map(|renewed| renewed.way);
+    let way = layer.subscribe().latest().map(|renewed| renewed.grant);
     let (expected, by, presentations) = match (left, with_key) {
         (Left::OldPair, _) => (Ok(200), Some(GrantType::RefreshToken), 1),
         (Left::NewPair, _) => (Ok(200), Some(GrantType::Store), 1),
@@ -204,7 +204,7 @@ async fn killed_at(step: &'static str, presented: usize, left: Left, with_key: b
     // Whatever came of it, the store is readable, and the operator can renew.
     let (_, operator) = connect(builder(true));
     assert_eq!(request(&operator).await, Ok(200), "{step}");
-    operator.renew::<Body>().await.expect(step);
+    operator.source::<Body>().renew().await.expect(step);
     assert_eq!(
         api.counts().reuse_violations > 0,
         left == Left::Spent && !with_key,
@@ -254,7 +254,7 @@ async fn stopped(call_is_out: bool, leader_has_key: bool, other_has_key: bool) {
     };
     api.set_token_lifetime(Duration::from_millis(1));
     let (layer, client) = connect(builder().api_key(api.api_key()));
-    client.renew::<Body>().await.expect("a login");
+    client.source::<Body>().renew().await.expect("a login");
     assert!(layer.shutdown(HOUR).await);
     api.set_token_lifetime(HOUR);
     let token = api.live_refresh_token().expect("a refresh token");
@@ -300,13 +300,13 @@ async fn stopped(call_is_out: bool, leader_has_key: bool, other_has_key: bool) {
     // What is stored is what the other one got.
     assert!(layer.shutdown(HOUR).await);
     let (layer, last) = connect(builder());
-    let pair = last.pair::<Body>().await.expect("the stored pair");
+    let pair = last.source::<Body>().pair().await.expect("the stored pair");
     assert_eq!(
         pair.refresh_token().map(|token| token.expose().to_owned()),
         newest
     );
     assert_eq!(
-        layer.subscribe().latest().map(|renewed| renewed.way),
+        layer.subscribe().latest().map(|renewed| renewed.grant),
         Some(GrantType::Store)
     );
 }

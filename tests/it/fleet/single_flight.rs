@@ -69,7 +69,7 @@ async fn g23_renewals_that_are_asked_for_take_turns_and_are_one() {
         }
         let renewals = processes
             .iter()
-            .map(|process| process.client.renew::<Body>());
+            .map(|process| process.client.source::<Body>().renew());
         for renewed in futures::future::join_all(renewals).await {
             renewed.unwrap();
         }
@@ -236,13 +236,20 @@ async fn g9_clocks_that_differ_by_hours_do_not_matter() {
         assert_eq!(second.way(), Some(GrantType::Store));
         let expiry = first
             .client
-            .token::<Body>()
+            .source::<Body>()
+            .token()
             .await
             .unwrap()
             .expose()
             .to_owned();
         assert_eq!(
-            second.client.token::<Body>().await.unwrap().expose(),
+            second
+                .client
+                .source::<Body>()
+                .token()
+                .await
+                .unwrap()
+                .expose(),
             expiry
         );
         sleep(HOUR - seconds(20.0)).await;

@@ -1,20 +1,31 @@
-//! Decisions as pure functions: numbers in, a decision out.
+//! Decisions as pure functions: numbers in, a decision out. Here are also the numbers that nobody may set, each with its reason.
 
 use std::time::Duration;
 
 use crate::{clock::Deadline, token::Life};
 
+/// Within this time of its expiry a token counts as expired. It covers clocks that differ a little, and the time that a
+/// request travels.
+pub(super) const SAFETY_MARGIN: Duration = Duration::from_secs(10);
+
+/// How long after its first call a renewal may call again when the endpoint can't serve, and how long a caller waits for
+/// the one call that ends a cool-down. A person hardly notices a second.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A wait that the server asked for is waited out up to this long. A longer one becomes a cool-down, so that callers get
+/// an error that says how long instead of standing still.
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
+
+/// The safety margin of a token with this lifetime.
+pub(super) fn margin(lifetime: Duration) -> Duration {
+    SAFETY_MARGIN.min(lifetime / 10)
+}
+
 /// When a token turns stale and when it counts as expired.
 ///
 /// `jitter` (0 to 1) shortens the early window by up to a quarter, so that a fleet does not renew in step.
-pub(super) fn life(
-    expires: Deadline,
-    lifetime: Duration,
-    window: Duration,
-    margin: Duration,
-    jitter: f64,
-) -> Life {
-    let margin = margin.min(lifetime / 10);
+pub(super) fn life(expires: Deadline, lifetime: Duration, window: Duration, jitter: f64) -> Life {
+    let margin = margin(lifetime);
     let window = window
         .min(lifetime / 2)
         .mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 4.0);
@@ -42,12 +53,24 @@ pub(super) fn cool_down(outage: Duration, asked: Option<Duration>, jitter: f64) 
     own.max(asked.unwrap_or_default())
 }
 
-/// The pause before the call after `calls` failed ones, within one flight.
-pub(super) fn backoff(calls: u32) -> Duration {
-    Duration::from_millis(100) * 2_u32.saturating_pow(calls.saturating_sub(1).min(6))
+/// The pause before a renewal calls again after `calls` failed ones, `running` after the first of them. `None` if it is
+/// not to call again. `asked` is what the server wants.
+pub(super) fn retry_pause(
+    calls: u32,
+    running: Duration,
+    asked: Option<Duration>,
+) -> Option<Duration> {
+    match asked.filter(|asked| !asked.is_zero()) {
+        Some(asked) => (asked <= LONGEST_WAIT).then_some(asked),
+        None => {
+            let pause =
+                Duration::from_millis(100) * 2_u32.saturating_pow(calls.saturating_sub(1).min(6));
+            (running + pause <= PATIENCE).then_some(pause)
+        }
+    }
 }
 
-/// Five renewals for 401s at once, then one each 15 s (both can be set): what is left of it.
+/// What is left of the renewals that 401s may cause: so many at once, then one more each so often.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
     tokens: f64,
@@ -107,7 +130,6 @@ mod tests {
                 Deadline::after(at(0.0), seconds(lifetime)),
                 seconds(lifetime),
                 seconds(300.0),
-                seconds(10.0),
                 jitter,
             );
             assert_eq!(
@@ -129,7 +151,6 @@ mod tests {
             Deadline::after(at(0.0), seconds(100.0)),
             seconds(100.0),
             Duration::ZERO,
-            seconds(10.0),
             0.5,
         );
         assert_eq!(life.fresh_until, life.usable_until);
@@ -151,6 +172,22 @@ mod tests {
             cool_down(Duration::MAX, Some(seconds(120.0)), 0.3),
             seconds(120.0)
         );
+    }
+
+    #[test]
+    fn g11_short_waits_are_waited_out_and_long_ones_are_not() {
+        for (calls, running, asked, pause) in [
+            (1, 0.0, None, Some(0.1)),
+            (3, 0.3, None, Some(0.4)),
+            (4, 0.7, None, None),
+            (1, 0.0, Some(0.0), Some(0.1)),
+            (1, 9.0, Some(3.0), Some(3.0)),
+            (1, 0.0, Some(3.1), None),
+        ] {
+            let got = retry_pause(calls, seconds(running), asked.map(seconds));
+            assert_eq!(got, pause.map(seconds), "{calls} {running} {asked:?}");
+        }
+        assert_eq!(retry_pause(u32::MAX, seconds(0.0), None), None);
     }
 
     #[test]

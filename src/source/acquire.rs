@@ -1,0 +1,350 @@
+//! Getting a token: have it, or join or start a renewal, and wait. This is the only place that spawns a renewal.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::StatusCode;
+use tokio::{runtime::Handle, time};
+
+use super::{
+    current::Current,
+    deadline::timeout_unless_overslept,
+    events::{RenewalEvents, RenewalReason},
+    policy,
+    renewal::Renewal,
+    single_flight::{Flight, Heard, Joined, LeaderGuard},
+    state::{Phase, Settings, State},
+};
+use crate::{
+    clock::{Deadline, Now},
+    credentials::Credentials,
+    endpoint::TokenEndpoint,
+    error::{Error, ErrorKind},
+    response::is_from_signed_in,
+    token::Bearer,
+};
+
+/// Beyond this, a runtime that keeps losing renewals is shutting down.
+const MAX_TAKEOVERS: usize = 3;
+
+/// What a waiter allows on top of the renewal's own time.
+const WAITER_GRACE: Duration = Duration::from_secs(1);
+
+/// What all layers, clients and [`TokenSource`](super::TokenSource)s of one source hold. When the last is dropped, its
+/// keepers end.
+pub(crate) struct Tokens {
+    state: Arc<State>,
+    /// No renewal for `MinLifetime` before this.
+    min_lifetime_after: Mutex<Option<Deadline>>,
+}
+
+/// What to do about a 401.
+#[derive(Debug)]
+pub(crate) enum AfterRejection {
+    /// The response stands.
+    Stands,
+    /// Send the request again, with a token of a later generation.
+    Replay { newer_than: u64 },
+}
+
+impl Tokens {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            state: Arc::new(State::new(settings)),
+            min_lifetime_after: Mutex::new(None),
+        }
+    }
+
+    /// For the rest of this module; other modules have methods.
+    pub(super) fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        self.state.now()
+    }
+
+    /// The generation that requests may use, or 0.
+    pub(crate) fn live(&self) -> u64 {
+        self.state.current.live()
+    }
+
+    /// Looks at the token in use, if requests may use it. `look` runs under the lock.
+    pub(crate) fn look_at_usable<T>(&self, now: Now, look: impl FnOnce(&Bearer) -> T) -> Option<T> {
+        self.state.current.look_at_usable(now, look)
+    }
+
+    /// The token that a request is to use now, for a caller that got `bearer` a while ago. That it still is costs no lock
+    /// to see.
+    pub(crate) fn newest_usable(&self, bearer: &Bearer) -> Option<Bearer> {
+        let (now, current) = (self.now(), &self.state.current);
+        let is_newest = bearer.generation() == current.live() && bearer.is_usable(now);
+        if is_newest {
+            Some(bearer.clone())
+        } else {
+            current.usable(now)
+        }
+    }
+
+    /// The token for a request that may ask for a lifetime. Renews it in the background if that is due.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn holds its arguments twice, and thousands may wait here"
+    )]
+    pub(crate) fn for_request(
+        &self,
+        wanted: Option<Duration>,
+        mut endpoint: impl FnMut() -> Box<dyn TokenEndpoint>,
+    ) -> impl Future<Output = Result<Bearer, Error>> {
+        async move {
+            let now = self.now();
+            if let (Some(wanted), Some(bearer)) = (wanted, self.state.current.usable(now))
+                && self.is_too_short(&bearer, wanted, now)
+            {
+                let reason = Some(RenewalReason::MinLifetime);
+                // A usable token beats the error. If there is none, the next step says why.
+                if let Ok(bearer) = self
+                    .acquire(bearer.generation(), reason, &mut endpoint)
+                    .await
+                {
+                    return Ok(bearer);
+                }
+            }
+            let bearer = self.acquire(0, None, &mut endpoint).await?;
+            if bearer.is_stale(self.now()) {
+                self.renew_in_background(bearer.generation(), RenewalReason::Early, endpoint);
+            }
+            Ok(bearer)
+        }
+    }
+
+    /// See [`acquire`].
+    pub(crate) fn acquire(
+        &self,
+        older: u64,
+        reason: Option<RenewalReason>,
+        endpoint: impl FnMut() -> Box<dyn TokenEndpoint>,
+    ) -> impl Future<Output = Result<Bearer, Error>> {
+        acquire(&self.state, older, reason, endpoint)
+    }
+
+    /// Starts a renewal that nobody waits for, unless one is under way or a cool-down is on.
+    pub(crate) fn renew_in_background(
+        &self,
+        older: u64,
+        reason: RenewalReason,
+        endpoint: impl FnOnce() -> Box<dyn TokenEndpoint>,
+    ) {
+        if !self.state.renewals.is_open(self.now()) || Handle::try_current().is_err() {
+            return;
+        }
+        if let Ok(Joined::Lead(flight, leader)) = join_or_start(&self.state, older) {
+            spawn(&self.state, &flight, leader, Some(reason), endpoint());
+        }
+    }
+
+    /// The API answered a request with this generation.
+    pub(crate) fn answered(&self, generation: u64, status: StatusCode) {
+        if is_from_signed_in(status) {
+            self.state.rejections.accept(generation);
+        }
+    }
+
+    /// The API answered 401 to a first send with this generation. `can_replay` says whether the request can be sent
+    /// again.
+    pub(crate) fn rejected(&self, generation: u64, can_replay: bool) -> AfterRejection {
+        let (state, now) = (&self.state, self.now());
+        match state
+            .rejections
+            .should_renew(generation, can_replay, &state.current, now)
+        {
+            true => AfterRejection::Replay {
+                newer_than: generation,
+            },
+            false => AfterRejection::Stands,
+        }
+    }
+
+    /// The API answered a replay with this generation.
+    pub(crate) fn replayed(&self, generation: u64, status: StatusCode) {
+        let is_cured = status != StatusCode::UNAUTHORIZED;
+        self.state
+            .rejections
+            .replayed(generation, is_cured, self.now());
+        self.answered(generation, status);
+    }
+
+    /// A request needs the slot that a response which is still awaited may hold.
+    pub(crate) fn needs_slot(&self) {
+        self.state.awaited.give_up();
+    }
+
+    pub(crate) fn invalidate(&self, token: &Bearer) {
+        self.state
+            .rejections
+            .invalidate(token.generation(), &self.state.current);
+    }
+
+    pub(crate) fn set_credentials(&self, credentials: Credentials) -> Result<(), Error> {
+        credentials.check()?;
+        self.state.ledger().give(credentials);
+        self.state.rejections.forget_rejected(&self.state.current);
+        self.state.renewals.end_cool_down();
+        Ok(())
+    }
+
+    pub(crate) fn shutdown(&self, deadline: Duration) -> impl Future<Output = bool> + Send + use<> {
+        let state = self.state.clone();
+        async move {
+            state.renewals.close(Error::new(
+                ErrorKind::Closed,
+                "the token source was shut down",
+            ));
+            state.enter(Phase::Closing);
+            let idle = state.renewals.idle();
+            let is_idle = match Handle::try_current() {
+                Ok(_) => time::timeout(deadline, idle).await.is_ok(),
+                // Without a runtime there is no timer, but also nothing of ours to wait for.
+                Err(_) => futures::FutureExt::now_or_never(idle).is_some(),
+            };
+            state.enter(Phase::Ended);
+            is_idle
+        }
+    }
+
+    pub(crate) fn subscribe(&self) -> RenewalEvents {
+        self.state.current.subscribe()
+    }
+
+    /// Whether a request that asks for `wanted` is to wait for a newer token than this usable one: what may be asked
+    /// is capped at half the lifetime, and a tenth of a lifetime lies between two such renewals.
+    fn is_too_short(&self, bearer: &Bearer, wanted: Duration, now: Now) -> bool {
+        let life = bearer.life();
+        if life.expires.left(now) >= wanted.min(life.lifetime / 2) {
+            return false;
+        }
+        let mut after = self
+            .min_lifetime_after
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if after.is_some_and(|after| !after.has_passed(now)) {
+            return self.state.renewals.is_working();
+        }
+        *after = Some(Deadline::after(now, life.lifetime / 10));
+        true
+    }
+}
+
+/// Gets a token that is usable and newer than the generation `older`, waiting for a renewal if need be. `endpoint` is
+/// asked for only to start one.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn holds its arguments twice, and thousands may wait here"
+)]
+pub(super) fn acquire(
+    state: &Arc<State>,
+    older: u64,
+    reason: Option<RenewalReason>,
+    mut endpoint: impl FnMut() -> Box<dyn TokenEndpoint>,
+) -> impl Future<Output = Result<Bearer, Error>> {
+    async move {
+        if let Some(bearer) = have(&state.current, older, state.now()) {
+            return Ok(bearer);
+        }
+        Handle::try_current().map_err(|_| no_runtime())?;
+        for _ in 0..=MAX_TAKEOVERS {
+            let mut flight = match join_or_start(state, older)? {
+                Joined::Have(bearer) => return Ok(bearer),
+                Joined::Wait(flight) => flight,
+                Joined::Lead(flight, leader) => {
+                    spawn(state, &flight, leader, reason, endpoint());
+                    flight
+                }
+            };
+            let later = flight.later();
+            // A leader has finished by its deadline, or has said that it goes on. If nothing is heard by then, nobody
+            // polls its runtime; it gets a moment more, in case this process has slept.
+            let until = match later {
+                Some(_) => time::Instant::now() + policy::PATIENCE,
+                None => time::Instant::now().max(flight.deadline()) + WAITER_GRACE,
+            };
+            match timeout_unless_overslept(until, flight.hear(later.is_some())).await {
+                // A renewal that ended between our look and our joining brought what we want to replace.
+                Ok(Heard::Done(Ok(bearer))) if bearer.generation() <= older => {}
+                Ok(Heard::Done(result)) => return result,
+                Ok(Heard::Later(error)) => return Err(error),
+                Ok(Heard::Lost) => {}
+                Err(_) => match later {
+                    Some(error) => return Err(error),
+                    None => state.renewals.replace(&flight),
+                },
+            }
+        }
+        let message = "several renewals in a row ended without what this caller waited for; is their runtime shut down?";
+        Err(Error::new(ErrorKind::TimedOut, message))
+    }
+}
+
+fn join_or_start(state: &State, older: u64) -> Result<Joined<Bearer>, Error> {
+    let now = state.now();
+    state
+        .renewals
+        .join_or_start(now, state.renewal_timeout(), || {
+            have(&state.current, older, now)
+        })
+}
+
+fn spawn(
+    state: &Arc<State>,
+    flight: &Flight<Bearer>,
+    leader: LeaderGuard<Bearer>,
+    reason: Option<RenewalReason>,
+    endpoint: Box<dyn TokenEndpoint>,
+) {
+    let reason = reason.unwrap_or_else(|| reason_now(state));
+    tokio::spawn(Renewal::new(state.clone(), endpoint, reason, flight.deadline()).run(leader));
+}
+
+/// Why a caller that just wants a token finds none.
+fn reason_now(state: &State) -> RenewalReason {
+    let now = state.now();
+    let look = |bearer: &Bearer| (bearer.generation(), bearer.is_usable(now));
+    match state.current.read(|bearer| bearer.map(look)) {
+        None => RenewalReason::First,
+        Some((_, false)) => RenewalReason::Expired,
+        // The renewal is for the 401, whoever comes to start it: its own request may not be there to.
+        Some((generation, _)) if state.rejections.is_rejected(generation) => {
+            RenewalReason::Unauthorized
+        }
+        Some(_) => RenewalReason::Requested,
+    }
+}
+
+/// The token in use, if it is newer than the generation `older`.
+fn have(current: &Current, older: u64, now: Now) -> Option<Bearer> {
+    current
+        .usable(now)
+        .filter(|bearer| bearer.generation() > older)
+}
+
+fn no_runtime() -> Error {
+    Error::new(
+        ErrorKind::NoRuntime,
+        "a token has to be renewed, which needs a Tokio runtime; make the call inside one",
+    )
+}
+
+impl Drop for Tokens {
+    fn drop(&mut self) {
+        self.state.enter(Phase::Abandoned);
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.state.fmt(f)
+    }
+}

@@ -1,0 +1,412 @@
+//! One token call. It is a task of its own that commits what it brings: saves the pair, then publishes it. Nobody has to
+//! wait for that, so a response that comes late is a response like any other.
+
+use std::{
+    future::poll_fn,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    awaited::{self, Call},
+    deadline::timeout_unless_overslept,
+    events::{GrantType, RenewalReason},
+    ledger::Bought,
+    saver::save_later,
+    single_flight::Busy,
+    state::{NewToken, State},
+    store_session::{BoughtPair, NotSaved, Settled, Snapshot, new_family},
+};
+use crate::{
+    clock::{Deadline, Now},
+    credentials::RefreshToken,
+    endpoint::{BeforeSend, Grant, HeldBack, Outcome, TokenEndpoint, TokenResponse},
+    error::{Error, ErrorKind},
+    store::{Header, InUseMark, StoredTokens, Version},
+    token::{AccessToken, Bearer},
+};
+
+/// How long the response to a refresh is read, whoever has stopped waiting.
+const READ_FOR: Duration = Duration::from_secs(60);
+
+/// How long a pair waits for the store's lock to be saved under.
+const LOCK_WAIT: Duration = Duration::from_secs(20);
+
+/// What a renewal hears of its call.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// It brought a token, which is in use.
+    Token(Bearer),
+    /// It brought tokens, but something newer is there, or its credentials were replaced.
+    Superseded,
+    /// It brought no access token.
+    Outcome(Outcome),
+}
+
+/// A token call under way, as its renewal sees it.
+pub(super) struct Attempt {
+    reply: oneshot::Receiver<Reply>,
+    sent: Arc<OnceLock<(Bought, Now)>>,
+    call: Call,
+}
+
+/// Who makes the call, and why.
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) state: Arc<State>,
+    pub(super) leader: u64,
+    pub(super) reason: RenewalReason,
+    /// The store can't be used: a pair is saved later.
+    pub(super) saves_later: bool,
+}
+
+impl Attempt {
+    /// Starts a call whose response is read under the store's lock for `reads_for`.
+    pub(super) fn start(
+        caller: Caller,
+        endpoint: &dyn TokenEndpoint,
+        grant: &Grant,
+        reads_for: Duration,
+    ) -> Self {
+        let (sent, has_slot) = (Arc::new(OnceLock::new()), Arc::new(AtomicBool::new(false)));
+        let before_send = before_send(
+            caller.clone(),
+            grant.clone(),
+            reads_for,
+            sent.clone(),
+            has_slot.clone(),
+        );
+        let call = endpoint.call(caller.state.endpoint(), grant, before_send);
+        let (report, reply) = oneshot::channel();
+        let busy = caller.state.renewals.busy();
+        let arrived = Arc::new(Mutex::new(false));
+        let run = Run {
+            caller,
+            grant: grant.clone(),
+            sent: sent.clone(),
+            has_slot,
+            arrived: arrived.clone(),
+            _busy: busy,
+        };
+        let task = tokio::spawn(async move {
+            // Nobody may be left to hear it.
+            let _ = report.send(run.finish(call).await);
+        });
+        Self {
+            reply,
+            sent,
+            call: Call::new(task.abort_handle(), arrived),
+        }
+    }
+
+    /// Waits for the reply.
+    ///
+    /// # Cancel safety
+    ///
+    /// It can be asked again.
+    pub(super) async fn reply(&mut self) -> Reply {
+        (&mut self.reply).await.unwrap_or_else(|_| {
+            let error = Error::new(ErrorKind::Ambiguous, "the token call ended without a word");
+            Reply::Outcome(Outcome::Ambiguous {
+                error,
+                refresh_token: None,
+            })
+        })
+    }
+
+    pub(super) fn was_sent(&self) -> bool {
+        self.sent.get().is_some()
+    }
+
+    /// Stops waiting for the reply, unless it is about to come: then `None`. What came of the call is `Transient` if
+    /// nothing was sent. The response to a refresh that was sent is still awaited.
+    pub(super) fn leave(&self, state: &State, error: Error) -> Option<Outcome> {
+        match self.sent.get() {
+            Some((bought, _)) if matches!(bought.grant(), Grant::RefreshToken(_)) => state
+                .awaited
+                .go_on(self.call.clone())
+                .then_some(Outcome::Ambiguous {
+                    error,
+                    refresh_token: None,
+                }),
+            _ => self
+                .call
+                .stop()
+                .then_some(Outcome::Transient { error, wait: None }),
+        }
+    }
+
+    /// Ends the call, unless its response is there: a newer token is in use.
+    pub(super) fn stop(&self) {
+        self.call.stop();
+    }
+}
+
+/// Runs in the moment before the request goes out. Notes, in the store first, that the refresh token may be spent from
+/// now on.
+fn before_send(
+    caller: Caller,
+    grant: Grant,
+    reads_for: Duration,
+    sent: Arc<OnceLock<(Bought, Now)>>,
+    has_slot: Arc<AtomicBool>,
+) -> BeforeSend {
+    Box::pin(async move {
+        let Caller { state, leader, .. } = caller;
+        has_slot.store(true, Ordering::Release);
+        if let (Grant::RefreshToken(token), Some(store)) = (&grant, &state.store) {
+            let mut session = store.session().await.map_err(HeldBack::Store)?;
+            // Asked under the session's lock: a pair that has just been saved needs a mark from now on.
+            let (is_unsaved, is_seed) = {
+                let ledger = state.ledger();
+                (ledger.is_unsaved(), ledger.is_seed(token))
+            };
+            match session.as_mut() {
+                // No sibling knows this token.
+                _ if is_unsaved => {}
+                Some(session) => {
+                    session
+                        .mark(token, reads_for, is_seed)
+                        .await
+                        .map_err(HeldBack::Store)?;
+                    state.ledger().marked(session.version(), session.marks());
+                }
+                None => {
+                    let error = Error::new(ErrorKind::StoreConflict, "the store's lock was lost");
+                    return Err(HeldBack::Store(error));
+                }
+            }
+        }
+        // All of this took time. A leader that was replaced sends nothing, and a token that was replaced, by a late
+        // response or by the user, must not be presented.
+        if !state.renewals.is_current(leader) {
+            return Err(HeldBack::Replaced);
+        }
+        let generation = state.current.generation();
+        let bought = state
+            .ledger()
+            .presented(&grant, generation)
+            .ok_or(HeldBack::Changed)?;
+        let _ = sent.set((bought, state.now()));
+        Ok(())
+    })
+}
+
+/// The task of a call.
+struct Run {
+    caller: Caller,
+    grant: Grant,
+    sent: Arc<OnceLock<(Bought, Now)>>,
+    has_slot: Arc<AtomicBool>,
+    arrived: Arc<Mutex<bool>>,
+    _busy: Busy,
+}
+
+impl Run {
+    async fn finish(self, call: BoxFuture<'static, Outcome>) -> Reply {
+        let state = &self.caller.state;
+        let mut call = AssertUnwindSafe(call).catch_unwind();
+        let begun = Instant::now();
+        // Once, to see whether it finds a slot.
+        let first = poll_fn(|cx| Poll::Ready(call.poll_unpin(cx))).await;
+        if first.is_pending() && !self.has_slot.load(Ordering::Acquire) {
+            // The slot that this call waits for may be that of the response that is still awaited.
+            state.awaited.give_up();
+        }
+        let outcome = match first {
+            Poll::Ready(outcome) => Ok(outcome),
+            Poll::Pending => timeout_unless_overslept(begun + READ_FOR, call).await,
+        };
+        let outcome = match outcome {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_payload)) => self.lost(Error::new(
+                ErrorKind::Panicked,
+                "the token service panicked",
+            )),
+            Err(_) => {
+                let message = format!("no response from the token endpoint within {READ_FOR:?}");
+                self.lost(Error::new(ErrorKind::Ambiguous, message))
+            }
+        };
+        awaited::arrived(&self.arrived);
+        match (outcome, self.sent.get()) {
+            (Outcome::Granted(tokens), Some((bought, sent))) => {
+                self.commit(tokens, bought, *sent).await
+            }
+            (
+                Outcome::Ambiguous {
+                    error,
+                    refresh_token: Some(token),
+                },
+                Some((bought, sent)),
+            ) => {
+                self.keep(token, bought, *sent).await;
+                Reply::Outcome(Outcome::Ambiguous {
+                    error,
+                    refresh_token: None,
+                })
+            }
+            (outcome, _) => Reply::Outcome(outcome),
+        }
+    }
+
+    /// The class of a call without a response: without effect if it never went out.
+    fn lost(&self, error: Error) -> Outcome {
+        match (&self.grant, self.sent.get()) {
+            (Grant::RefreshToken(_), Some(_)) => Outcome::Ambiguous {
+                error,
+                refresh_token: None,
+            },
+            _ => Outcome::Transient { error, wait: None },
+        }
+    }
+
+    /// Saves a pair, then puts it to use: what a sibling sees in use can be found in the store.
+    async fn commit(&self, tokens: TokenResponse, bought: &Bought, sent: Now) -> Reply {
+        let Caller { state, reason, .. } = &self.caller;
+        let TokenResponse {
+            access_token,
+            refresh_token,
+            lifetime,
+        } = tokens;
+        let expires = Deadline::after(sent, lifetime);
+        let mut saved = None;
+        if let Some(store) = &state.store {
+            let pair = self.stored_form(
+                Some(&access_token),
+                refresh_token.as_ref(),
+                lifetime,
+                expires,
+                bought,
+            );
+            let (version, key) = (pair.version(), state.ledger().api_key());
+            let result = if self.caller.saves_later {
+                Err(NotSaved::Failed(Error::new(
+                    ErrorKind::StoreUnavailable,
+                    "the token store can't be used",
+                )))
+            } else {
+                store
+                    .save(&pair, key.as_ref(), Instant::now() + LOCK_WAIT)
+                    .await
+            };
+            match result {
+                Ok(()) => store.forget_unsaved(),
+                Err(NotSaved::MovedOn) => return Reply::Superseded,
+                Err(NotSaved::Failed(error)) => {
+                    // If the lock was lost, whose pair stands is for the store to say.
+                    if error.kind() == ErrorKind::StoreConflict
+                        && let Ok(Some(stored)) = store.look(key.as_ref()).await
+                        && let Some(Settled::Pair(stored)) = stored.settles(Some(version))
+                        && let Some(bearer) = adopt(state, stored, *reason)
+                    {
+                        return Reply::Token(bearer);
+                    }
+                    tracing::error!(%error, "the new pair of tokens is in use but could not be saved; trying again");
+                    save_later(state, pair);
+                    saved = Some((version, false));
+                }
+            }
+            saved = saved.or(Some((version, true)));
+        }
+        let grant = match bought.grant() {
+            Grant::RefreshToken(_) => GrantType::RefreshToken,
+            Grant::ApiKey(_) => GrantType::ApiKey,
+        };
+        let new = NewToken {
+            access_token,
+            lifetime,
+            expires,
+            grant,
+        };
+        let bearer = state.publish(new, *reason, |ledger, generation| {
+            ledger.received(bought, refresh_token, generation, saved)
+        });
+        bearer.map_or(Reply::Superseded, Reply::Token)
+    }
+
+    /// Keeps a refresh token that came without a usable access token.
+    async fn keep(&self, token: RefreshToken, bought: &Bought, sent: Now) {
+        let state = &self.caller.state;
+        if !state.ledger().received_alone(bought, token.clone()) {
+            return;
+        }
+        let Some(store) = &state.store else { return };
+        let expires = Deadline::after(sent, Duration::ZERO);
+        let pair = self.stored_form(None, Some(&token), Duration::ZERO, expires, bought);
+        let (version, key) = (pair.version(), state.ledger().api_key());
+        match store
+            .save(&pair, key.as_ref(), Instant::now() + LOCK_WAIT)
+            .await
+        {
+            Ok(()) => state.ledger().saved(version),
+            Err(error) => {
+                tracing::error!(
+                    ?error,
+                    "a new refresh token is held but could not be saved; trying again"
+                );
+                state.ledger().unsaved(version);
+                save_later(state, pair);
+            }
+        }
+    }
+
+    fn stored_form(
+        &self,
+        access_token: Option<&AccessToken>,
+        refresh_token: Option<&RefreshToken>,
+        lifetime: Duration,
+        expires: Deadline,
+        bought: &Bought,
+    ) -> BoughtPair {
+        let state = &self.caller.state;
+        let mut header = Header::new(match (bought.grant(), bought.version()) {
+            (Grant::RefreshToken(_), Some(Version { family, revision })) => Version {
+                family,
+                revision: revision.saturating_add(1),
+            },
+            _ => new_family(1),
+        });
+        header.expires_in = access_token.map(|_| expires.left(state.now()));
+        let mut tokens = StoredTokens::default();
+        tokens.access_token = access_token.cloned();
+        tokens.refresh_token = refresh_token.cloned();
+        if let (None, Grant::RefreshToken(token)) = (refresh_token, bought.grant()) {
+            // It counts as spent, and may be all there is.
+            tokens.refresh_token = Some(token.clone());
+            header.mark = Some(InUseMark {
+                count: 1,
+                settles_in: Duration::ZERO,
+            });
+        }
+        tokens.lifetime = lifetime;
+        tokens.api_key = state
+            .ledger()
+            .api_key()
+            .map(|key| crate::store::Fingerprint::of(key.expose()));
+        BoughtPair::new(Snapshot::new(header, tokens), bought.version())
+    }
+}
+
+/// Puts a pair to use that another process has saved. `None` if it can't be used.
+pub(super) fn adopt(state: &State, stored: Snapshot, reason: RenewalReason) -> Option<Bearer> {
+    let tokens = stored.tokens();
+    let new = NewToken {
+        access_token: tokens.access_token.clone()?,
+        lifetime: tokens.lifetime,
+        expires: Deadline::after(state.now(), stored.lives()),
+        grant: GrantType::Store,
+    };
+    state.publish(new, reason, |ledger, _| {
+        ledger.adopt(&stored);
+        true
+    })
+}

@@ -1,0 +1,69 @@
+//! The one response that is still awaited after its renewal has stopped waiting (guarantee G4).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::task::AbortHandle;
+
+/// A refresh that was sent is read for a while even if it takes too long for those that wait: its response may hold
+/// the only living refresh token. While it is read it occupies a slot of the service below, which it gives up as soon
+/// as somebody needs it.
+#[derive(Debug, Default)]
+pub(super) struct Awaited(Mutex<Option<Call>>);
+
+/// A token call that can be stopped until its response is there.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    task: AbortHandle,
+    /// Written under the lock of [`Awaited`]: what commits a response is never stopped.
+    arrived: Arc<Mutex<bool>>,
+}
+
+impl Call {
+    pub(super) fn new(task: AbortHandle, arrived: Arc<Mutex<bool>>) -> Self {
+        Self { task, arrived }
+    }
+
+    /// Stops the call, unless its response is there. Says whether it was stopped.
+    pub(super) fn stop(&self) -> bool {
+        let arrived = lock(&self.arrived);
+        if !*arrived {
+            self.task.abort();
+        }
+        !*arrived
+    }
+}
+
+impl Awaited {
+    /// Goes on awaiting the response to `call`. Of two, the earlier stays: a server that is only slow gives its pair to
+    /// the first presentation. Says whether it is awaited or stopped now; it is neither if its response is there.
+    pub(super) fn go_on(&self, call: Call) -> bool {
+        let mut awaited = lock(&self.0);
+        if awaited
+            .as_ref()
+            .is_some_and(|earlier| !earlier.task.is_finished())
+        {
+            return call.stop();
+        }
+        let has_arrived = *lock(&call.arrived);
+        if !has_arrived {
+            *awaited = Some(call);
+        }
+        !has_arrived
+    }
+
+    /// Stops awaiting: its slot is needed, or a newer pair is there.
+    pub(super) fn give_up(&self) {
+        if let Some(call) = lock(&self.0).take() {
+            call.stop();
+        }
+    }
+}
+
+/// Notes that a response is there: from here on its task is not stopped.
+pub(super) fn arrived(arrived: &Mutex<bool>) {
+    *lock(arrived) = true;
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

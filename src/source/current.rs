@@ -1,0 +1,136 @@
+//! What requests use: the access token in use, and its number. This is the one owner of generations.
+//!
+//! The refresh token is not here; its one home is the [`ledger`](super::ledger).
+
+use std::{
+    ops::Deref,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
+
+use tokio::sync::{RwLock, watch};
+
+use super::events::{RenewalEvent, RenewalEvents};
+use crate::{clock::Now, token::Bearer};
+
+#[derive(Debug)]
+pub(super) struct Current {
+    /// The shared truth. It is locked for a few instructions at a time, to swap a pointer or to look at one, and never
+    /// across an await.
+    bearer: RwLock<Option<Bearer>>,
+    /// The generation of `bearer` while requests may use it; 0 if there is none or it is out of use. A client that
+    /// has seen this generation need not look at `bearer` again.
+    live: AtomicU64,
+    events: watch::Sender<Option<RenewalEvent>>,
+}
+
+impl Current {
+    pub(super) fn new() -> Self {
+        Self {
+            bearer: RwLock::new(None),
+            live: AtomicU64::new(0),
+            events: watch::Sender::new(None),
+        }
+    }
+
+    /// The generation that requests may use, or 0.
+    pub(super) fn live(&self) -> u64 {
+        self.live.load(Ordering::Acquire)
+    }
+
+    /// The generation of the newest token, usable or not; 0 before the first.
+    pub(super) fn generation(&self) -> u64 {
+        self.read(|bearer| bearer.map_or(0, Bearer::generation))
+    }
+
+    /// The token in use, if requests may use it.
+    pub(super) fn usable(&self, now: Now) -> Option<Bearer> {
+        self.look_at_usable(now, Bearer::clone)
+    }
+
+    /// What [`usable`](Self::usable) is made of, for a caller that needs less than a token of its own.
+    pub(super) fn look_at_usable<T>(&self, now: Now, look: impl FnOnce(&Bearer) -> T) -> Option<T> {
+        self.read(|bearer| {
+            let bearer = bearer?;
+            (bearer.generation() == self.live() && bearer.is_usable(now)).then(|| look(bearer))
+        })
+    }
+
+    /// Looks at the newest token, usable or not, while nobody can replace it.
+    ///
+    /// A reader never takes a swap for the absence of a token: that would start a renewal that nobody needs. A swap takes
+    /// no longer than this thread takes to look again.
+    pub(super) fn read<T>(&self, look: impl FnOnce(Option<&Bearer>) -> T) -> T {
+        let bearer = loop {
+            match self.bearer.try_read() {
+                Ok(bearer) => break bearer,
+                Err(_) => thread::yield_now(),
+            }
+        };
+        look(bearer.deref().as_ref())
+    }
+
+    /// Puts a new token to use. `make` is told the number of the one that it replaces and the number of the new one. It
+    /// runs under the lock, so that whatever it settles is settled together with the swap.
+    ///
+    /// It never queues for the lock: a writer in the queue would shut readers out until its task is polled.
+    pub(super) fn replace(
+        &self,
+        make: impl FnOnce(u64, u64) -> Option<(Bearer, RenewalEvent)>,
+    ) -> Option<Bearer> {
+        let mut slot = loop {
+            match self.bearer.try_write() {
+                Ok(slot) => break slot,
+                Err(_) => thread::yield_now(),
+            }
+        };
+        let replaced = slot.as_ref().map_or(0, Bearer::generation);
+        let (bearer, event) = make(replaced, replaced + 1)?;
+        *slot = Some(bearer.clone());
+        self.live.store(bearer.generation(), Ordering::Release);
+        drop(slot);
+        // Two that publish at once may arrive here in any order: the latest event is that of the latest token.
+        self.events.send_if_modified(|latest| {
+            let is_newer = latest.is_none_or(|latest| latest.generation < event.generation);
+            if is_newer {
+                *latest = Some(event);
+            }
+            is_newer
+        });
+        Some(bearer)
+    }
+
+    /// Takes a generation out of use. Says whether it was in use.
+    pub(super) fn take_out(&self, generation: u64) -> bool {
+        generation != 0
+            && self
+                .live
+                .compare_exchange(generation, 0, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+    }
+
+    /// Puts a generation that was taken out back in use, unless another has replaced it.
+    pub(super) fn put_back(&self, generation: u64) {
+        self.read(|bearer| {
+            // Under the lock: no swap comes between the look and the change.
+            if bearer.is_some_and(|bearer| bearer.generation() == generation) {
+                let _ =
+                    self.live
+                        .compare_exchange(0, generation, Ordering::AcqRel, Ordering::Acquire);
+            }
+        });
+    }
+
+    /// Resolves once a token newer than `generation` is there.
+    pub(super) async fn newer_than(&self, generation: u64) {
+        let mut events = self.events.subscribe();
+        // The sender is `self`: the channel can't be closed.
+        let _ = events
+            .wait_for(|event| event.is_some_and(|event| event.generation > generation))
+            .await;
+    }
+
+    pub(super) fn subscribe(&self) -> RenewalEvents {
+        RenewalEvents::new(self.events.subscribe())
+    }
+}

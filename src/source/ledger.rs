@@ -1,0 +1,515 @@
+//! Which credential comes next, and what becomes of one after each outcome (guarantees G11, G25 and G26). Pure: it
+//! makes no call, reads no clock and knows no store. It is the one home of the refresh token.
+
+use std::time::Duration;
+
+use super::{cool_down::Pause, store_session::Snapshot};
+use crate::{
+    clock::{Deadline, Now},
+    credentials::{ApiKey, Credentials, GrantPreference, RefreshToken},
+    endpoint::{Grant, Outcome},
+    error::{Error, ErrorKind},
+    store::{StoredTokens, Version},
+};
+
+/// Refused API keys and suspended accounts are asked again after this, should someone have mended them.
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(300);
+
+/// How long refreshing is given up when others keep ending our refresh tokens. Two processes that log in with one key do
+/// so to each other for ever; an hour of logins costs 1 call in place of 2.
+const SKIP_REFRESH: Duration = Duration::from_secs(3600);
+
+/// How often a store is looked at for another pair when there is nothing left to try.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// The credentials of a source, and what is known of them.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    preference: GrantPreference,
+    has_store: bool,
+    api_key: Option<ApiKey>,
+    refresh_token: Option<RefreshToken>,
+    /// Counts calls of `give`: what was bought with older credentials is not put to use.
+    edition: u64,
+    /// The refresh token was presented, and nothing says whether it is spent. Set as the call goes out; a renewal that
+    /// is lost leaves it behind for the next.
+    in_doubt: bool,
+    /// The refresh token came straight from a login of ours.
+    from_login: bool,
+    refused_in_a_row: u32,
+    skip_refresh_until: Option<Deadline>,
+    key_refused_until: Option<Deadline>,
+    fallbacks: u64,
+    /// With a store: a refresh token that was given, to be used if the store has none.
+    seed: Option<RefreshToken>,
+    /// With a store: which of its pairs we hold, and how often we marked its refresh token.
+    version: Option<Version>,
+    marks: u32,
+    /// The store never had the pair we hold. Nobody else can present its refresh token.
+    is_unsaved: bool,
+    /// New credentials are tried at once, also in a cool-down that others share.
+    ignores_pause: bool,
+}
+
+/// What one renewal remembers of its own calls.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    edition: u64,
+    /// The refresh token might have been spent before the call under way.
+    was_in_doubt: bool,
+    /// A refresh token that may be spent was presented again. This is done once in a renewal.
+    represented: bool,
+    fell_back: bool,
+    refused: Option<Error>,
+    /// The store can't be used in this renewal.
+    store_failed: Option<Error>,
+}
+
+/// What a response was bought with.
+#[derive(Clone, Debug)]
+pub(super) struct Bought {
+    grant: Grant,
+    edition: u64,
+    /// The token in use at that time.
+    generation: u64,
+    /// The stored pair at that time.
+    version: Option<Version>,
+}
+
+/// Why a renewal ends without a token.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: Error,
+    pub(super) pause: Pause,
+}
+
+impl Failure {
+    pub(super) fn outage(error: Error) -> Self {
+        Self {
+            error,
+            pause: Pause::Outage { asked: None },
+        }
+    }
+}
+
+impl Round {
+    /// Whether this renewal has already presented a refresh token that may be spent.
+    pub(super) fn has_represented(&self) -> bool {
+        self.represented
+    }
+
+    /// The call was held back: what it was about to present may be presented once more.
+    pub(super) fn held_back(&mut self) {
+        self.represented = false;
+    }
+
+    pub(super) fn edition(&self) -> u64 {
+        self.edition
+    }
+
+    /// The store can't be used from here on.
+    pub(super) fn store_failed(&mut self, error: Error) {
+        self.store_failed = Some(error);
+    }
+}
+
+impl Bought {
+    pub(super) fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    pub(super) fn version(&self) -> Option<Version> {
+        self.version
+    }
+}
+
+impl Ledger {
+    pub(super) fn new(
+        credentials: Credentials,
+        preference: GrantPreference,
+        has_store: bool,
+    ) -> Self {
+        let mut ledger = Self {
+            preference,
+            has_store,
+            api_key: None,
+            refresh_token: None,
+            edition: 0,
+            in_doubt: false,
+            from_login: false,
+            refused_in_a_row: 0,
+            skip_refresh_until: None,
+            key_refused_until: None,
+            fallbacks: 0,
+            seed: None,
+            version: None,
+            marks: 0,
+            is_unsaved: false,
+            ignores_pause: false,
+        };
+        ledger.take(credentials);
+        ledger
+    }
+
+    /// Takes new credentials over from the user: they are tried at once, and nothing that was refused before counts.
+    pub(super) fn give(&mut self, credentials: Credentials) {
+        self.take(credentials);
+        self.edition += 1;
+        self.ignores_pause = true;
+        self.refused_in_a_row = 0;
+        self.skip_refresh_until = None;
+        self.key_refused_until = None;
+    }
+
+    fn take(&mut self, credentials: Credentials) {
+        self.api_key = credentials.api_key;
+        if self.has_store {
+            self.seed = credentials.refresh_token;
+        } else {
+            self.put(credentials.refresh_token, false);
+        }
+    }
+
+    fn put(&mut self, token: Option<RefreshToken>, from_login: bool) {
+        self.refresh_token = token;
+        self.in_doubt = false;
+        self.from_login = from_login;
+    }
+
+    pub(super) fn api_key(&self) -> Option<ApiKey> {
+        self.api_key.clone()
+    }
+
+    pub(super) fn refresh_token(&self) -> Option<RefreshToken> {
+        self.refresh_token.clone()
+    }
+
+    /// Whether there is, or was given, a refresh token.
+    pub(super) fn holds_refresh_token(&self) -> bool {
+        self.refresh_token.is_some() || self.seed.is_some()
+    }
+
+    /// Whether the refresh token was presented, and nothing came back.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.in_doubt
+    }
+
+    pub(super) fn edition(&self) -> u64 {
+        self.edition
+    }
+
+    pub(super) fn fallbacks(&self) -> u64 {
+        self.fallbacks
+    }
+
+    pub(super) fn version(&self) -> Option<Version> {
+        self.version
+    }
+
+    pub(super) fn is_unsaved(&self) -> bool {
+        self.is_unsaved
+    }
+
+    /// The API key, if it was not refused a short while ago.
+    pub(super) fn usable_key(&self, now: Now) -> Option<ApiKey> {
+        self.api_key
+            .clone()
+            .filter(|_| left(self.key_refused_until, now).is_none())
+    }
+
+    /// Whether the renewal that begins now may call in a cool-down that others share.
+    pub(super) fn take_ignores_pause(&mut self) -> bool {
+        std::mem::take(&mut self.ignores_pause)
+    }
+
+    /// What to get the next pair with, and the number of the fall-back to the API key if it is one. `None` if there is something, but not for this renewal: it `may_call` no more,
+    /// or has presented a doubtful token already.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is left to try.
+    pub(super) fn next_grant(
+        &mut self,
+        round: &mut Round,
+        may_call: bool,
+        now: Now,
+    ) -> Result<Option<(Grant, Option<u64>)>, Failure> {
+        if round.edition != self.edition {
+            *round = Round {
+                edition: self.edition,
+                store_failed: round.store_failed.take(),
+                ..Round::default()
+            };
+        }
+        let spends = self.preference == GrantPreference::RefreshToken;
+        let key = self.usable_key(now);
+        let skips = key.is_some() && left(self.skip_refresh_until, now).is_some();
+        // Without its mark in the store, a sibling could present the same token. Of one that the store never had, no
+        // sibling knows; still, a login is safer where there is a key.
+        let kept_back = round.store_failed.is_some() && (!self.is_unsaved || key.is_some());
+        let refresh = self
+            .refresh_token
+            .clone()
+            .filter(|_| spends && !skips && !kept_back);
+        round.was_in_doubt = self.in_doubt;
+        let grant = match (refresh, key) {
+            (Some(token), _) if !self.in_doubt => Grant::RefreshToken(token),
+            (_, Some(key)) => Grant::ApiKey(key),
+            (Some(_), None) if round.represented => return Ok(None),
+            (Some(token), None) => Grant::RefreshToken(token),
+            (None, None) => return Err(self.nothing_left(round, now)),
+        };
+        if !may_call {
+            return Ok(None);
+        }
+        let is_login = matches!(grant, Grant::ApiKey(_));
+        round.represented |= self.in_doubt && !is_login;
+        let had_refresh_token = self.refresh_token.is_some() || round.refused.is_some();
+        let falls_back = is_login && spends && had_refresh_token && !round.fell_back;
+        round.fell_back |= falls_back;
+        self.fallbacks += u64::from(falls_back);
+        Ok(Some((grant, falls_back.then_some(self.fallbacks))))
+    }
+
+    /// Notes what is about to be sent. `None`, and then nothing may be sent: it is no longer what we hold.
+    pub(super) fn presented(&mut self, grant: &Grant, generation: u64) -> Option<Bought> {
+        if !self.has(grant) {
+            return None;
+        }
+        self.in_doubt |= matches!(grant, Grant::RefreshToken(_));
+        let (edition, version) = (self.edition, self.version);
+        Some(Bought {
+            grant: grant.clone(),
+            edition,
+            generation,
+            version,
+        })
+    }
+
+    /// The refresh token is marked in the store, which holds it under this version.
+    pub(super) fn marked(&mut self, version: Option<Version>, marks: u32) {
+        self.version = version;
+        self.marks = marks;
+    }
+
+    /// Draws the consequences of an outcome that brought no tokens. Says whether refreshing is given up for a while.
+    pub(super) fn apply(
+        &mut self,
+        grant: &Grant,
+        outcome: &Outcome,
+        round: &mut Round,
+        now: Now,
+    ) -> bool {
+        match outcome {
+            // Its tokens are not here: see `received` and `received_alone`.
+            Outcome::Granted(_) | Outcome::Ambiguous { .. } => false,
+            Outcome::Refused(error) => {
+                round.refused = Some(error.clone());
+                self.has(grant) && self.refused(grant, now)
+            }
+            // The call had no effect. A doubt from before it stays.
+            _ => {
+                self.in_doubt &= round.was_in_doubt || !self.has(grant);
+                false
+            }
+        }
+    }
+
+    /// Forgets exactly the credential that was refused.
+    fn refused(&mut self, grant: &Grant, now: Now) -> bool {
+        if matches!(grant, Grant::ApiKey(_)) {
+            self.key_refused_until = Some(Deadline::after(now, ASK_AGAIN));
+            return false;
+        }
+        self.refused_in_a_row = if self.from_login {
+            self.refused_in_a_row + 1
+        } else {
+            0
+        };
+        self.put(None, false);
+        let gives_up = self.refused_in_a_row >= 2 && self.api_key.is_some();
+        if gives_up {
+            self.refused_in_a_row = 0;
+            self.skip_refresh_until = Some(Deadline::after(now, SKIP_REFRESH));
+        }
+        gives_up
+    }
+
+    /// A pair came in. Says whether it is put to use: it is not if its credentials were replaced, or if something newer
+    /// came since it was bought. `generation` is the one in use now, `saved` the number of the pair in the store and
+    /// whether it is there.
+    pub(super) fn received(
+        &mut self,
+        bought: &Bought,
+        refresh_token: Option<RefreshToken>,
+        generation: u64,
+        saved: Option<(Version, bool)>,
+    ) -> bool {
+        let is_login = matches!(bought.grant, Grant::ApiKey(_));
+        // A token that was refused is forgotten, not replaced: the refusal was of its second presentation.
+        let was_forgotten =
+            !is_login && self.refresh_token.is_none() && generation == bought.generation;
+        if self.edition != bought.edition || !(self.has(&bought.grant) || was_forgotten) {
+            return false;
+        }
+        if let Grant::RefreshToken(token) = &bought.grant {
+            self.seed.take_if(|seed| seed == token);
+            self.refused_in_a_row = 0;
+        } else {
+            self.key_refused_until = None;
+        }
+        match refresh_token {
+            // The one sent counts as spent. With an API key held it is not presented again.
+            None if !is_login => self.in_doubt = true,
+            token => self.put(token, is_login),
+        }
+        if let Some((version, is_saved)) = saved {
+            self.version = Some(version);
+            self.marks = 0;
+            self.is_unsaved = !is_saved;
+        }
+        true
+    }
+
+    /// A refresh token came in without a usable access token. Says whether it is kept.
+    pub(super) fn received_alone(&mut self, bought: &Bought, token: RefreshToken) -> bool {
+        let is_kept = self.edition == bought.edition && self.has(&bought.grant);
+        if is_kept {
+            self.put(Some(token), matches!(bought.grant, Grant::ApiKey(_)));
+        }
+        is_kept
+    }
+
+    /// What we hold is in the store now, under this version.
+    pub(super) fn saved(&mut self, version: Version) {
+        self.marked(Some(version), 0);
+        self.is_unsaved = false;
+    }
+
+    /// What we hold could not be saved; it will have this version.
+    pub(super) fn unsaved(&mut self, version: Version) {
+        self.version = Some(version);
+        self.marks = 0;
+        self.is_unsaved = true;
+    }
+
+    /// Takes over a pair that another process has saved.
+    pub(super) fn adopt(&mut self, stored: &Snapshot) {
+        self.put(stored.tokens().refresh_token.clone(), false);
+        self.in_doubt = stored.marks() > 0;
+        self.saved(stored.version());
+    }
+
+    /// Whether the mark in the store is the one that we made.
+    pub(super) fn is_own_mark(&self, version: Option<Version>, marks: u32) -> bool {
+        self.version == version && self.marks == marks
+    }
+
+    /// Makes what we hold the same as what is stored, under the store's lock, where ours does not go before it: see
+    /// [`write_back`](Self::write_back).
+    pub(super) fn agree(&mut self, stored: Option<&Snapshot>) {
+        let Some(stored) = stored else {
+            return self.plant_seed(&StoredTokens::default());
+        };
+        if self.version != Some(stored.version()) {
+            // What is older than a pair of ours that was refused is spent.
+            let is_spent = self.version.is_some_and(|ours| stored.is_behind(ours));
+            let token = stored.tokens().refresh_token.clone().filter(|_| !is_spent);
+            self.put(token, false);
+            self.saved(stored.version());
+        }
+        if stored.marks() != self.marks {
+            // Somebody has presented it since.
+            self.in_doubt = true;
+        } else if stored.marks() == 0 {
+            // A mark that stood when the pair was adopted has been cleared.
+            self.in_doubt = false;
+        }
+        self.plant_seed(stored.tokens());
+    }
+
+    /// Our own pair's number and marks, if it goes before what is stored: the store was emptied, or restored from an
+    /// older copy, or never had it.
+    pub(super) fn write_back(
+        &self,
+        stored: Option<&Snapshot>,
+    ) -> Option<(Version, u32, RefreshToken)> {
+        let ours = self
+            .version
+            .filter(|ours| stored.is_none_or(|stored| stored.is_behind(*ours)))?;
+        let marks = if self.in_doubt { self.marks.max(1) } else { 0 };
+        Some((ours, marks, self.refresh_token.clone()?))
+    }
+
+    /// Whether this is the given refresh token rather than one that a store or the API gave.
+    pub(super) fn is_seed(&self, token: &RefreshToken) -> bool {
+        self.seed.as_ref() == Some(token)
+    }
+
+    /// Takes up the given refresh token if nothing else is there, and it was not taken up before.
+    pub(super) fn plant_seed(&mut self, stored: &StoredTokens) {
+        self.seed.take_if(|seed| stored.has_spent(seed));
+        if self.refresh_token.is_none() && self.seed.is_some() {
+            self.put(self.seed.clone(), false);
+        }
+    }
+
+    fn has(&self, grant: &Grant) -> bool {
+        match grant {
+            Grant::RefreshToken(token) => self.refresh_token.as_ref() == Some(token),
+            Grant::ApiKey(key) => self.api_key.as_ref() == Some(key),
+        }
+    }
+
+    fn nothing_left(&self, round: &Round, now: Now) -> Failure {
+        if let Some(error) = &round.store_failed {
+            let message =
+                "the store can't note that the refresh token is in use, so it was not presented";
+            return Failure::outage(Error::with_source(error.kind(), message, error.clone()));
+        }
+        // A store may show another pair one day.
+        let forever = if self.has_store {
+            Pause::For(LOOK_AGAIN)
+        } else {
+            Pause::UntilCredentialsChange
+        };
+        // The store had a pair, and has none now: somebody's refusal is as good as ours.
+        let was_cleared = self.refresh_token.is_none()
+            && self.version.is_some_and(|version| version.revision > 0);
+        if let Some(wait) = left(self.key_refused_until, now) {
+            let error = Error::new(ErrorKind::Refused, "the API key was refused");
+            let wait = if self.has_store {
+                wait.min(LOOK_AGAIN)
+            } else {
+                wait
+            };
+            return Failure {
+                error: round.refused.clone().unwrap_or(error),
+                pause: Pause::For(wait),
+            };
+        }
+        let error = if round.refused.is_some() || was_cleared {
+            Error::new(
+                ErrorKind::Refused,
+                "the refresh token was refused and no API key is held; log in again and call `set_credentials`",
+            )
+        } else {
+            Error::new(
+                ErrorKind::NoCredentials,
+                "there is nothing to get a token with; give the builder an API key or a refresh token (renewal by API \
+                 key needs the key), or call `set_credentials`",
+            )
+        };
+        Failure {
+            error,
+            pause: forever,
+        }
+    }
+}
+
+/// What is left until a deadline, if it has not passed.
+fn left(deadline: Option<Deadline>, now: Now) -> Option<Duration> {
+    deadline
+        .filter(|deadline| !deadline.has_passed(now))
+        .map(|deadline| deadline.left(now))
+}

@@ -1,0 +1,52 @@
+//! The token source: the token in use, the credentials, and the one renewal that may be under way.
+//!
+//! From the ground up; each file uses only those above it in this list.
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | `policy` | numbers in, a decision out |
+//! | `events` | what a source tells of its renewals |
+//! | `deadline` | the one timer that knows it overslept |
+//! | `cool_down` | when nobody calls, and with which error |
+//! | `single_flight` | one leader at a time; knows no tokens |
+//! | `current` | the token that requests use; the one owner of generations |
+//! | `rejections` | which 401s are worth a renewal |
+//! | `store_session` | what is stored, and which pair goes before which |
+//! | `ledger` | which credential comes next; the one home of the refresh token |
+//! | `awaited` | the one response that nobody waits for any more |
+//! | `state` | all of the above in one place |
+//! | `saver` | goes on saving a pair that could not be saved |
+//! | `attempt` | one token call, which commits what it brings |
+//! | `renewal` | the leader: calls until there is a token |
+//! | `acquire` | have a token, or join or start a renewal, and wait |
+//! | `keeper` | renewal without traffic |
+//! | `token_source` | the public face |
+
+mod acquire;
+mod attempt;
+mod awaited;
+mod cool_down;
+mod current;
+mod deadline;
+mod events;
+mod keeper;
+mod ledger;
+mod policy;
+mod rejections;
+mod renewal;
+mod saver;
+mod single_flight;
+mod state;
+mod store_session;
+mod token_source;
+
+pub(crate) use self::{
+    acquire::{AfterRejection, Tokens},
+    state::Settings,
+    store_session::SourceStore,
+};
+pub use self::{
+    events::{GrantType, RenewalEvent, RenewalEvents, RenewalReason},
+    keeper::KeepFresh,
+    token_source::{SourceStatus, StoreStatus, TokenSource},
+};

@@ -1,0 +1,93 @@
+//! Goes on saving a pair that could not be saved (guarantee G21). The pair belongs to the source: a later renewal takes
+//! it over, or replaces it. This task only tries again, until the pair is saved or worth nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{self, Instant};
+
+use super::{
+    single_flight::Busy,
+    state::{Phase, State},
+    store_session::{BoughtPair, MARK_GRACE, NotSaved, SourceStore},
+};
+
+/// Between two tries: from the first to the longest.
+const TRY_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How long a try waits for the store's lock, if it has to take it.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// Keeps a pair that was not saved, and sees to it that a task goes on trying.
+pub(super) fn save_later(state: &Arc<State>, pair: BoughtPair) {
+    let Some(store) = &state.store else { return };
+    if store.keep_unsaved(pair) {
+        tokio::spawn(save_again(state.clone(), state.renewals.busy()));
+    }
+}
+
+async fn save_again(state: Arc<State>, _busy: Busy) {
+    let Some(store) = &state.store else { return };
+    // A source that can log in lets the lock go when the mark of its call has settled: its fleet can log in too. One
+    // that can't keeps the lock, so that no sibling presents the token that this pair has replaced.
+    let settles_in = state.call_timeout() + MARK_GRACE;
+    let lock_until = Instant::now() + settles_in;
+    let mut pause = TRY_AGAIN.0;
+    let work = async {
+        while let Some(pair) = store.next_unsaved() {
+            time::sleep(pause).await;
+            pause = (pause * 2).min(TRY_AGAIN.1);
+            // A renewal saves what it brings, and must not find its own mark overwritten.
+            if !state.renewals.is_working() {
+                try_once(&state, store, &pair).await;
+                if Instant::now() >= lock_until
+                    && state.ledger().api_key().is_some()
+                    && !state.renewals.is_working()
+                {
+                    store.close().await;
+                }
+            }
+        }
+    };
+    let end = async {
+        state.has_come_to(Phase::Abandoned).await;
+        // Nobody is left to use the pair. A sibling that waits for it looks again when the mark has settled.
+        let _ = time::timeout(settles_in, state.has_come_to(Phase::Ended)).await;
+    };
+    tokio::select! {
+        () = work => {}
+        () = end => {
+            tracing::error!("the source ended before its pair of tokens could be saved");
+            store.forget_unsaved();
+            store.next_unsaved();
+        }
+    }
+    // A renewal that has begun meanwhile uses the session, and closes it.
+    if !state.renewals.is_working() {
+        store.close().await;
+    }
+}
+
+async fn try_once(state: &State, store: &SourceStore, pair: &BoughtPair) {
+    let key = state.ledger().api_key();
+    match store
+        .save(pair, key.as_ref(), Instant::now() + LOCK_WAIT)
+        .await
+    {
+        Ok(()) => {
+            let mut ledger = state.ledger();
+            if ledger.version() == Some(pair.version()) {
+                ledger.saved(pair.version());
+            }
+            drop(ledger);
+            store.forget_unsaved();
+            tracing::info!("the pair of tokens is saved now");
+        }
+        // What is stored goes before it: the next renewal adopts that.
+        Err(NotSaved::MovedOn) => store.forget_unsaved(),
+        Err(NotSaved::Failed(_)) if pair.has_expired() => {
+            tracing::error!("a pair of tokens expired before it could be saved");
+            store.forget_unsaved();
+        }
+        Err(NotSaved::Failed(_)) => {}
+    }
+}

@@ -1,0 +1,193 @@
+//! What a source is made of. Data: it spawns nothing and calls nobody.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use super::{
+    awaited::Awaited,
+    current::Current,
+    events::{GrantType, RenewalEvent, RenewalReason},
+    ledger::Ledger,
+    policy,
+    rejections::RejectionGuard,
+    single_flight::SingleFlight,
+    store_session::SourceStore,
+};
+use crate::{
+    clock::{Deadline, Now},
+    credentials::{Credentials, GrantPreference},
+    endpoint::EndpointConfig,
+    token::{AccessToken, Bearer},
+};
+
+/// Checked settings of a source.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) endpoint: EndpointConfig,
+    pub(crate) credentials: Credentials,
+    pub(crate) preference: GrantPreference,
+    pub(crate) early_window: Duration,
+    pub(crate) call_timeout: Duration,
+    pub(crate) renewal_timeout: Duration,
+    pub(crate) store: Option<SourceStore>,
+}
+
+/// All that the tasks and the callers of one source share.
+///
+/// Locks are taken in this order: the store's session, `renewals`, `current`, then `ledger` or `rejections`. Only the
+/// first is held across an await.
+pub(super) struct State {
+    pub(super) current: Current,
+    pub(super) rejections: RejectionGuard,
+    pub(super) renewals: Arc<SingleFlight<Bearer>>,
+    pub(super) awaited: Awaited,
+    pub(super) store: Option<SourceStore>,
+    ledger: Mutex<Ledger>,
+    phase: watch::Sender<Phase>,
+    endpoint: EndpointConfig,
+    early_window: Duration,
+    call_timeout: Duration,
+    renewal_timeout: Duration,
+}
+
+/// How far a source has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    Open,
+    /// A shutdown was asked for. What is under way goes on.
+    Closing,
+    /// The last client is gone. What is under way goes on for a while.
+    Abandoned,
+    /// A shutdown has waited long enough.
+    Ended,
+}
+
+/// A token on its way in.
+pub(super) struct NewToken {
+    pub(super) access_token: AccessToken,
+    pub(super) lifetime: Duration,
+    pub(super) expires: Deadline,
+    pub(super) grant: GrantType,
+}
+
+impl State {
+    pub(super) fn new(settings: Settings) -> Self {
+        let Settings {
+            endpoint,
+            credentials,
+            preference,
+            early_window,
+            call_timeout,
+            renewal_timeout,
+            store,
+        } = settings;
+        Self {
+            current: Current::new(),
+            rejections: RejectionGuard::new(),
+            renewals: Arc::new(SingleFlight::new()),
+            awaited: Awaited::default(),
+            ledger: Mutex::new(Ledger::new(credentials, preference, store.is_some())),
+            store,
+            phase: watch::Sender::new(Phase::Open),
+            endpoint,
+            early_window,
+            call_timeout,
+            renewal_timeout,
+        }
+    }
+
+    pub(super) fn now(&self) -> Now {
+        self.endpoint.clock.now()
+    }
+
+    pub(super) fn endpoint(&self) -> &EndpointConfig {
+        &self.endpoint
+    }
+
+    pub(super) fn call_timeout(&self) -> Duration {
+        self.call_timeout
+    }
+
+    pub(super) fn renewal_timeout(&self) -> Duration {
+        self.renewal_timeout
+    }
+
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves on to a later phase; an earlier one changes nothing.
+    pub(super) fn enter(&self, next: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let is_later = next > *phase;
+            *phase = next.max(*phase);
+            is_later
+        });
+    }
+
+    /// Resolves once the source has come so far.
+    pub(super) async fn has_come_to(&self, phase: Phase) {
+        // The sender is `self`: the channel can't be closed.
+        let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
+    }
+
+    /// Puts a token to use, unless `accept` says no. It is told the generation that the token would replace, and settles
+    /// what becomes of the credentials, together with the swap.
+    pub(super) fn publish(
+        &self,
+        new: NewToken,
+        reason: RenewalReason,
+        accept: impl FnOnce(&mut Ledger, u64) -> bool,
+    ) -> Option<Bearer> {
+        let NewToken {
+            access_token,
+            lifetime,
+            expires,
+            grant,
+        } = new;
+        let life = policy::life(expires, lifetime, self.early_window, fastrand::f64());
+        let bearer = self.current.replace(|replaced, generation| {
+            let bearer = Bearer::new(access_token, generation, life)?;
+            let mut ledger = self.ledger();
+            if !accept(&mut ledger, replaced) {
+                return None;
+            }
+            let (expires_at, fallbacks) = (bearer.expires_at(), ledger.fallbacks());
+            drop(ledger);
+            self.rejections.replaced(replaced, generation);
+            Some((
+                bearer,
+                RenewalEvent {
+                    generation,
+                    reason,
+                    grant,
+                    expires_at,
+                    fallbacks,
+                },
+            ))
+        })?;
+        // Whatever brought it, a response that is still awaited can't be worth more, and a shutdown would wait for it.
+        self.awaited.give_up();
+        tracing::debug!(
+            generation = bearer.generation(),
+            ?reason,
+            ?grant,
+            "access token renewed"
+        );
+        Some(bearer)
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("origin", &self.endpoint.origin)
+            .field("generation", &self.current.live())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,565 @@
+//! A source's part in its store: what is stored, the session under the store's lock, and which pair goes before which
+//! (guarantees G21 to G26).
+
+use std::{fmt, ops::Range, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::{self, Instant},
+};
+
+use super::policy;
+use crate::{
+    credentials::{ApiKey, RefreshToken},
+    error::{Error, ErrorKind},
+    store::{
+        Fingerprint, Header, InUseMark, StoreKey, StoreLock, Stored, StoredTokens, TokenStore,
+        TryLock, Version,
+    },
+};
+
+/// Between two looks at a lock that somebody else holds, in milliseconds. Others save and let go in between.
+const POLL: Range<u64> = 20..70;
+
+/// After a mark the token has to be on its way within this time, or the lock is proven again.
+const MARK_HOLDS: Duration = Duration::from_secs(1);
+
+/// What a mark allows on top of the time for which the call's response is read under the lock.
+pub(super) const MARK_GRACE: Duration = Duration::from_secs(5);
+
+/// No stored cool-down or mark is longer than this, whatever a clock says.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// The longest that one operation of a store may take.
+const STORE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The store of a source. Its session belongs to the source and not to a task: a renewal that takes over from another
+/// finds the lock with it.
+pub(crate) struct SourceStore {
+    store: Arc<dyn TokenStore>,
+    key: StoreKey,
+    replace_foreign_pair: bool,
+    session: Mutex<Option<Session>>,
+    unsaved: std::sync::Mutex<Unsaved>,
+}
+
+/// The pair that is in use and could not be saved.
+#[derive(Debug, Default)]
+struct Unsaved {
+    pair: Option<BoughtPair>,
+    /// A task goes on trying to save it.
+    is_served: bool,
+}
+
+/// A pair on its way into the store.
+#[derive(Clone, Debug)]
+pub(super) struct BoughtPair {
+    snapshot: Snapshot,
+    /// What was stored when it was bought.
+    base: Option<Version>,
+}
+
+/// What is stored, opened. Its spans count from when it was read or made.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    header: Header,
+    tokens: StoredTokens,
+    at: Instant,
+}
+
+/// The store under its lock.
+pub(super) struct Session {
+    lock: Box<dyn StoreLock>,
+    snapshot: Option<Snapshot>,
+}
+
+/// What a look at the store can settle.
+#[derive(Debug)]
+pub(super) enum Settled {
+    /// A pair that goes before ours, and that requests can use.
+    Pair(Snapshot),
+    /// Others have found the endpoint sick.
+    Pause(Duration),
+}
+
+/// What came of [`SourceStore::open`].
+pub(super) enum Opened<T> {
+    Enough(T),
+    Locked(Session),
+}
+
+/// Why a pair was not saved.
+#[derive(Debug)]
+pub(super) enum NotSaved {
+    /// Another pair is stored by now, which goes before it.
+    MovedOn,
+    Failed(Error),
+}
+
+impl Snapshot {
+    pub(super) fn new(header: Header, tokens: StoredTokens) -> Self {
+        Self {
+            header,
+            tokens,
+            at: Instant::now(),
+        }
+    }
+
+    fn nothing() -> Self {
+        Self::new(Header::new(new_family(0)), StoredTokens::default())
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.header.version
+    }
+
+    pub(super) fn tokens(&self) -> &StoredTokens {
+        &self.tokens
+    }
+
+    /// How often the refresh token was presented without a response.
+    pub(super) fn marks(&self) -> u32 {
+        self.header.mark.map_or(0, |mark| mark.count)
+    }
+
+    /// How long somebody may still be about to present, or to save, what the mark names.
+    pub(super) fn mark_settles_in(&self) -> Duration {
+        self.left(self.header.mark.map(|mark| mark.settles_in))
+            .unwrap_or_default()
+    }
+
+    /// A span of the header as it is by now.
+    fn left(&self, span: Option<Duration>) -> Option<Duration> {
+        span.map(|span| span.saturating_sub(self.at.elapsed()))
+    }
+
+    /// How much longer the access token lives, by the store's clock and never longer than it ever could.
+    pub(super) fn lives(&self) -> Duration {
+        self.left(self.header.expires_in)
+            .unwrap_or_default()
+            .min(self.tokens.lifetime)
+    }
+
+    /// Whether a pair of our own goes before this: ours is later in the same family, or nothing is stored at all.
+    pub(super) fn is_behind(&self, ours: Version) -> bool {
+        let Version { family, revision } = self.header.version;
+        let is_blank = revision == 0
+            && self.tokens.access_token.is_none()
+            && self.tokens.refresh_token.is_none();
+        is_blank || family == ours.family && revision < ours.revision
+    }
+
+    /// Whether this goes before ours: later in the same family, or of another.
+    fn is_ahead(&self, ours: Option<Version>) -> bool {
+        let Version { family, revision } = self.header.version;
+        ours.is_none_or(|ours| family != ours.family || revision > ours.revision)
+    }
+
+    /// What a look at this settles, if anything: a newer pair that can be used, or a cool-down that is on.
+    pub(super) fn settles(&self, ours: Option<Version>) -> Option<Settled> {
+        let margin = policy::margin(self.tokens.lifetime);
+        if self.tokens.access_token.is_some() && self.lives() > margin && self.is_ahead(ours) {
+            return Some(Settled::Pair(self.clone()));
+        }
+        self.left(self.header.not_before)
+            .filter(|wait| !wait.is_zero())
+            .map(Settled::Pause)
+    }
+
+    fn close(&self) -> Stored {
+        let Header {
+            version,
+            mark,
+            not_before,
+            expires_in,
+        } = self.header;
+        let mut header = Header::new(version);
+        header.mark = mark.map(|mark| InUseMark {
+            settles_in: self.left(Some(mark.settles_in)).unwrap_or_default(),
+            ..mark
+        });
+        header.not_before = self.left(not_before).filter(|wait| !wait.is_zero());
+        header.expires_in = self.left(expires_in);
+        Stored::new(header, Some(self.tokens.close()))
+    }
+}
+
+impl BoughtPair {
+    pub(super) fn new(snapshot: Snapshot, base: Option<Version>) -> Self {
+        Self { snapshot, base }
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.snapshot.version()
+    }
+
+    pub(super) fn has_expired(&self) -> bool {
+        self.snapshot.lives().is_zero()
+    }
+
+    /// Whether what is stored by now goes before this pair.
+    fn gives_way_to(&self, stored: &Snapshot) -> bool {
+        Some(stored.version()) != self.base && !stored.is_behind(self.version())
+    }
+}
+
+impl SourceStore {
+    pub(crate) fn new(
+        store: Arc<dyn TokenStore>,
+        key: StoreKey,
+        replace_foreign_pair: bool,
+    ) -> Self {
+        Self {
+            store,
+            key,
+            replace_foreign_pair,
+            session: Mutex::new(None),
+            unsaved: Default::default(),
+        }
+    }
+
+    /// The session of this source, if one is open.
+    ///
+    /// # Errors
+    ///
+    /// Another task of this process holds it for too long: perhaps nobody polls its runtime.
+    pub(super) async fn session(&self) -> Result<MutexGuard<'_, Option<Session>>, Error> {
+        time::timeout(STORE_TIMEOUT, self.session.lock())
+            .await
+            .map_err(|_| {
+                let message = "another task of this process is at work on the token store";
+                Error::new(ErrorKind::StoreUnavailable, message)
+            })
+    }
+
+    /// Ends the session of this source, if one is open.
+    pub(super) async fn close(&self) {
+        if let Ok(mut session) = self.session().await
+            && let Some(session) = session.take()
+        {
+            session.close().await;
+        }
+    }
+
+    /// Reads the store. `None`: nothing is there.
+    pub(super) async fn look(&self, key: Option<&ApiKey>) -> Result<Option<Snapshot>, Error> {
+        let Some(Stored { mut header, record }) = bounded(|| self.store.load(&self.key)).await?
+        else {
+            return Ok(None);
+        };
+        // A clock that was set back must not turn a pause of seconds into one of hours.
+        header.not_before = header.not_before.map(|wait| wait.min(LONGEST_PAUSE));
+        if let Some(mark) = &mut header.mark {
+            mark.settles_in = mark.settles_in.min(LONGEST_PAUSE);
+        }
+        let tokens = record
+            .as_ref()
+            .map(StoredTokens::open)
+            .transpose()?
+            .unwrap_or_default();
+        let is_foreign = match (&tokens.api_key, key) {
+            (Some(theirs), Some(key)) => *theirs != Fingerprint::of(key.expose()),
+            _ => false,
+        };
+        if is_foreign && !self.replace_foreign_pair {
+            let message = format!(
+                "the pair stored for account `{}` belongs to another API key; name another account, or replace the pair \
+                 with `replace_foreign_pair(true)`",
+                self.key.account()
+            );
+            return Err(Error::new(ErrorKind::StoreForeign, message));
+        }
+        Ok(Some(Snapshot::new(
+            header,
+            if is_foreign {
+                StoredTokens::default()
+            } else {
+                tokens
+            },
+        )))
+    }
+
+    /// Takes the lock, or finds that it need not: `enough` looks at what others save in the meantime.
+    pub(super) async fn open<T>(
+        &self,
+        key: Option<&ApiKey>,
+        until: Instant,
+        mut enough: impl FnMut(&Snapshot) -> Option<T>,
+    ) -> Result<Opened<T>, Error> {
+        loop {
+            let snapshot = match self.look(key).await {
+                // Looked at again, and mended, under the lock.
+                Err(error) if error.kind() == ErrorKind::StoreCorrupt && key.is_some() => None,
+                snapshot => snapshot?,
+            };
+            if let Some(done) = snapshot.as_ref().and_then(&mut enough) {
+                return Ok(Opened::Enough(done));
+            }
+            let holder = match bounded(|| self.store.try_lock(&self.key)).await? {
+                TryLock::Locked(lock) => return self.look_again(lock, key, enough).await,
+                TryLock::Busy(holder) => holder,
+            };
+            let pause = Duration::from_millis(fastrand::u64(POLL));
+            if Instant::now() + pause > until {
+                let holder = holder
+                    .map(|holder| format!(" by {holder}"))
+                    .unwrap_or_default();
+                let message = format!("the store's lock is held{holder}, and was not free in time");
+                return Err(Error::new(ErrorKind::StoreLocked, message));
+            }
+            time::sleep(pause).await;
+        }
+    }
+
+    /// The second look, under the lock: somebody may have saved between the first look and the lock.
+    async fn look_again<T>(
+        &self,
+        mut lock: Box<dyn StoreLock>,
+        key: Option<&ApiKey>,
+        enough: impl FnMut(&Snapshot) -> Option<T>,
+    ) -> Result<Opened<T>, Error> {
+        let result = match self.look(key).await {
+            Err(error) if error.kind() == ErrorKind::StoreCorrupt && key.is_some() => {
+                tracing::warn!(%error, "the stored record is quarantined, and the API key used");
+                bounded(|| lock.quarantine()).await.map(|()| None)
+            }
+            snapshot => snapshot,
+        };
+        let done = match result {
+            Ok(snapshot) => match snapshot.as_ref().and_then(enough) {
+                None => return Ok(Opened::Locked(Session { lock, snapshot })),
+                Some(done) => Ok(Opened::Enough(done)),
+            },
+            Err(error) => Err(error),
+        };
+        unlock(lock).await;
+        done
+    }
+
+    /// Whether the store has another pair than the one that this source's session was about; if so, the session ends.
+    pub(super) async fn has_changed(&self, key: Option<&ApiKey>) -> bool {
+        let Ok(mut session) = self.session().await else {
+            return false;
+        };
+        let Some(known) = session.as_ref().map(Session::version) else {
+            return false;
+        };
+        let stored = self
+            .look(key)
+            .await
+            .ok()
+            .flatten()
+            .map(|snapshot| snapshot.version());
+        let has_changed = stored.is_some() && stored != known;
+        if has_changed && let Some(session) = session.take() {
+            session.close().await;
+        }
+        has_changed
+    }
+
+    /// Saves a pair: in the session of this source, or else in one of its own.
+    pub(super) async fn save(
+        &self,
+        pair: &BoughtPair,
+        key: Option<&ApiKey>,
+        until: Instant,
+    ) -> Result<(), NotSaved> {
+        let mut open = self.session().await.map_err(NotSaved::Failed)?;
+        if let Some(session) = open.as_mut() {
+            if session
+                .snapshot
+                .as_ref()
+                .is_some_and(|stored| pair.gives_way_to(stored))
+            {
+                return Err(NotSaved::MovedOn);
+            }
+            let result = session.save(pair.snapshot.clone()).await;
+            if result
+                .as_ref()
+                .is_err_and(|error| error.kind() == ErrorKind::StoreConflict)
+            {
+                // The lock was lost. It is taken anew for the next try.
+                if let Some(session) = open.take() {
+                    session.close().await;
+                }
+            }
+            return result.map_err(NotSaved::Failed);
+        }
+        drop(open);
+        let enough = |stored: &Snapshot| pair.gives_way_to(stored).then_some(());
+        match self
+            .open(key, until, enough)
+            .await
+            .map_err(NotSaved::Failed)?
+        {
+            Opened::Enough(()) => Err(NotSaved::MovedOn),
+            Opened::Locked(mut session) => {
+                let result = session.save(pair.snapshot.clone()).await;
+                session.close().await;
+                result.map_err(NotSaved::Failed)
+            }
+        }
+    }
+
+    /// Remembers a pair that could not be saved, in place of an earlier one. Says whether a task is needed that goes on
+    /// trying.
+    pub(super) fn keep_unsaved(&self, pair: BoughtPair) -> bool {
+        let mut unsaved = self.unsaved();
+        unsaved.pair = Some(pair);
+        !std::mem::replace(&mut unsaved.is_served, true)
+    }
+
+    /// The pair that could not be saved. `None`, once: the task that tries to save it is to end.
+    pub(super) fn next_unsaved(&self) -> Option<BoughtPair> {
+        let mut unsaved = self.unsaved();
+        unsaved.is_served = unsaved.pair.is_some();
+        unsaved.pair.clone()
+    }
+
+    /// A pair was saved, or is worth nothing any more; so is what came before it.
+    pub(super) fn forget_unsaved(&self) {
+        self.unsaved().pair = None;
+    }
+
+    pub(super) fn has_unsaved(&self) -> bool {
+        self.unsaved().pair.is_some()
+    }
+
+    fn unsaved(&self) -> std::sync::MutexGuard<'_, Unsaved> {
+        self.unsaved
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Session {
+    pub(super) fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_ref()
+    }
+
+    pub(super) fn version(&self) -> Option<Version> {
+        self.snapshot.as_ref().map(Snapshot::version)
+    }
+
+    pub(super) fn marks(&self) -> u32 {
+        self.snapshot.as_ref().map_or(0, Snapshot::marks)
+    }
+
+    /// Notes that a refresh token is about to be presented, and that its response is read for `reads_for`. Returns when
+    /// that has only just been made sure.
+    pub(super) async fn mark(
+        &mut self,
+        token: &RefreshToken,
+        reads_for: Duration,
+        is_seed: bool,
+    ) -> Result<(), Error> {
+        let mut snapshot = self.snapshot.clone().unwrap_or_else(Snapshot::nothing);
+        if is_seed && !snapshot.tokens.has_spent(token) {
+            // From here on the store has it, and the copy in somebody's environment is worth nothing.
+            snapshot.header = Header::new(new_family(0));
+            snapshot.tokens.access_token = None;
+            snapshot.tokens.refresh_token = Some(token.clone());
+            snapshot.tokens.note_spent(token);
+        }
+        let settles_in = reads_for + MARK_GRACE;
+        let count = self.marks().saturating_add(1);
+        for _ in 0..3 {
+            let begun = Instant::now();
+            snapshot.header.mark = Some(InUseMark {
+                count,
+                settles_in: settles_in + snapshot.at.elapsed(),
+            });
+            self.save(snapshot.clone()).await?;
+            if begun.elapsed() < MARK_HOLDS {
+                return Ok(());
+            }
+        }
+        Err(Error::new(
+            ErrorKind::StoreUnavailable,
+            "the store is too slow to guard a refresh token",
+        ))
+    }
+
+    /// The token call that the mark was for had no effect.
+    pub(super) async fn clear_mark(&mut self) -> Result<(), Error> {
+        self.change(|snapshot| snapshot.header.mark = None).await
+    }
+
+    /// The refresh token was refused. The counters and the spent seeds stay.
+    pub(super) async fn forget_tokens(&mut self) -> Result<(), Error> {
+        let forget = |snapshot: &mut Snapshot| {
+            snapshot.tokens.access_token = None;
+            snapshot.tokens.refresh_token = None;
+            snapshot.header.mark = None;
+            snapshot.header.expires_in = None;
+        };
+        self.change(forget).await
+    }
+
+    /// Keeps everybody from calling for a while.
+    pub(super) async fn pause(&mut self, wait: Duration) -> Result<(), Error> {
+        let mut snapshot = self.snapshot.clone().unwrap_or_else(Snapshot::nothing);
+        snapshot.header.not_before = Some(wait + snapshot.at.elapsed());
+        self.save(snapshot).await
+    }
+
+    async fn change(&mut self, change: impl FnOnce(&mut Snapshot)) -> Result<(), Error> {
+        let Some(mut snapshot) = self.snapshot.clone() else {
+            return Ok(());
+        };
+        change(&mut snapshot);
+        self.save(snapshot).await
+    }
+
+    /// Replaces what is stored, if nothing else was stored since this session saw it.
+    pub(super) async fn save(&mut self, mut snapshot: Snapshot) -> Result<(), Error> {
+        if let Some(stored) = &self.snapshot {
+            snapshot.tokens.inherit(&stored.tokens);
+        }
+        let (expected, stored) = (self.version(), snapshot.close());
+        bounded(|| self.lock.save(expected, stored)).await?;
+        self.snapshot = Some(snapshot);
+        Ok(())
+    }
+
+    pub(super) async fn close(self) {
+        unlock(self.lock).await;
+    }
+}
+
+/// Stores bound their own waits and don't panic; one that does otherwise must not cost a pair that was granted.
+async fn bounded<'a, T>(
+    work: impl FnOnce() -> BoxFuture<'a, Result<T, Error>>,
+) -> Result<T, Error> {
+    let work = AssertUnwindSafe(async { work().await }).catch_unwind();
+    match time::timeout(STORE_TIMEOUT, work).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_payload)) => Err(Error::new(ErrorKind::Panicked, "the token store panicked")),
+        Err(_) => {
+            let message = format!("the token store did not answer within {STORE_TIMEOUT:?}");
+            Err(Error::new(ErrorKind::StoreUnavailable, message))
+        }
+    }
+}
+
+async fn unlock(lock: Box<dyn StoreLock>) {
+    // A lock that can't be freed ends with its process or lease.
+    let _ = bounded(|| lock.unlock().map(Ok).boxed()).await;
+}
+
+/// A new family of pairs.
+pub(super) fn new_family(revision: u64) -> Version {
+    Version {
+        family: fastrand::u64(1..),
+        revision,
+    }
+}
+
+impl fmt::Debug for SourceStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceStore")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
