@@ -132,7 +132,7 @@ where
 }
 
 #[test]
-fn a_usable_token_costs_no_allocation_and_a_kept_request_those_of_its_copy() {
+fn a_usable_token_allocates_nothing_a_replay_only_its_copy() {
     let api = FakeApi::in_process();
     let runtime = runtime();
     let ours = separate(&api).build().unwrap().layer(NOTHING);
@@ -183,7 +183,7 @@ fn a_response_future_is_small_beyond_the_one_it_wraps() {
 type Waiting = Pin<Box<<ApiVideoAuth<FakeService> as Service<Request<Body>>>::Future>>;
 
 #[test]
-fn a_waiting_caller_costs_at_most_a_kibibyte_beyond_its_request() {
+fn a_waiting_caller_costs_a_kibibyte_beyond_its_request() {
     const CALLERS: usize = 1000;
     runtime().block_on(async {
         let api = FakeApi::in_process();

@@ -151,7 +151,7 @@ async fn g14_the_first_401_is_kept_unread_and_then_read_on_a_little() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g14_a_401_whose_body_does_not_end_delays_the_replay_by_a_tenth_of_a_second() {
+async fn g14_a_401_without_end_delays_the_replay_by_100_ms() {
     for body in [
         || Body::from_stream(stream::pending::<io::Result<Bytes>>()),
         || {
@@ -197,7 +197,7 @@ async fn g14_a_replay_on_its_way_starts_no_second_renewal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g14_if_the_renewal_fails_a_401_that_is_a_stream_comes_through_whole() {
+async fn g14_if_the_renewal_fails_a_streamed_401_comes_through_whole() {
     let api = FakeApi::in_process();
     let client = layer(&api).layer(refusing_once(|| {
         Body::from_stream(stream::iter(
@@ -222,7 +222,7 @@ async fn g14_if_the_renewal_fails_a_401_that_is_a_stream_comes_through_whole() {
 }
 
 #[tokio::test]
-async fn g16_a_401_that_comes_before_the_body_is_sent_hangs_and_breaks_nothing() {
+async fn g16_a_401_before_the_body_is_sent_breaks_nothing() {
     let chunk = bytes(64 * 1024);
     let streamed = move |chunks: usize| {
         let chunk = chunk.clone();

@@ -21,7 +21,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn g17_a_delegated_token_goes_to_post_upload_of_its_origin_only() {
+async fn g17_a_delegated_token_goes_to_post_upload_only() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let service = service_fn(|request: Request<Body>| {
         seen.lock().unwrap().push(request.uri().clone());
@@ -132,7 +132,7 @@ where
 }
 
 #[tokio::test]
-async fn g18_no_delegated_request_has_authorization_in_any_order_of_layers() {
+async fn g18_no_delegated_request_has_authorization_in_any_order() {
     let api = FakeApi::in_process();
     let token = mint(&api).await;
     let (auth, delegated) = (with_key(&api).build().unwrap(), layer(&api, &token));
@@ -150,7 +150,7 @@ async fn g18_no_delegated_request_has_authorization_in_any_order_of_layers() {
 }
 
 #[tokio::test]
-async fn g19_an_error_that_quotes_the_token_is_left_out_and_others_pass() {
+async fn g19_an_error_that_quotes_the_token_is_left_out() {
     let layer = UploadTokenLayer::builder("to-test-only").build().unwrap();
     let quoting = layer.layer(service_fn(|request: Request<Body>| async move {
         let inner = io::Error::other(format!("error sending request for url ({})", request.uri()));
@@ -206,7 +206,7 @@ async fn g19_upload_tokens_are_never_printed() {
 }
 
 #[tokio::test]
-async fn g20_readiness_passes_through_and_a_refused_request_is_not_sent() {
+async fn g20_readiness_passes_and_a_refused_request_is_not_sent() {
     let layer = UploadTokenLayer::builder("to-test-only").build().unwrap();
     let (mut service, mut handle) =
         tower_test::mock::spawn_layer::<Request<Body>, Response<Body>, _>(layer);

@@ -184,7 +184,7 @@ async fn g9_the_clock_table() {
 
 /// A token got while the clock was wrong lives no longer than its lifetime once it is put right.
 #[tokio::test]
-async fn g9_a_token_got_under_a_wrong_clock_lives_no_longer_than_its_lifetime() {
+async fn g9_a_wrong_clock_prolongs_no_lifetime_when_put_right() {
     for wrong in ["forward", "back"] {
         let (clock, api) = (ManualClock::new(), FakeApi::in_process());
         let layer = with_key(&api)
@@ -247,7 +247,7 @@ async fn echo(request: Request<Body>) -> Result<Response<Body>, BoxError> {
 type Seen = (u64, String);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_request_starts_with_a_token_that_is_known_to_be_replaced_or_invalidated() {
+async fn no_request_starts_with_a_token_known_to_be_replaced() {
     let api = FakeApi::in_process();
     let layer = with_refresh_token(&api)
         .token_service::<_, Body>(api.service())

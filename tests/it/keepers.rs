@@ -131,7 +131,7 @@ async fn g11_a_keeper_recovers_within_a_fifth_of_the_outage() {
 
 /// A probe that takes longer than its waiters' patience and then fails: the next one is not late for that.
 #[tokio::test(start_paused = true)]
-async fn g11_a_keeper_that_ran_out_of_patience_with_a_probe_tries_again_in_time() {
+async fn g11_a_keeper_whose_probe_took_too_long_tries_again_in_time() {
     let (api, clock) = paused();
     let layer = with_key(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);

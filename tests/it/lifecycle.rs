@@ -114,7 +114,7 @@ async fn g1_invalidate_takes_only_the_current_generation_out_of_use() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g11_new_credentials_end_pauses_and_win_over_answers_to_old_ones() {
+async fn g11_new_credentials_end_pauses_and_win_over_old_responses() {
     // In mid-flight, before the refusal of the old token and before its acceptance.
     for accepted in [false, true] {
         let (api, clock) = paused();
@@ -313,7 +313,7 @@ async fn g2_shutdown_ends_at_its_deadline() {
 
 /// A refresh was given up and a login has replaced it: its response is worth nothing, and nobody waits for it.
 #[tokio::test(start_paused = true)]
-async fn g2_shutdown_does_not_wait_for_an_answer_that_is_worth_nothing() {
+async fn g2_shutdown_does_not_wait_for_a_worthless_response() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api)
         .api_key(api.api_key())
@@ -414,7 +414,7 @@ async fn g2_a_token_that_may_be_spent_is_not_given_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g11_a_token_that_replaced_the_one_on_its_way_is_not_taken_for_spent() {
+async fn g11_a_token_set_during_a_call_is_not_taken_for_spent() {
     let (api, clock) = paused();
     let queue = ConcurrencyLimit::new(api.service(), 1);
     let mut slot = queue.clone();

@@ -72,7 +72,7 @@ async fn g10_renews_first_if_less_is_left_than_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g10_an_hour_asked_by_each_chunk_of_an_upload_does_not_renew_for_each() {
+async fn g10_an_hour_asked_by_each_chunk_does_not_renew_for_each() {
     let (api, _, client) = plain();
     for chunk in 0..360 {
         assert_eq!(list_with(&client, 3_600).await, 200, "chunk {chunk}");
@@ -114,7 +114,7 @@ async fn g10_many_at_once_wait_for_one_flight() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g10_if_it_fails_the_usable_token_is_used_and_a_tenth_of_a_lifetime_passes() {
+async fn g10_a_failure_is_repeated_after_a_tenth_of_a_lifetime() {
     let (api, _, client) = plain();
     list(&client).await.unwrap();
     advance(Duration::from_secs(2_000)).await;

@@ -213,7 +213,7 @@ async fn g11_g12_a_committed_answer_that_never_came_is_ambiguous() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g11_silence_ends_no_credential_and_each_probe_presents_it_once() {
+async fn g11_silence_ends_no_credential_and_probes_present_it_once() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
@@ -266,7 +266,7 @@ async fn g11_on_a_login_ambiguous_equals_transient() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g11_a_refused_refresh_token_falls_back_to_the_api_key_and_is_counted() {
+async fn g11_a_refused_refresh_token_falls_back_to_the_api_key() {
     let (api, clock) = paused();
     let layer = with_key(&api).clock(clock.clone()).build().unwrap();
     let client = client(&layer, &api);

@@ -168,7 +168,7 @@ impl Service<Request<Body>> for Strict {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g20_each_service_is_called_ready_and_no_readiness_is_held_in_a_flight() {
+async fn g20_services_are_called_ready_and_none_is_held_ready() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api)
         .clock(clock.clone())
@@ -342,7 +342,7 @@ impl<R, E> Policy<Request<Body>, Response<R>, E> for Repeat {
 
 /// A layer below that repeats requests: what becomes of a refresh whose response a gateway ate.
 #[tokio::test(start_paused = true)]
-async fn g13_a_retry_layer_below_presents_a_token_twice_unless_it_is_told() {
+async fn g13_a_retry_layer_below_presents_twice_unless_it_is_told() {
     for (spares_token_calls, separate, presentations) in
         [(false, false, 2), (true, false, 1), (false, true, 1)]
     {
@@ -423,7 +423,7 @@ async fn g20_our_errors_can_be_shared_between_threads() {
 
 /// The call that was given up is still read, in the only slot there is: the next one must get it in time.
 #[tokio::test(start_paused = true)]
-async fn g4_a_hanging_refresh_does_not_keep_the_only_slot_from_the_next_step() {
+async fn g4_a_hanging_refresh_leaves_the_only_slot_to_the_next_step() {
     for with_api_key in [true, false] {
         let (api, clock) = paused();
         let mut layer = with_refresh_token(&api).clock(clock);

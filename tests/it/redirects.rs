@@ -156,7 +156,7 @@ async fn g13_a_redirect_layer_below_must_spare_token_calls() {
 
 /// tower-http's own policies follow a 307 of a token call nowhere, since they can't clone its body.
 #[tokio::test(start_paused = true)]
-async fn g13_the_usual_redirect_layer_below_sends_no_secret_elsewhere() {
+async fn g13_the_usual_redirect_layer_sends_no_secret_elsewhere() {
     for status in STATUSES {
         let (api, clock) = paused();
         let layer = with_refresh_token(&api).clock(clock).build().unwrap();

@@ -240,7 +240,7 @@ async fn g17_reqwests_redirects_to_another_host_carry_no_token() {
 }
 
 #[tokio::test]
-async fn g13_token_calls_are_neither_redirected_nor_repeated_whatever_the_builder_says() {
+async fn g13_token_calls_are_neither_redirected_nor_repeated() {
     let (api, layer) = start().await;
     let other = FakeApi::start().await.unwrap();
     let retries = ::reqwest::retry::for_host("127.0.0.1")
@@ -346,7 +346,7 @@ async fn order_above_retry_works_too() {
 }
 
 #[tokio::test]
-async fn g19_order_below_tracing_which_sees_neither_the_token_nor_the_first_401() {
+async fn g19_tracing_above_sees_neither_the_token_nor_the_first_401() {
     let (api, layer) = start().await;
     let client = reqwest_middleware::ClientBuilder::new(plain().build().unwrap())
         .with(TracingMiddleware::default())

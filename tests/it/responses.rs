@@ -79,7 +79,7 @@ async fn g12_odd_fields_are_taken_for_what_they_mean() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g12_without_a_new_refresh_token_the_one_sent_counts_as_spent() {
+async fn g12_without_a_new_refresh_token_the_old_counts_as_spent() {
     for with_api_key in [false, true] {
         for odd in [
             None,
@@ -124,7 +124,7 @@ async fn g12_without_a_new_refresh_token_the_one_sent_counts_as_spent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g12_a_new_refresh_token_is_kept_even_without_an_access_token() {
+async fn g12_a_new_refresh_token_is_kept_without_an_access_token() {
     for login in [false, true] {
         let (api, clock) = paused();
         let layer = if login {

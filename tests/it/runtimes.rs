@@ -75,7 +75,7 @@ impl Service<Request<Body>> for Panicking {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g5_a_panicking_token_service_is_an_error_and_poisons_nothing() {
+async fn g5_a_panicking_token_service_poisons_nothing() {
     for place in ["readiness", "call", "future"] {
         let (api, clock) = paused();
         let left = Arc::new(AtomicUsize::new(usize::MAX));
@@ -324,7 +324,7 @@ fn child_of_runtimes() {
 }
 
 #[tokio::test]
-async fn g2_a_side_flight_ends_with_the_process_and_shutdown_waits_for_it() {
+async fn g2_a_side_renewal_ends_with_main_unless_shutdown_waits() {
     for end in ["shutdown", "return"] {
         let api = FakeApi::start().await.unwrap();
         let (_, refresh_token) = api.mint_pair();

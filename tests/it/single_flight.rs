@@ -101,7 +101,7 @@ async fn g1_callers_share_one_failure_and_then_one_probe() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g1_a_refused_refresh_token_is_presented_once_until_credentials_are_set() {
+async fn g1_a_refused_refresh_token_is_presented_once() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
     let clients = clones(&layer, &api, 64);
@@ -356,7 +356,7 @@ async fn g3_a_late_answer_is_kept_for_a_minute_after_the_call() {
 
 /// A runtime that runs only during requests, as in a blocking program: no timer of ours fires in time.
 #[test]
-fn g3_an_answer_that_came_while_the_runtime_stood_still_is_kept() {
+fn g3_a_response_is_kept_though_the_runtime_stood_still() {
     let server = Runtime::new().unwrap();
     for (first_request, point) in [(50, GatePoint::AfterCommit), (50, GatePoint::MidBody)] {
         let api = server.block_on(FakeApi::start()).unwrap();
@@ -392,7 +392,7 @@ fn g3_an_answer_that_came_while_the_runtime_stood_still_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g3_who_waited_while_the_machine_slept_gets_the_answer_that_came_meanwhile() {
+async fn g3_callers_get_the_response_that_came_during_suspend() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
@@ -454,7 +454,7 @@ async fn g3_a_late_answer_beats_the_call_that_followed_it() {
 
 /// The first call is carried out and stuck; the token is presented again, and that is refused.
 #[tokio::test(start_paused = true)]
-async fn g3_a_late_pair_is_kept_although_the_second_presentation_was_refused() {
+async fn g3_a_late_pair_is_kept_though_the_second_call_was_refused() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);

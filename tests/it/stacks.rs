@@ -139,7 +139,7 @@ where
 }
 
 #[tokio::test]
-async fn g16_bodies_that_cannot_be_made_from_bytes_pass_without_replay() {
+async fn g16_bodies_not_made_from_bytes_pass_without_replay() {
     over_http(Empty::<Bytes>::new, "").await;
     over_http(|| Loner::new("alone"), "alone").await;
     over_http(

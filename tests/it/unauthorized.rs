@@ -146,7 +146,7 @@ async fn g15_an_api_that_refuses_everything_is_asked_for_one_renewal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g15_an_api_that_refuses_everything_is_asked_for_one_renewal_by_streams_too() {
+async fn g15_streams_ask_a_refusing_api_for_one_renewal_too() {
     g15_always_401(streamed, 1).await;
 }
 
@@ -171,7 +171,7 @@ async fn g15_many_refused_at_once_are_one_renewal_and_two_calls_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g15_one_endpoint_that_always_refuses_does_not_disturb_the_others() {
+async fn g15_one_endpoint_that_refuses_does_not_disturb_the_others() {
     let (api, _, client) = plain();
     api.on_api_request(|request| (request.uri.path() == "/videos/bad").then(|| unauthorized("no")));
     for second in 0..300 {
@@ -192,7 +192,7 @@ async fn g15_one_endpoint_that_always_refuses_does_not_disturb_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g15_a_server_that_reports_too_long_a_lifetime_costs_no_request() {
+async fn g15_a_lifetime_reported_too_long_costs_no_request() {
     let fake = FakeApi::builder()
         .token_lifetime(Duration::from_secs(1))
         .reported_lifetime(Duration::from_secs(3600));
@@ -209,7 +209,7 @@ async fn g15_a_server_that_reports_too_long_a_lifetime_costs_no_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g15_sources_that_kill_each_others_tokens_stay_within_the_budget() {
+async fn g15_sources_that_kill_each_others_tokens_keep_the_budget() {
     let clock = ManualClock::with_tokio();
     let api = FakeApi::builder()
         .login_kills_access_tokens(true)
@@ -280,7 +280,7 @@ async fn g14_if_the_renewal_fails_the_caller_gets_the_original_401() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g14_a_refused_credential_after_a_401_gives_the_original_401_too() {
+async fn g14_a_refused_credential_gives_the_original_401_too() {
     let clock = ManualClock::with_tokio();
     let api = FakeApi::builder().clock(clock.clone()).build();
     let layer = crate::support::with_refresh_token(&api)

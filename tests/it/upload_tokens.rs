@@ -95,7 +95,7 @@ async fn a_lifetime_is_rounded_up_and_one_that_cannot_be_is_not_sent() {
 }
 
 #[tokio::test]
-async fn the_list_has_all_pages_of_sixty_tokens_in_the_order_asked_for() {
+async fn the_list_has_all_pages_in_the_order_asked_for() {
     let clock = ManualClock::new();
     let api = FakeApi::builder().clock(clock.clone()).build();
     let tokens = tokens(&api);

@@ -206,7 +206,7 @@ async fn g4_g16_a_body_that_is_slow_to_come_holds_no_slot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g16_a_body_that_takes_hours_to_read_goes_out_with_the_token_of_then() {
+async fn g16_a_body_read_for_hours_goes_out_with_a_new_token() {
     let (api, _, client) = plain();
     warm_up(&api, &client).await;
     let parts = stream::iter(0..10).then(|_| async {
@@ -223,7 +223,7 @@ async fn g16_a_body_that_takes_hours_to_read_goes_out_with_the_token_of_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g7_g16_in_the_early_window_requests_that_wait_for_their_body_renew_at_the_side_too() {
+async fn g7_g16_a_request_that_waits_for_its_body_renews_early_too() {
     let min_lifetime = MinLifetime(Duration::from_secs(1));
     for (name, body, extension) in [
         (

@@ -184,7 +184,7 @@ impl http_body::Body for Throttled {
 }
 
 #[tokio::test]
-async fn g16_a_body_that_is_slow_even_from_memory_is_read_once_and_replayed() {
+async fn g16_a_body_that_is_slow_even_from_memory_is_read_once() {
     let api = FakeApi::in_process();
     let layer = with_key(&api)
         .token_service::<_, Body>(api.service())

@@ -21,7 +21,7 @@ fn failing_saves(time: Duration, panics: bool) -> Hook {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g21_a_pair_that_cannot_be_saved_is_used_and_saved_later_while_siblings_wait() {
+async fn g21_an_unsaved_pair_is_used_and_siblings_wait_for_its_save() {
     for panics in [false, true] {
         let fleet = Fleet::logged_in().await;
         sleep(HOUR).await;
@@ -58,7 +58,7 @@ async fn g21_a_pair_that_cannot_be_saved_is_used_and_saved_later_while_siblings_
 }
 
 #[tokio::test(start_paused = true)]
-async fn g21_killed_before_the_save_the_key_helps_and_else_the_answer_is_lost() {
+async fn g21_killed_before_the_save_only_an_api_key_helps() {
     for with_key in [true, false] {
         let fleet = Fleet::logged_in().await;
         sleep(HOUR).await;
@@ -103,7 +103,7 @@ async fn g21_a_save_that_is_lost_on_the_way_back_is_no_conflict() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g21_a_pair_that_stays_unsaved_is_saved_by_the_next_renewal_or_gives_way_to_a_newer_one() {
+async fn g21_a_pair_that_stays_unsaved_is_renewed_on_and_then_saved() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     let is_away = Arc::new(AtomicBool::new(true));

@@ -13,7 +13,7 @@ use crate::support::faulty_store::Stop;
 
 /// The marked token of a process that died is presented again only when its mark is settled, or never.
 #[tokio::test(start_paused = true)]
-async fn g22_a_marked_token_is_presented_again_after_its_deadline_and_never_with_a_key() {
+async fn g22_a_marked_token_waits_for_its_deadline_or_an_api_key() {
     for (with_key, spent) in [(true, true), (true, false), (false, true), (false, false)] {
         let fleet = Fleet::logged_in().await;
         sleep(HOUR).await;
@@ -65,7 +65,7 @@ async fn g22_a_marked_token_is_presented_again_after_its_deadline_and_never_with
 
 /// A leader that others gave up may still get its response: then it can save, since nobody holds the lock while waiting.
 #[tokio::test(start_paused = true)]
-async fn g21_who_waits_for_a_mark_leaves_the_lock_to_the_one_who_made_it() {
+async fn g21_while_a_mark_is_waited_for_its_owner_can_lock() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     let token = fleet.stored();
@@ -92,7 +92,7 @@ async fn g21_who_waits_for_a_mark_leaves_the_lock_to_the_one_who_made_it() {
 
 /// A leader that is stopped after its mark and loses its lock: what it does when it goes on.
 #[tokio::test(start_paused = true)]
-async fn g23_a_leader_that_was_stopped_after_its_mark_presents_nothing_and_adopts() {
+async fn g23_a_leader_stopped_after_its_mark_presents_nothing() {
     for with_key in [true, false] {
         let fleet = Fleet::logged_in().await;
         sleep(HOUR).await;
@@ -166,7 +166,7 @@ async fn g23_the_late_refusal_of_a_leader_erases_nothing() {
 
 /// An ambiguous outcome whose lock was lost: another process has a pair by then.
 #[tokio::test(start_paused = true)]
-async fn g11_the_store_is_read_again_before_a_token_is_presented_a_second_time() {
+async fn g11_the_store_is_read_again_before_a_second_presentation() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     let token = fleet.stored();
@@ -190,7 +190,7 @@ async fn g11_the_store_is_read_again_before_a_token_is_presented_a_second_time()
 }
 
 #[tokio::test(start_paused = true)]
-async fn g23_an_older_or_empty_store_gets_the_newer_pair_back_and_nothing_is_presented_twice() {
+async fn g23_g25_an_older_or_empty_store_gets_the_newer_pair_back() {
     for with_key in [true, false] {
         for empty in [true, false] {
             let fleet = Fleet::logged_in().await;
@@ -226,7 +226,7 @@ async fn g23_an_older_or_empty_store_gets_the_newer_pair_back_and_nothing_is_pre
 
 /// The pair was refused and forgotten; the dump brings back an older one of the same line.
 #[tokio::test(start_paused = true)]
-async fn g23_an_older_pair_of_the_same_line_is_not_presented_when_the_newer_one_was_refused() {
+async fn g23_an_older_pair_of_a_refused_family_is_not_presented() {
     let fleet = Fleet::logged_in().await;
     let process = fleet.start(fleet.keyless());
     assert_eq!(process.list().await, Ok(200));
@@ -250,7 +250,7 @@ async fn g23_an_older_pair_of_the_same_line_is_not_presented_when_the_newer_one_
 
 /// A record read while its mark stood is as good as any once the mark is cleared.
 #[tokio::test(start_paused = true)]
-async fn g21_a_mark_that_was_cleared_leaves_no_doubt_with_those_who_saw_it() {
+async fn g21_a_cleared_mark_leaves_no_doubt_with_those_who_saw_it() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR - seconds(100.0)).await;
     // An early renewal is out, and will fail.
@@ -275,7 +275,7 @@ async fn g21_a_mark_that_was_cleared_leaves_no_doubt_with_those_who_saw_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g12_a_refresh_token_without_an_access_token_is_stored_at_once() {
+async fn g12_a_lone_refresh_token_is_stored_at_once() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     let token = fleet.stored();
@@ -309,7 +309,7 @@ async fn g12_a_refresh_token_without_an_access_token_is_stored_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g21_a_late_answer_is_stored_even_if_the_store_is_away_for_a_while() {
+async fn g21_a_late_response_is_stored_when_the_store_is_back() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     let is_away = Arc::new(AtomicBool::new(false));

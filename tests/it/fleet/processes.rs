@@ -68,7 +68,7 @@ async fn of_eight_all_call_without_a_lock(store: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g23_of_eight_processes_on_one_folder_one_calls_and_without_the_lock_all_do() {
+async fn g23_of_eight_processes_on_one_folder_one_calls() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = |name: &str| {
         folder
@@ -84,7 +84,7 @@ async fn g23_of_eight_processes_on_one_folder_one_calls_and_without_the_lock_all
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs redis-server; .ci/run runs it"]
-async fn g23_of_eight_processes_on_one_redis_one_calls_and_without_the_lock_all_do() {
+async fn g23_of_eight_processes_on_one_redis_one_calls() {
     let server = RedisServer::start();
     of_eight_one_calls(&server.url()).await;
     server.command(&["FLUSHALL"]);
@@ -313,7 +313,7 @@ async fn stopped(call_is_out: bool, leader_has_key: bool, other_has_key: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs redis-server; .ci/run runs it"]
-async fn g23_a_process_stopped_after_its_mark_presents_nothing_when_it_goes_on() {
+async fn g23_a_process_stopped_after_its_mark_presents_nothing() {
     tokio::join!(stopped(false, true, true), stopped(false, false, false));
 }
 

@@ -67,7 +67,7 @@ async fn g26_twenty_processes_with_one_seed_present_it_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g26_a_seed_is_used_when_the_stored_pair_was_refused_and_a_spent_one_never() {
+async fn g26_a_seed_replaces_a_refused_pair_but_never_when_spent() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     let stored = fleet.stored();
@@ -114,7 +114,7 @@ async fn g26_a_seed_is_used_when_the_stored_pair_was_refused_and_a_spent_one_nev
 }
 
 #[tokio::test(start_paused = true)]
-async fn g26_a_seed_outlives_a_transient_failure_and_a_kill_before_its_answer() {
+async fn g26_a_seed_outlives_a_transient_failure_and_its_process() {
     let fleet = Fleet::new();
     let seed = fleet.api.mint_pair().1;
     let first = fleet.start(fleet.keyless().refresh_token(seed.as_str()));
@@ -128,7 +128,7 @@ async fn g26_a_seed_outlives_a_transient_failure_and_a_kill_before_its_answer() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn g26_a_seed_that_this_process_spent_is_not_planted_in_a_store_that_was_emptied() {
+async fn g26_a_spent_seed_is_not_planted_in_an_emptied_store() {
     for with_key in [true, false] {
         let fleet = Fleet::new();
         let seed = fleet.api.mint_pair().1;

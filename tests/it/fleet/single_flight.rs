@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::{stores::Lockless, *};
 
 #[tokio::test(start_paused = true)]
-async fn g23_processes_that_share_a_store_make_one_call_and_only_the_lock_sees_to_it() {
+async fn g23_processes_that_share_a_store_make_one_call() {
     for locks in [true, false] {
         for warm in [true, false] {
             let fleet = Fleet::new();
@@ -124,7 +124,7 @@ async fn g21_look_lock_look_mark_call_save_publish_unlock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g21_a_mark_stands_while_the_call_is_out_and_a_transient_outcome_clears_it() {
+async fn g21_g22_a_mark_stands_until_a_transient_outcome_clears_it() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     let token = fleet.stored();
@@ -191,7 +191,7 @@ async fn g23_a_cool_down_is_shared_by_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g23_twenty_processes_probe_an_outage_no_more_often_than_once_a_second() {
+async fn g23_twenty_processes_probe_an_outage_once_a_second() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     let processes = fleet.start_keyless(20);
@@ -270,7 +270,7 @@ async fn g9_clocks_that_differ_by_hours_do_not_matter() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g21_a_pair_that_expired_while_waiting_for_the_lock_is_not_adopted() {
+async fn g21_a_pair_that_expired_during_the_wait_is_not_adopted() {
     let fleet = Fleet::new();
     fleet.api.set_token_lifetime(seconds(5.0));
     let leader = fleet.start(fleet.keyed());
@@ -319,7 +319,7 @@ async fn g21_a_pair_that_expired_while_waiting_for_the_lock_is_not_adopted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g11_a_new_login_of_the_operator_is_picked_up_by_processes_in_a_permanent_error() {
+async fn g11_a_new_login_ends_the_permanent_error_of_all_processes() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     fleet.api.revoke_refresh_tokens();

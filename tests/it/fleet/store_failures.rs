@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::{stores::damaged, *};
 
 #[tokio::test(start_paused = true)]
-async fn g22_a_corrupt_record_is_set_aside_with_a_key_and_else_a_clear_error() {
+async fn g22_a_corrupt_record_is_quarantined_by_a_holder_of_the_key() {
     for with_key in [false, true] {
         let fleet = Fleet::logged_in().await;
         let broken = damaged(&fleet.store.read().unwrap());
@@ -41,7 +41,7 @@ async fn g22_a_corrupt_record_is_set_aside_with_a_key_and_else_a_clear_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g22_a_record_of_a_newer_version_is_left_alone_even_with_a_key() {
+async fn g22_a_record_of_a_newer_version_is_left_alone() {
     for with_key in [false, true] {
         let fleet = Fleet::logged_in().await;
         let header = fleet.store.read().unwrap().header;
@@ -55,7 +55,7 @@ async fn g22_a_record_of_a_newer_version_is_left_alone_even_with_a_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g25_the_pair_of_another_key_is_neither_adopted_nor_overwritten() {
+async fn g25_a_pair_of_another_key_is_not_adopted_nor_overwritten() {
     let fleet = Fleet::logged_in().await;
     let before = fleet.store.read();
     let other = fleet.start(fleet.keyless().api_key("test-only-other-key"));
@@ -108,7 +108,7 @@ async fn g25_the_pair_of_another_key_is_neither_adopted_nor_overwritten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g21_a_lock_that_is_held_for_ever_is_an_error_that_names_its_holder() {
+async fn g21_a_lock_held_for_ever_is_an_error_that_names_its_holder() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     let key = StoreKey::new("any", "any").unwrap();
@@ -128,7 +128,7 @@ async fn g21_a_lock_that_is_held_for_ever_is_an_error_that_names_its_holder() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g23_a_usable_token_works_while_the_store_is_away_and_then_the_error_is_transient() {
+async fn g8_g23_a_usable_token_works_while_the_store_is_away() {
     let fleet = Fleet::logged_in().await;
     let is_away = Arc::new(AtomicBool::new(false));
     let asked = is_away.clone();
@@ -200,7 +200,7 @@ async fn g5_a_panicking_store_is_an_error_and_poisons_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g24_a_store_that_hangs_is_an_error_in_time_and_does_not_last() {
+async fn g24_a_store_that_hangs_is_an_error_in_time() {
     for place in [Op::Load, Op::Lock, Op::Mark, Op::Pair, Op::Unlock] {
         let fleet = Fleet::logged_in().await;
         sleep(HOUR).await;
@@ -236,7 +236,7 @@ async fn g24_a_store_that_hangs_is_an_error_in_time_and_does_not_last() {
 
 /// In real time: whatever hangs in a store, its runtime can be dropped.
 #[test]
-fn g24_a_runtime_drops_at_once_while_the_lock_is_held_or_the_store_hangs() {
+fn g24_a_runtime_drops_at_once_though_its_store_hangs() {
     for hangs in [false, true] {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -305,7 +305,7 @@ async fn g23_layers_of_one_program_share_a_memory_store() {
 
 /// The wall clock was set back a day after something was stored.
 #[tokio::test(start_paused = true)]
-async fn g23_no_stored_pause_is_believed_for_longer_than_five_minutes() {
+async fn g23_no_stored_pause_is_believed_for_over_five_minutes() {
     for with_mark in [false, true] {
         let fleet = Fleet::logged_in().await;
         sleep(HOUR).await;

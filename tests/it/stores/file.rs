@@ -86,7 +86,7 @@ const TRICKS: [(&str, Trick); 6] = [
 ];
 
 #[tokio::test]
-async fn g22_a_record_that_is_not_this_users_alone_is_refused_and_can_be_set_aside() {
+async fn g22_a_record_not_this_users_alone_is_refused() {
     for (trick, play) in TRICKS {
         let (_folder, store, file) = with_a_pair().await;
         let mut lock = locked(&store).await;
@@ -146,7 +146,7 @@ async fn g22_a_dangling_link_is_not_followed_by_a_save() {
 }
 
 #[tokio::test]
-async fn g22_a_damaged_record_is_corrupt_and_one_of_the_future_is_left_alone() {
+async fn g22_a_damaged_record_is_corrupt_and_a_newer_one_left_alone() {
     let (_folder, store, file) = with_a_pair().await;
     let whole = fs::read(&file).expect("reading");
     for end in 0..whole.len() {
@@ -261,7 +261,7 @@ async fn g22_files_are_private_whatever_the_umask() {
 }
 
 #[tokio::test]
-async fn g22_what_a_killed_process_left_is_removed_under_the_lock_and_nothing_else() {
+async fn g22_what_a_killed_process_left_is_removed_under_the_lock() {
     let (_folder, store, file) = with_a_pair().await;
     let (own, other) = (
         format!(".{}.tmp-0123", key().name()),
@@ -381,7 +381,7 @@ async fn child_of_read_only_folder() {
 }
 
 #[tokio::test]
-async fn g24_a_read_only_folder_can_be_read_and_is_an_error_to_write_to() {
+async fn g24_a_read_only_folder_can_be_read_but_not_written_to() {
     let (_folder, store, file) = with_a_pair().await;
     set_mode(store.folder(), 0o500);
     // Root may write everywhere, unless it gives that up.

@@ -44,7 +44,7 @@ async fn g21_a_load_sees_a_whole_save_however_often_it_is_replaced() {
 }
 
 #[tokio::test]
-async fn g24_a_save_that_was_given_up_is_over_before_the_next_one_and_can_be_made_again() {
+async fn g24_a_save_that_was_given_up_ends_before_the_next_begins() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = FileStore::in_folder(folder.path().join("tokens"));
     let mut lock = locked(&store).await;

@@ -43,7 +43,7 @@ async fn g21_the_keyring_store_keeps_the_contract() {
 
 #[tokio::test]
 #[ignore = "needs gnome-keyring; .ci/run runs it"]
-async fn g22_the_pair_is_encrypted_with_a_key_that_lies_in_the_keyring_only() {
+async fn g22_the_key_of_the_pair_lies_in_the_keyring_only() {
     let folder = tempfile::tempdir().expect("a folder");
     let (store, key) = (KeyringStore::in_folder(folder.path()), account("hidden"));
     let pair = stored(version(1, 1), b"test-only-pair");
@@ -161,7 +161,7 @@ async fn g22_a_pair_whose_key_is_gone_is_unreadable_and_left_alone() {
 
 #[tokio::test]
 #[ignore = "needs gnome-keyring; .ci/run runs it"]
-async fn g22_a_running_process_finds_another_key_and_remembers_the_newest_pair_of_the_same() {
+async fn g22_a_running_process_finds_a_key_that_was_changed() {
     let folder = tempfile::tempdir().expect("a folder");
     let (running, sibling) = (
         KeyringStore::in_folder(folder.path()),
@@ -343,7 +343,7 @@ fn child_of_hanging_keyring() {
 }
 
 #[tokio::test]
-async fn g24_a_keyring_that_hangs_holds_up_neither_the_runtime_nor_its_end() {
+async fn g24_a_keyring_that_hangs_holds_up_no_runtime_nor_its_end() {
     let folder = tempfile::tempdir().expect("a folder");
     let bus = folder.path().join("bus");
     let _bus = UnixListener::bind(&bus).expect("a socket that never answers");

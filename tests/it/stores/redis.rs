@@ -163,7 +163,7 @@ async fn g17_tls_proves_that_it_is_the_right_redis() {
 
 #[tokio::test]
 #[ignore = "needs redis-server; .ci/run runs it"]
-async fn g23_a_lease_is_extended_while_it_is_held_names_its_holder_and_ends_with_its_runtime() {
+async fn g23_a_lease_is_extended_until_its_runtime_ends() {
     let server = RedisServer::start();
     let url = server.url();
     let other = std::thread::spawn(move || {
@@ -220,7 +220,7 @@ async fn g23_a_lease_is_extended_while_it_is_held_names_its_holder_and_ends_with
 
 #[tokio::test]
 #[ignore = "needs redis-server; .ci/run runs it"]
-async fn g23_who_lost_the_lease_changes_nothing_and_frees_nobody_elses() {
+async fn g23_a_lost_lease_changes_nothing_and_frees_no_other() {
     let server = RedisServer::start();
     let (one, two) = (store(&server), store(&server));
     let mut late = locked(&one).await;
@@ -273,7 +273,7 @@ async fn g23_who_lost_the_lease_changes_nothing_and_frees_nobody_elses() {
 
 #[tokio::test]
 #[ignore = "needs redis-server; .ci/run runs it"]
-async fn g24_a_paused_redis_is_an_error_in_time_and_the_save_can_be_made_again() {
+async fn g24_a_paused_redis_is_an_error_in_time() {
     let server = RedisServer::start();
     let store = store(&server);
     let mut lock = locked(&store).await;
@@ -310,7 +310,7 @@ async fn g24_a_paused_redis_is_an_error_in_time_and_the_save_can_be_made_again()
 
 #[tokio::test]
 #[ignore = "needs redis-server; .ci/run runs it"]
-async fn g24_a_redis_that_was_killed_is_an_error_and_is_found_again_empty() {
+async fn g24_a_killed_redis_is_an_error_and_is_found_again() {
     let mut server = RedisServer::start();
     let store = store(&server);
     let mut lock = locked(&store).await;

@@ -22,7 +22,7 @@ use tower::service_fn;
 use super::*;
 
 #[tokio::test]
-async fn a_source_that_is_empty_or_not_as_long_as_was_said_is_an_error_that_says_so() {
+async fn a_source_of_another_length_than_said_is_an_error() {
     let film = film(CHUNK + 7);
     let size = film.len() as u64;
     for (length, said, message, sent) in [
@@ -59,7 +59,7 @@ async fn a_source_that_is_empty_or_not_as_long_as_was_said_is_an_error_that_says
 }
 
 #[tokio::test]
-async fn options_that_cannot_work_are_refused_before_anything_is_sent() {
+async fn options_that_cannot_work_send_nothing() {
     let api = fake();
     let service = delegated(&api).await;
     api.clear_journal();
@@ -114,7 +114,7 @@ async fn a_source_that_fails_in_the_middle_names_the_video() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chunk_that_is_refused_twice_is_sent_a_third_time_and_a_wait_is_kept() {
+async fn a_chunk_refused_twice_is_sent_again_after_the_wait() {
     let film = film(2 * CHUNK + 1);
     for (status, asked) in [(503, 0), (504, 0), (429, 17)] {
         let api = fake();
@@ -150,7 +150,7 @@ async fn a_chunk_that_is_refused_twice_is_sent_a_third_time_and_a_wait_is_kept()
 }
 
 #[tokio::test(start_paused = true)]
-async fn hope_is_lost_after_the_last_attempt_and_at_once_where_nothing_will_change() {
+async fn only_what_may_change_is_tried_until_the_last_attempt() {
     for (status, attempts) in [(500, 4), (400, 1), (404, 1), (413, 1)] {
         let api = fake();
         let service = delegated(&api).await;
@@ -193,7 +193,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_answer_costs_nothing_but_a_whole_video_is_not_sent_twice() {
+async fn a_lost_response_costs_nothing_and_no_video_goes_twice() {
     let film = film(3 * CHUNK);
     for lost in ["bytes 5242880-", "bytes 10485760-"] {
         let api = fake();
@@ -226,7 +226,7 @@ async fn a_lost_answer_costs_nothing_but_a_whole_video_is_not_sent_twice() {
 }
 
 #[tokio::test]
-async fn a_token_that_expires_between_chunks_names_the_video_and_another_token_goes_on() {
+async fn a_token_that_expires_midway_leaves_the_video_to_another() {
     let film = film(3 * CHUNK + 1);
     for known in [true, false] {
         let clock = ManualClock::new();

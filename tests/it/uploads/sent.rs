@@ -10,7 +10,7 @@ use super::*;
 use crate::support::child::{Child, orders};
 
 #[tokio::test]
-async fn any_size_arrives_byte_for_byte_by_token_and_by_bearer_with_known_and_unknown_length() {
+async fn any_size_of_known_or_unknown_length_arrives_whole() {
     let all = film(3 * CHUNK + CHUNK / 2);
     for (size, chunks) in [
         (1, 1),
@@ -98,7 +98,7 @@ async fn a_bearer_that_expires_between_chunks_is_replaced() {
 }
 
 #[tokio::test]
-async fn several_chunks_are_on_their_way_once_the_first_has_named_the_video() {
+async fn several_chunks_go_once_the_first_has_named_the_video() {
     let film = Arc::new(film(4 * CHUNK + 1));
     let api = fake();
     let service = delegated(&api).await;
@@ -180,7 +180,7 @@ async fn child_of_upload() {
 }
 
 #[tokio::test]
-async fn half_a_gigabyte_takes_no_more_memory_than_its_chunks_on_their_way() {
+async fn half_a_gigabyte_takes_the_memory_of_a_few_chunks() {
     if !std::path::Path::new("/proc/self/status").exists() {
         return;
     }
