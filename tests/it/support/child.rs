@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    process,
+    process, time,
 };
 
 /// Names the variable in which a child finds its orders, one a line.
@@ -64,9 +64,13 @@ impl Child {
                 .map(|thread| fs::read_to_string(thread?.path().join("stat")))
                 .collect::<io::Result<Vec<_>>>()
         };
-        while !states().is_ok_and(|all| all.iter().all(|state| state.contains(") T "))) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let stops = async {
+            while !states().is_ok_and(|all| all.iter().all(|state| state.contains(") T "))) {
+                time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let stops = time::timeout(Duration::from_secs(10), stops).await;
+        stops.expect("it stops");
     }
 
     /// Ends one `wait_for_parent`.
