@@ -20,7 +20,7 @@ pub(super) const ASK_AGAIN: Duration = Duration::from_secs(300);
 const SKIP_REFRESH: Duration = Duration::from_secs(3600);
 
 /// How often a store is looked at for another pair when there is nothing left to try.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The credentials of a source, and what is known of them.
 #[derive(Debug)]

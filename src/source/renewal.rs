@@ -11,7 +11,7 @@ use super::{
     cool_down::Pause,
     deadline::timeout_unless_overslept,
     events::RenewalReason,
-    ledger::{ASK_AGAIN, Failure, Round},
+    ledger::{ASK_AGAIN, Failure, LOOK_AGAIN, Round},
     policy,
     single_flight::LeaderGuard,
     state::State,
@@ -73,7 +73,7 @@ impl Renewal {
         let result = {
             let deadline = self.deadline;
             let mut work = pin!(AssertUnwindSafe(self.work(&leader)).catch_unwind());
-            match time::timeout_at(deadline, &mut work).await {
+            match timeout_unless_overslept(deadline, &mut work).await {
                 Ok(result) => result,
                 Err(_) => {
                     // A store may take longer. The work goes on, but callers have waited for long enough.
@@ -472,13 +472,14 @@ impl Renewal {
     }
 
     async fn wait_for_mark(&mut self, wait: Duration) -> Result<(), Failure> {
-        if !self.has_room_after(wait) {
+        // It is looked at for as long as there is time: its maker may save a pair at any moment.
+        if !self.has_room_after(LOOK_AT_MARK) {
             let message =
                 "another process presented the refresh token and has not said what came of it";
             let error = Error::new(ErrorKind::Ambiguous, message);
             return Err(Failure {
                 error,
-                pause: Pause::For(wait),
+                pause: Pause::For(wait.min(LOOK_AGAIN)),
             });
         }
         time::sleep(wait.min(LOOK_AT_MARK)).await;

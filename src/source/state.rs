@@ -173,6 +173,8 @@ impl State {
         })?;
         // Whatever brought it, a response that is still awaited can't be worth more, and a shutdown would wait for it.
         self.awaited.give_up();
+        // It may have come after its renewal had failed.
+        self.renewals.end_cool_down();
         tracing::debug!(
             generation = bearer.generation(),
             ?reason,

@@ -64,7 +64,7 @@ async fn g21_killed_before_the_save_only_an_api_key_helps() {
         sleep(HOUR).await;
         let token = fleet.stored();
         let store = fleet.faulty(failing(|op, when| (op, when) == (Op::Pair, When::Before)));
-        let leader = fleet.start(fleet.keyless().store(store));
+        let leader = fleet.start(hasty(fleet.keyless()).store(store));
         assert_eq!(leader.list().await, Ok(200));
         // Killed: it never saves, and its lock is free.
         fleet.store.lose_lock();

@@ -24,8 +24,13 @@ use crate::support::{
     list, ours, paused, seconds, settle,
 };
 
-/// Until a mark is settled: the time-out of a call and 5 s.
+/// Until a mark is settled that [`hasty`] made: the time-out of a call and 5 s.
 const SETTLED: Duration = Duration::from_secs(15);
+
+/// A process whose renewal has room for one call only.
+fn hasty(builder: Builder) -> Builder {
+    builder.renewal_timeout(seconds(12.0))
+}
 
 /// A fake in this process, a store, and paused time for both.
 struct Fleet {

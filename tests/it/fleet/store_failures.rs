@@ -135,7 +135,7 @@ async fn g8_g23_a_usable_token_works_while_the_store_is_away() {
     let store = fleet.faulty(failing(move |_, when| {
         asked.load(Ordering::SeqCst) && when == When::Before
     }));
-    let process = fleet.start(fleet.keyed().early_window(seconds(300.0)).store(store));
+    let process = fleet.start(fleet.keyless().early_window(seconds(300.0)).store(store));
     assert_eq!(process.list().await, Ok(200));
     is_away.store(true, Ordering::SeqCst);
     for _ in 0..350 {
@@ -362,7 +362,7 @@ async fn g22_a_call_that_was_held_back_leaves_no_mark() {
             Ok(())
         }
     }));
-    let process = fleet.start(fleet.keyed().store(store));
+    let process = fleet.start(fleet.keyless().store(store));
     assert_eq!(process.list().await, Err(ErrorKind::StoreUnavailable));
     assert_eq!(
         (fleet.api.counts().refreshes, fleet.store.mark()),
@@ -379,13 +379,19 @@ async fn g22_a_call_that_was_held_back_leaves_no_mark() {
 
 #[tokio::test(start_paused = true)]
 async fn g21_without_a_mark_nothing_is_presented() {
-    let fleet = Fleet::logged_in().await;
-    sleep(HOUR).await;
-    let store = fleet.faulty(failing(|op, when| (op, when) == (Op::Mark, When::Before)));
-    let process = fleet.start(fleet.keyed().store(store));
-    assert_eq!(process.list().await, Err(ErrorKind::StoreUnavailable));
-    assert_eq!(
-        (fleet.api.counts().refreshes, fleet.api.counts().logins),
-        (0, 1)
-    );
+    for with_key in [true, false] {
+        let fleet = Fleet::logged_in().await;
+        sleep(HOUR).await;
+        let store = fleet.faulty(failing(|op, when| (op, when) == (Op::Mark, When::Before)));
+        let process = fleet.start(fleet.builder(with_key).store(store));
+        let outcome = process.list().await;
+        let counts = fleet.api.counts();
+        if with_key {
+            assert_eq!((outcome, counts.logins), (Ok(200), 2), "the key logs in");
+        } else {
+            assert_eq!(outcome, Err(ErrorKind::StoreUnavailable));
+            assert_eq!(counts.logins, 1);
+        }
+        assert_eq!(counts.refreshes, 0);
+    }
 }
