@@ -45,6 +45,15 @@ impl Traces {
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }
+
+    /// Whether an event that people look at, a warning or an error, has these words in it.
+    pub(crate) fn warned(&self, words: &str) -> bool {
+        let is_warning = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
+        self.text()
+            .lines()
+            .filter(is_warning)
+            .any(|line| line.contains(words))
+    }
 }
 
 fn current() -> Option<Traces> {

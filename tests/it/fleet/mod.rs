@@ -17,7 +17,7 @@ use apivideo_auth::{
 };
 use tower::BoxError;
 
-use self::stores::TestStore;
+pub(crate) use self::stores::TestStore;
 use crate::support::{
     Body, Builder, Client, HOUR, client,
     faulty_store::{FaultyStore, Hook, Op, When, failing, hook},
@@ -33,10 +33,10 @@ fn hasty(builder: Builder) -> Builder {
 }
 
 /// A fake in this process, a store, and paused time for both.
-struct Fleet {
-    api: FakeApi,
+pub(crate) struct Fleet {
+    pub(crate) api: FakeApi,
     clock: ManualClock,
-    store: TestStore,
+    pub(crate) store: TestStore,
 }
 
 impl Fleet {
@@ -50,7 +50,7 @@ impl Fleet {
     }
 
     /// One with a stored pair; the program that logged in is gone.
-    async fn logged_in() -> Self {
+    pub(crate) async fn logged_in() -> Self {
         let fleet = Self::new();
         fleet.log_in().await;
         fleet
@@ -68,7 +68,7 @@ impl Fleet {
     }
 
     /// Builds a layer without any credential.
-    fn keyless(&self) -> Builder {
+    pub(crate) fn keyless(&self) -> Builder {
         ApiVideoAuthLayer::builder()
             .base_url(self.api.url())
             .clock(self.clock.clone())
@@ -76,7 +76,7 @@ impl Fleet {
             .store(self.store.clone())
     }
 
-    fn keyed(&self) -> Builder {
+    pub(crate) fn keyed(&self) -> Builder {
         self.keyless().api_key(self.api.api_key())
     }
 
@@ -92,7 +92,7 @@ impl Fleet {
         FaultyStore::new(self.store.clone(), hook)
     }
 
-    fn start(&self, builder: Builder) -> Process {
+    pub(crate) fn start(&self, builder: Builder) -> Process {
         let layer = builder.build().expect("good settings");
         let client = client(&layer, &self.api);
         Process { layer, client }
@@ -108,17 +108,17 @@ impl Fleet {
     }
 }
 
-struct Process {
-    layer: ApiVideoAuthLayer,
-    client: Client,
+pub(crate) struct Process {
+    pub(crate) layer: ApiVideoAuthLayer,
+    pub(crate) client: Client,
 }
 
 impl Process {
-    async fn list(&self) -> Result<u16, ErrorKind> {
+    pub(crate) async fn list(&self) -> Result<u16, ErrorKind> {
         outcome(list(&self.client).await)
     }
 
-    fn spawn(&self) -> tokio::task::JoinHandle<Result<u16, ErrorKind>> {
+    pub(crate) fn spawn(&self) -> tokio::task::JoinHandle<Result<u16, ErrorKind>> {
         let client = self.client.clone();
         tokio::spawn(async move { outcome(list(&client).await) })
     }
