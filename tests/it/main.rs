@@ -2,6 +2,7 @@
 
 #![cfg(test)] // where clippy lets tests unwrap
 
+mod attacks;
 mod bodies;
 mod connections;
 mod contract;
