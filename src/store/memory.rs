@@ -5,9 +5,9 @@ use std::{
 
 use futures::future::BoxFuture;
 
-use super::{Header, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version};
+use super::{StoreKey, StoreLock, Stored, TokenStore, TryLock, Version};
 use crate::{
-    clock::{Deadline, Now, system_now},
+    clock::{Now, system_now},
     error::{Error, ErrorKind},
 };
 
@@ -40,25 +40,12 @@ impl TokenStore for MemoryStore {
         let slots = self.slots();
         let stored = slots.get(key).and_then(|slot| slot.stored.as_ref());
         let stored = stored.map(|(stored, saved)| {
-            let left = |span| Deadline::after(*saved, span).left(system_now());
-            let Header {
-                version,
-                mark,
-                not_before,
-                expires_in,
-            } = stored.header;
-            let mark = mark.map(|mark| super::InUseMark {
-                settles_in: left(mark.settles_in),
-                ..mark
-            });
-            let header = Header {
-                version,
-                mark,
-                not_before: not_before.map(left),
-                expires_in: expires_in.map(left),
-            };
+            let now = system_now();
+            // Either clock may have stood still, or gone back.
+            let by_wall = now.wall.duration_since(saved.wall).unwrap_or_default();
+            let elapsed = by_wall.max(now.monotonic.saturating_sub(saved.monotonic));
             Stored {
-                header,
+                header: stored.header.counted_down(elapsed),
                 record: stored.record.clone(),
             }
         });

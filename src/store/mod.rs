@@ -18,7 +18,7 @@
 //!
 //! What a store has to do stands at the methods of [`TokenStore`] and [`StoreLock`]. With the feature `test-util`,
 //! `contract_suite` checks it. Times are given and returned as spans from now, so that a store shared
-//! by several machines can count them by a clock of its own.
+//! by several machines can count them by a clock of its own; [`Header::counted_down`] does the sum.
 
 use std::{fmt, time::Duration};
 
@@ -213,6 +213,38 @@ impl Header {
             mark: None,
             not_before: None,
             expires_in: None,
+        }
+    }
+
+    /// The same header a while later: each span is shorter by `elapsed`, and no less than zero.
+    ///
+    /// A store needs this when it gives out what was saved before. One that keeps spans passes the time since the
+    /// save. One that keeps moments, which are spans since some epoch, passes the time since that epoch.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use apivideo_auth::store::{Header, Version};
+    ///
+    /// let mut saved = Header::new(Version { family: 1, revision: 1 });
+    /// saved.not_before = Some(Duration::from_secs(5));
+    /// saved.expires_in = Some(Duration::from_secs(3600));
+    ///
+    /// let given = saved.counted_down(Duration::from_secs(60));
+    /// assert_eq!(given.not_before, Some(Duration::ZERO));
+    /// assert_eq!(given.expires_in, Some(Duration::from_secs(3540)));
+    /// ```
+    #[must_use]
+    pub fn counted_down(self, elapsed: Duration) -> Self {
+        let left = |span: Duration| span.saturating_sub(elapsed);
+        Self {
+            version: self.version,
+            mark: self.mark.map(|mark| InUseMark {
+                settles_in: left(mark.settles_in),
+                ..mark
+            }),
+            not_before: self.not_before.map(left),
+            expires_in: self.expires_in.map(left),
         }
     }
 }

@@ -222,26 +222,28 @@ impl Form {
             .wall
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
-        let span = |time: u64| Duration::from_millis(time).saturating_sub(now);
         let record = match self.record {
             Some(text) => Some(Record::new(BASE64.decode(text.as_bytes()).ok()?)),
             None => None,
         };
         let mark = self.mark_count.map(|count| InUseMark {
             count,
-            settles_in: span(self.mark_settles.unwrap_or(0)),
+            settles_in: Duration::from_millis(self.mark_settles.unwrap_or(0)),
         });
         let version = Version {
             family: self.family,
             revision: self.revision,
         };
-        let header = Header {
+        let since_1970 = Header {
             version,
             mark,
-            not_before: self.not_before.map(span),
-            expires_in: self.expires.map(span),
+            not_before: self.not_before.map(Duration::from_millis),
+            expires_in: self.expires.map(Duration::from_millis),
         };
-        Some(Stored { header, record })
+        Some(Stored {
+            header: since_1970.counted_down(now),
+            record,
+        })
     }
 }
 

@@ -219,33 +219,32 @@ fn parse(key: &StoreKey, response: Value) -> Result<Option<Stored>, Error> {
         number(&form)?.ok_or_else(corrupt)?,
         FORM,
     )?;
-    let now = number(&now)?.ok_or_else(corrupt)?;
-    let left = |time: u64| Duration::from_millis(time.saturating_sub(now));
+    let now = Duration::from_millis(number(&now)?.ok_or_else(corrupt)?);
+    let time = |value| Ok(number(value)?.map(Duration::from_millis));
     let version = Version {
         family: number(&family)?.ok_or_else(corrupt)?,
         revision: number(&revision)?.ok_or_else(corrupt)?,
     };
-    let settles_in = number(&mark_settles)?.map_or(Duration::ZERO, left);
     let mark = match number(&mark_count)? {
         Some(count) => Some(InUseMark {
             count: count.try_into().map_err(|_| corrupt())?,
-            settles_in,
+            settles_in: time(&mark_settles)?.unwrap_or_default(),
         }),
         None => None,
     };
-    let (not_before, expires_in) = (number(&not_before)?.map(left), number(&expires)?.map(left));
+    let since_1970 = Header {
+        version,
+        mark,
+        not_before: time(&not_before)?,
+        expires_in: time(&expires)?,
+    };
     let record = match record {
         Value::Nil => None,
         Value::BulkString(bytes) => Some(Record::new(bytes)),
         _ => return Err(corrupt()),
     };
     Ok(Some(Stored {
-        header: Header {
-            version,
-            mark,
-            not_before,
-            expires_in,
-        },
+        header: since_1970.counted_down(now),
         record,
     }))
 }
@@ -263,5 +262,37 @@ impl fmt::Debug for RedisStoreBuilder {
         f.debug_struct("RedisStoreBuilder")
             .field("allow_plaintext", &self.allow_plaintext)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g23_spans_are_counted_by_the_clock_of_redis() {
+        let key = StoreKey::new("https://ws.example", "main").expect("a good key");
+        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let loaded = |now: &str| {
+            let fields = ["1", "7", "2", "3", "1500000", "1000000", "4000000"].map(text);
+            let response = [text(now), Value::Int(1)].into_iter().chain(fields);
+            let response = Value::Array(response.chain([text("record")]).collect());
+            let stored = parse(&key, response).expect("readable").expect("stored");
+            let Header {
+                mark,
+                not_before,
+                expires_in,
+                ..
+            } = stored.header;
+            let seconds = |span: Option<Duration>| span.map(|span| span.as_secs());
+            let settles_in = mark.map(|mark| mark.settles_in);
+            (
+                seconds(settles_in),
+                seconds(not_before),
+                seconds(expires_in),
+            )
+        };
+        assert_eq!(loaded("900000"), (Some(600), Some(100), Some(3100)));
+        assert_eq!(loaded("2000000"), (Some(0), Some(0), Some(2000)));
     }
 }
