@@ -16,9 +16,6 @@ use tower::BoxError;
 
 use super::{responses, state::InFlight};
 
-/// The longest request body that is read, uploads apart.
-pub(super) const BODY_LIMIT: usize = 64 * 1024 * 1024;
-
 /// The body of the fake server's responses.
 pub struct FakeBody {
     data: Data,

@@ -16,12 +16,13 @@ use tokio::{
     task::JoinSet,
 };
 
+#[cfg(feature = "upload-tokens")]
+use super::resources::Resources;
 use super::{
     clock::SystemClock,
     gate::Gates,
     handle::{FakeApi, Handle},
     recorded_request::Journal,
-    resources::Resources,
     service::respond,
     state::{Shared, State},
     tokens::{Rules, Tokens, padded},
@@ -40,6 +41,7 @@ pub struct FakeApiBuilder {
     rules: Rules,
     refusals_as_400: bool,
     journal: bool,
+    #[cfg(feature = "upload-tokens")]
     keep_uploads: bool,
     cors: Option<HeaderValue>,
 }
@@ -94,6 +96,7 @@ impl FakeApiBuilder {
     }
 
     /// Whether the bytes of uploads are kept for [`FakeApi::received`]. Default: no, their SHA-256 is.
+    #[cfg(feature = "upload-tokens")]
     pub fn keep_uploads(mut self, keep: bool) -> Self {
         self.keep_uploads = keep;
         self
@@ -139,14 +142,12 @@ impl FakeApiBuilder {
 
     fn shared(self) -> Shared {
         let journal = Journal::new(self.journal);
-        let resources = Resources::new(self.keep_uploads);
-        let mut state = State::new(
-            Tokens::new(self.rules),
-            self.token_lifetime,
-            journal,
-            resources,
-        );
+        let mut state = State::new(Tokens::new(self.rules), self.token_lifetime, journal);
         state.reported_lifetime = self.reported_lifetime;
+        #[cfg(feature = "upload-tokens")]
+        {
+            state.resources = Resources::new(self.keep_uploads);
+        }
         Shared {
             api_key: padded("test-only-api-key-".to_owned(), 40),
             clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
@@ -167,6 +168,7 @@ impl Default for FakeApiBuilder {
             rules: Rules::default(),
             refusals_as_400: false,
             journal: true,
+            #[cfg(feature = "upload-tokens")]
             keep_uploads: false,
             cors: None,
         }

@@ -1,8 +1,9 @@
 //! A fake api.video and clocks, for tests of this crate and of programs that use it.
 //!
-//! [`FakeApi`] plays the token calls, `/videos` and `/upload-tokens` in memory, as strictly as the
-//! documentation can be read: refresh tokens are single use, and one that is presented twice revokes all that
-//! came from the same login. It is a Tower service without a socket, or an HTTP server on `127.0.0.1`:
+//! [`FakeApi`] plays the token calls in memory, as strictly as the documentation can be read: refresh tokens are single
+//! use, and one that is presented twice revokes all that came from the same login. With the feature `upload-tokens` it
+//! plays `/videos`, `/upload-tokens` and uploads too. It is a Tower service without a socket, or an HTTP server on
+//! `127.0.0.1`:
 //!
 //! ```
 //! use apivideo_auth::testing::FakeApi;
@@ -16,7 +17,7 @@
 //! let api = FakeApi::in_process();
 //! let (access_token, _) = api.mint_pair();
 //! let request = || {
-//!     Request::get(format!("{}/videos", api.url()))
+//!     Request::get(format!("{}/echo", api.url()))
 //!         .header("authorization", format!("Bearer {access_token}"))
 //!         .body(Full::<Bytes>::default())
 //! };
@@ -46,11 +47,13 @@
 //! # }
 //! ```
 //!
-//! Any path below `/echo` asks for a bearer and answers with the request's body. Uploads, by
-//! `POST /upload?token=...` or `POST /videos/{videoId}/source`, may come in chunks in any order;
-//! [`FakeApi::received`] tells what has come, by its SHA-256. Uploaded videos have a `/videos/{videoId}/status`.
-//! `Basic` authorization with the API key is accepted, as by the API. Answers of the API carry
-//! the rate-limit headers; those of a fault only what the fault says.
+//! Any path below `/echo` asks for a bearer and answers with the request's body. `Basic` authorization with the API key
+//! is accepted, as by the API. Responses of the API carry the rate-limit headers; those of a fault only what the fault
+//! says.
+//!
+//! With the feature `upload-tokens`, uploads, by `POST /upload?token=...` or `POST /videos/{videoId}/source`, may come in
+//! chunks in any order; [`FakeApi::received`] tells what has come, by its SHA-256. Uploaded videos have a
+//! `/videos/{videoId}/status`. Without the feature all of this answers 501, or 401 where the bearer is missing.
 //!
 //! A call is processed inside the request's own future: a client that drops it, or closes the connection,
 //! before the point of commitment leaves everything as it was. One that does so later has lost its pair.
@@ -95,10 +98,13 @@ mod clock;
 mod fault;
 mod gate;
 mod handle;
+#[cfg(feature = "upload-tokens")]
 mod multipart;
 mod recorded_request;
+#[cfg(feature = "upload-tokens")]
 mod resources;
 mod responses;
+mod route;
 mod server;
 mod service;
 mod state;
@@ -106,8 +112,9 @@ mod state;
 mod tests;
 mod token_call;
 mod tokens;
-#[cfg(test)]
+#[cfg(all(test, feature = "upload-tokens"))]
 mod upload_tests;
+#[cfg(feature = "upload-tokens")]
 mod uploads;
 
 pub use body::FakeBody;
@@ -119,4 +126,5 @@ pub use handle::FakeApi;
 pub use recorded_request::RecordedRequest;
 pub use service::FakeService;
 pub use state::Counts;
+#[cfg(feature = "upload-tokens")]
 pub use uploads::Received;

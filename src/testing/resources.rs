@@ -3,55 +3,18 @@
 use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, header, request};
+use http::{Method, Response, StatusCode, request};
 use serde_json::{Map, Value, json};
 
 use super::{
     responses,
+    route::Resource,
     tokens::padded,
     uploads::{Received, Upload, UploadForm},
 };
 use crate::Now;
 
 const MAX_TTL: u64 = 2_147_483_647;
-
-/// Where a request to the API goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Route<'a> {
-    Videos,
-    Video(&'a str),
-    Source(&'a str),
-    Status(&'a str),
-    UploadTokens,
-    UploadToken(&'a str),
-    Upload,
-    Echo,
-    Unknown,
-}
-
-impl<'a> Route<'a> {
-    pub(super) fn of(path: &'a str) -> Self {
-        let mut segments = path.strip_prefix('/').unwrap_or(path).splitn(3, '/');
-        match (segments.next(), segments.next(), segments.next()) {
-            (Some("videos"), None, None) => Self::Videos,
-            (Some("videos"), Some(id), None) if !id.is_empty() => Self::Video(id),
-            (Some("videos"), Some(id), Some("source")) if !id.is_empty() => Self::Source(id),
-            (Some("videos"), Some(id), Some("status")) if !id.is_empty() => Self::Status(id),
-            (Some("upload-tokens"), None, None) => Self::UploadTokens,
-            (Some("upload-tokens"), Some(token), None) if !token.is_empty() => {
-                Self::UploadToken(token)
-            }
-            (Some("upload"), None, None) => Self::Upload,
-            (Some("echo"), _, _) => Self::Echo,
-            _ => Self::Unknown,
-        }
-    }
-
-    /// Whether requests bring the source of a video.
-    pub(super) fn is_upload(self) -> bool {
-        matches!(self, Self::Upload | Self::Source(_))
-    }
-}
 
 #[derive(Default)]
 pub(super) struct Resources {
@@ -85,37 +48,36 @@ impl Resources {
 
     pub(super) fn response(
         &mut self,
+        resource: Resource<'_>,
         parts: &request::Parts,
-        body: Bytes,
+        body: &Bytes,
         now: Now,
     ) -> Response<Bytes> {
         self.forget_expired(now);
         let query = parts.uri.query().unwrap_or_default();
         let path = parts.uri.path();
         let method = &parts.method;
-        match Route::of(path) {
-            Route::Videos if method == Method::GET => list(
+        match resource {
+            Resource::Videos if method == Method::GET => list(
                 &self.videos,
                 path,
                 query,
                 &["createdAt", "publishedAt", "updatedAt", "title"],
             ),
-            Route::Videos if method == Method::POST => self.create_video(&body, now),
-            Route::UploadTokens if method == Method::GET => {
+            Resource::Videos if method == Method::POST => self.create_video(body, now),
+            Resource::UploadTokens if method == Method::GET => {
                 list(&self.upload_tokens, path, query, &["createdAt", "ttl"])
             }
-            Route::UploadTokens if method == Method::POST => self.create_upload_token(&body, now),
-            Route::Videos | Route::UploadTokens => responses::method_not_allowed("GET, POST"),
-            Route::Video(id) => one(&mut self.videos, "videoId", id, method),
-            Route::Source(id) if method == Method::POST => self.source(id, parts, &body),
-            Route::Source(_) => responses::method_not_allowed("POST"),
-            Route::Status(id) if method == Method::GET => self.status(id),
-            Route::Status(_) => responses::method_not_allowed("GET"),
-            Route::UploadToken(token) => one(&mut self.upload_tokens, "token", token, method),
-            Route::Upload if method == Method::POST => self.upload(parts, &body, now),
-            Route::Upload => responses::method_not_allowed("POST"),
-            Route::Echo => echo(parts, body),
-            Route::Unknown => responses::problem("resource-not-found"),
+            Resource::UploadTokens if method == Method::POST => self.create_upload_token(body, now),
+            Resource::Videos | Resource::UploadTokens => responses::method_not_allowed("GET, POST"),
+            Resource::Video(id) => one(&mut self.videos, "videoId", id, method),
+            Resource::Source(id) if method == Method::POST => self.source(id, parts, body),
+            Resource::Source(_) => responses::method_not_allowed("POST"),
+            Resource::Status(id) if method == Method::GET => self.status(id),
+            Resource::Status(_) => responses::method_not_allowed("GET"),
+            Resource::UploadToken(token) => one(&mut self.upload_tokens, "token", token, method),
+            Resource::Upload if method == Method::POST => self.upload(parts, body, now),
+            Resource::Upload => responses::method_not_allowed("POST"),
         }
     }
 
@@ -298,16 +260,6 @@ fn one(items: &mut Vec<Value>, key: &str, id: &str, method: &Method) -> Response
         }
         _ => responses::method_not_allowed("GET, DELETE"),
     }
-}
-
-fn echo(parts: &request::Parts, body: Bytes) -> Response<Bytes> {
-    let mut response = Response::new(body);
-    if let Some(content_type) = parts.headers.get(header::CONTENT_TYPE) {
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, content_type.clone());
-    }
-    response
 }
 
 /// One page, sorted by the first of `sortable` and the newest first if nothing else is asked for.

@@ -1,9 +1,8 @@
 //! The building blocks of responses: problem documents, JSON, the rate-limit headers, dates.
 
-use std::{
-    io,
-    time::{Duration, SystemTime},
-};
+use std::io;
+#[cfg(feature = "upload-tokens")]
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -48,6 +47,8 @@ pub(super) fn named_problem(kind: &str, name: &str) -> Response<Bytes> {
         "resource-not-found" => StatusCode::NOT_FOUND,
         "method-not-allowed" => StatusCode::METHOD_NOT_ALLOWED,
         "payload-too-large" => StatusCode::PAYLOAD_TOO_LARGE,
+        #[cfg(not(feature = "upload-tokens"))]
+        "not-played" => StatusCode::NOT_IMPLEMENTED,
         kind if kind.starts_with("authentication-") => StatusCode::UNAUTHORIZED,
         _ => StatusCode::BAD_REQUEST,
     };
@@ -87,6 +88,8 @@ pub(super) fn problem_document(status: u16, kind: &str, name: &str) -> Bytes {
         "uploaded-file-multiple-files" => "There is more than one uploaded file in the request.",
         "attribute-required" => "This attribute is required.",
         "invalid-payload" => "The payload is invalid.",
+        #[cfg(not(feature = "upload-tokens"))]
+        "not-played" => "The fake server plays this with the feature `upload-tokens` only.",
         _ => "An error occurred.",
     };
     let kind = format!("https://docs.api.video/reference/{kind}");
@@ -132,6 +135,7 @@ pub(super) fn allow_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
 }
 
 /// `2020-12-02T10:13:19+00:00`
+#[cfg(feature = "upload-tokens")]
 pub(super) fn date(time: SystemTime) -> String {
     let seconds = time
         .duration_since(SystemTime::UNIX_EPOCH)

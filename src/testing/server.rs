@@ -5,6 +5,8 @@ use std::{io, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Response, request};
 
+#[cfg(feature = "upload-tokens")]
+use super::uploads::Received;
 use super::{
     builder::FakeApiBuilder,
     fault::Fault,
@@ -13,7 +15,6 @@ use super::{
     recorded_request::RecordedRequest,
     service::FakeService,
     state::Counts,
-    uploads::Received,
 };
 
 impl FakeApi {
@@ -205,12 +206,14 @@ impl FakeApi {
     }
 
     /// What has been uploaded of a video, or `None` if nothing was.
+    #[cfg(feature = "upload-tokens")]
     #[must_use]
     pub fn received(&self, video_id: &str) -> Option<Received> {
         self.0.shared.lock().resources.received(video_id)
     }
 
     /// The ids of all videos, in order of creation.
+    #[cfg(feature = "upload-tokens")]
     #[must_use]
     pub fn video_ids(&self) -> Vec<String> {
         self.0.shared.lock().resources.video_ids()

@@ -11,16 +11,13 @@ use http_body::Body;
 use tower::{BoxError, Service};
 
 use super::{
-    body::{self, BODY_LIMIT, FakeBody},
+    body::{self, FakeBody},
     gate::GatePoint,
-    resources::Route,
     responses,
+    route::Route,
     state::{Shared, State},
-    token_call, uploads,
+    token_call,
 };
-
-/// The longest body of an upload: a chunk and what multipart puts around it.
-const UPLOAD_LIMIT: usize = uploads::MAX_CHUNK as usize + 64 * 1024;
 
 /// The longest body of an upload that is kept in the journal.
 const JOURNAL_LIMIT: usize = 64 * 1024;
@@ -95,7 +92,7 @@ where
             state.on_api_request.clone(),
         )
     };
-    let is_upload = Route::of(parts.uri.path()).is_upload();
+    let route = Route::of(parts.uri.path());
     let now = shared.clock.now();
     let overridden = overriding.and_then(|response| response(&parts));
     let preflight = shared.cors.is_some() && parts.method == Method::OPTIONS;
@@ -110,10 +107,10 @@ where
     let read = if early && unauthorized {
         Ok(Bytes::new())
     } else {
-        body::read(body, if is_upload { UPLOAD_LIMIT } else { BODY_LIMIT }).await?
+        body::read(body, route.body_limit()).await?
     };
     if let Ok(body) = &read
-        && (!is_upload || body.len() <= JOURNAL_LIMIT)
+        && (!route.is_upload() || body.len() <= JOURNAL_LIMIT)
     {
         shared.lock().journal.read(entry, body);
     }
@@ -123,7 +120,14 @@ where
     let mut response = match (verdict, read) {
         (Some(verdict), _) => verdict,
         (None, Err(too_large)) => too_large,
-        (None, Ok(body)) => state.resources.response(&parts, body, now),
+        (None, Ok(body)) => match route {
+            Route::Echo => echo(&parts, body),
+            Route::Unknown => responses::problem("resource-not-found"),
+            #[cfg(feature = "upload-tokens")]
+            Route::Resource(resource) => state.resources.response(resource, &parts, &body, now),
+            #[cfg(not(feature = "upload-tokens"))]
+            Route::Resource(_) => responses::problem("not-played"),
+        },
     };
     if response.status() == StatusCode::UNAUTHORIZED {
         state.counts.unauthorized += 1;
@@ -143,7 +147,7 @@ fn judge(
     parts: &request::Parts,
     now: std::time::Duration,
 ) -> Option<Response<Bytes>> {
-    if matches!(Route::of(parts.uri.path()), Route::Upload | Route::Unknown) {
+    if !Route::of(parts.uri.path()).is_guarded() {
         return None;
     }
     let mut values = parts.headers.get_all(header::AUTHORIZATION).iter();
@@ -165,6 +169,16 @@ fn judge(
         _ => "authentication-invalid-authorization-header-value",
     };
     Some(responses::problem(refusal))
+}
+
+fn echo(parts: &request::Parts, body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body);
+    if let Some(content_type) = parts.headers.get(header::CONTENT_TYPE) {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, content_type.clone());
+    }
+    response
 }
 
 fn bearer(parts: &request::Parts) -> Option<&str> {

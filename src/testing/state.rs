@@ -9,11 +9,12 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Response, request};
 
+#[cfg(feature = "upload-tokens")]
+use super::resources::Resources;
 use super::{
     fault::Fault,
     gate::Gates,
     recorded_request::Journal,
-    resources::Resources,
     tokens::{Pair, Tokens},
 };
 use crate::{Clock, Now};
@@ -74,6 +75,7 @@ pub(super) struct State {
     /// How many API requests came with each bearer.
     pub(super) bearers: HashMap<String, usize>,
     pub(super) journal: Journal,
+    #[cfg(feature = "upload-tokens")]
     pub(super) resources: Resources,
 }
 
@@ -84,12 +86,7 @@ impl Shared {
 }
 
 impl State {
-    pub(super) fn new(
-        tokens: Tokens,
-        token_lifetime: Duration,
-        journal: Journal,
-        resources: Resources,
-    ) -> Self {
+    pub(super) fn new(tokens: Tokens, token_lifetime: Duration, journal: Journal) -> Self {
         Self {
             tokens,
             token_lifetime,
@@ -105,7 +102,8 @@ impl State {
             presentations: HashMap::new(),
             bearers: HashMap::new(),
             journal,
-            resources,
+            #[cfg(feature = "upload-tokens")]
+            resources: Resources::default(),
         }
     }
 

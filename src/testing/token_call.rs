@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use tower::BoxError;
 
 use super::{
-    body::{self, BODY_LIMIT, FakeBody},
+    body::{self, FakeBody},
     fault::Fault,
     gate::{GatePoint, GateState},
     responses,
+    route::BODY_LIMIT,
     state::{InFlight, Shared, State},
     tokens::{Pair, Refused},
 };

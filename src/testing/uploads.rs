@@ -7,10 +7,9 @@ use http::{HeaderMap, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::multipart;
+use super::{multipart, route::MAX_CHUNK};
 
 const MIN_CHUNK: u64 = 5 * 1024 * 1024;
-pub(super) const MAX_CHUNK: u64 = 200 * 1024 * 1024;
 const MAX_TOTAL: u64 = 52_428_800_000;
 const MAX_PARTS: u64 = 10_000;
 
@@ -180,7 +179,7 @@ impl Upload {
         {
             return invalid("Content-Range");
         }
-        if length > MAX_CHUNK || length < MIN_CHUNK && !is_last {
+        if length > MAX_CHUNK as u64 || length < MIN_CHUNK && !is_last {
             return invalid("file");
         }
         let past_total = |total| if by_bytes { end > total } else { start > total };
