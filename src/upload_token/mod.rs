@@ -93,7 +93,6 @@
 //!
 
 mod client;
-mod date;
 mod layer;
 mod multipart;
 mod options;

@@ -4,9 +4,9 @@ use std::{
 };
 
 use serde::Deserialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use zeroize::Zeroizing;
 
-use super::date;
 use crate::{
     credentials::secret,
     error::{Error, ErrorKind},
@@ -101,8 +101,8 @@ impl TryFrom<Wire> for UploadToken {
         let token = DelegatedToken::from(wire.token);
         token.check().map_err(|_| super::response::unreadable())?;
         let ttl = wire.ttl.filter(|ttl| *ttl > 0).map(Duration::from_secs);
-        let created_at = wire.created_at.as_deref().and_then(date::parse);
-        let said = wire.expires_at.as_deref().and_then(date::parse);
+        let created_at = wire.created_at.as_deref().and_then(date);
+        let said = wire.expires_at.as_deref().and_then(date);
         let expires_at = said.or_else(|| created_at?.checked_add(ttl?));
         Ok(Self {
             token,
@@ -110,5 +110,50 @@ impl TryFrom<Wire> for UploadToken {
             created_at,
             expires_at,
         })
+    }
+}
+
+/// Reads a date of the API, `2020-12-02T10:13:19+00:00`, from 1970 on; fractions of a second are left out.
+fn date(text: &str) -> Option<SystemTime> {
+    let date = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    let seconds = u64::try_from(date.unix_timestamp()).ok()?;
+    // Not every system's clock reaches as far as a date does.
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_read_with_any_offset_and_nonsense_is_not() {
+        for (text, seconds) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("2020-12-02T10:13:19+00:00", 1_606_903_999),
+            ("2020-12-02T11:13:19.123456+01:00", 1_606_903_999),
+            ("2020-12-02t05:43:19-04:30", 1_606_903_999),
+            ("2024-02-29T23:59:59Z", 1_709_251_199),
+            ("2094-01-01T00:00:00Z", 3_913_142_400),
+        ] {
+            assert_eq!(
+                date(text),
+                Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            "2020",
+            "2020-12-02",
+            "2020-13-02T10:13:19Z",
+            "2020-12-02T10:13:19",
+            "1969-12-31T23:59:59Z",
+            "2020-12-02T10:13:19+1",
+            "0000-01-01T00:00:00Z",
+            "2020-02-30T00:00:00Z",
+            "é020-12-02T10:13:19Z",
+        ] {
+            assert_eq!(date(text), None, "{text}");
+        }
     }
 }
