@@ -4,6 +4,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
@@ -190,21 +191,7 @@ fn bearer(parts: &request::Parts) -> Option<&str> {
         .strip_prefix("Bearer ")
 }
 
-/// Base64 of the key and a colon.
+/// What stands behind `Basic` where the key is the user and the password is empty.
 fn basic(api_key: &str) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut encoded = String::new();
-    for chunk in format!("{api_key}:").as_bytes().chunks(3) {
-        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for at in 0..4 {
-            let digit = ALPHABET[(bits >> (18 - 6 * at)) as usize & 63];
-            encoded.push(if at <= chunk.len() {
-                char::from(digit)
-            } else {
-                '='
-            });
-        }
-    }
-    encoded
+    BASE64.encode(format!("{api_key}:"))
 }

@@ -107,6 +107,22 @@ async fn an_access_token_lives_as_long_as_the_clock_says() {
 }
 
 #[tokio::test]
+async fn the_api_key_is_taken_as_basic_authorization() {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+
+    let api = FakeApi::in_process();
+    let status = async |user: &str| {
+        let value = format!("Basic {}", STANDARD.encode(user));
+        let request = Request::get("/echo").header("authorization", value);
+        call(&api, request.body(Full::default()).unwrap()).await.0
+    };
+    assert_eq!(status(&format!("{}:", api.api_key())).await, 200);
+    assert_eq!(status(api.api_key()).await, 401);
+    api.refuse_api_key(true);
+    assert_eq!(status(&format!("{}:", api.api_key())).await, 401);
+}
+
+#[tokio::test]
 async fn a_fault_commits_or_leaves_everything_as_it_was() {
     let api = FakeApi::in_process();
     let (_, first) = api.mint_pair();
