@@ -264,6 +264,8 @@ pub(crate) fn table(outcome: &Outcome) -> String {
 /// How much more one may cost among many than among few: caches are no longer enough for that many.
 const LINEAR: f64 = 3.0;
 
+const KIBIBYTE: f64 = 1024.0;
+
 pub(crate) fn goal(outcome: &Outcome) -> Goal {
     let request = |rounds: &Vec<Clones>| median(rounds.iter().map(|round| round.ns));
     let served = |(count, rounds): &(usize, Vec<Waiting>)| {
@@ -285,17 +287,20 @@ pub(crate) fn goal(outcome: &Outcome) -> Goal {
         few.map(|one| bytes(&one.1)),
         waiting.last().map(|one| bytes(&one.1)),
     );
+    let each = few.map_or(f64::NAN, |one| bytes(&one.1));
     Goal {
         aim: format!(
-            "nothing worse than linear: what one costs grows by less than {LINEAR:.0} times"
+            "nothing worse than linear: what one costs grows by less than {LINEAR:.0} times; at most {KIBIBYTE} bytes for a \
+             caller that waits"
         ),
         measured: format!(
             "a request {} times from 1 to 10 000 clones; from 1000 to 100 000 callers the time for each {} times, its \
-             memory {} times",
+             memory {} times; {} bytes for each of 1000",
             number(requests),
             number(callers),
-            number(memory)
+            number(memory),
+            number(each)
         ),
-        met: Some(requests < LINEAR && callers < LINEAR && memory < LINEAR),
+        met: requests < LINEAR && callers < LINEAR && memory < LINEAR && each <= KIBIBYTE,
     }
 }

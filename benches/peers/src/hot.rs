@@ -9,7 +9,7 @@
 //!
 //! The two threads are those of a tokio runtime, with 64 tasks on clones of their own, each of which lets the next one run
 //! after 16 requests. The time is that of a thread for one request. One task runs on the thread that measures.
-//! Rounds in which other programs were so busy that the two did not run side by side do not count for them.
+//! If one of them was late or had to share its processor, the two run again, five times at most.
 //!
 //! `azure_core` has a request type of its own. So that nobody pays for conversions, its policy stands in a pipeline of
 //! its own, and of the time that takes, the time of the same pipeline without the policy is replaced with that of the bare

@@ -72,10 +72,6 @@ pub(crate) fn bars(bars: &[Bar]) -> Done<String> {
                 (bar.one_task, middle, BLUE),
                 (bar.two_threads, middle - 0.36, ORANGE),
             ] {
-                // Two threads may not have been measured.
-                if !value.is_finite() {
-                    continue;
-                }
                 chart.draw_series([Rectangle::new(
                     [(0.0, bottom), (value, bottom + 0.34)],
                     color.filled(),

@@ -109,6 +109,6 @@ pub(crate) fn goal(ours: &[Outcome]) -> Goal {
             span(all().map(|one| one.ok)),
             span(all().map(|one| one.calls))
         ),
-        met: Some(all().all(|one| one.ok == CALLERS as u64 && one.calls == 1)),
+        met: all().all(|one| one.ok == CALLERS as u64 && one.calls == 1),
     }
 }

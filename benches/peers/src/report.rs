@@ -26,27 +26,39 @@ pub(crate) fn all(quick: bool) -> Result<(), String> {
     let sections = [
         hot(quick),
         section(
-            "Many callers, one renewal",
-            STAMPEDE,
-            stampede::run(quick),
+            ["Many callers, one renewal", STAMPEDE],
+            &stampede::run(quick),
             stampede::table,
             stampede::goal,
+            |_| None,
         ),
         section(
-            "Callers that go away",
-            DROPPED,
-            dropped::run(quick),
+            ["Callers that go away", DROPPED],
+            &dropped::run(quick),
             dropped::table,
             dropped::goal,
+            |_| None,
         ),
-        stall(quick),
-        outage(quick),
         section(
-            "Refused tokens",
-            REFUSED,
-            refused::run(quick),
+            ["Requests while tokens are renewed", STALL],
+            &stall::run(quick),
+            stall::table,
+            stall::goal,
+            pictures::stall,
+        ),
+        section(
+            ["An outage of the token endpoint", OUTAGE],
+            &outage::run(quick),
+            outage::table,
+            outage::goal,
+            pictures::outage,
+        ),
+        section(
+            ["Refused tokens", REFUSED],
+            &refused::run(quick),
             refused::table,
             refused::goal,
+            |_| None,
         ),
         growth(quick),
     ];
@@ -56,26 +68,21 @@ pub(crate) fn all(quick: bool) -> Result<(), String> {
 
 /// A section about all peers, printed as soon as it is there.
 fn section<T>(
-    title: &'static str,
-    about: &'static str,
-    rows: Vec<Row<T>>,
+    [title, about]: [&'static str; 2],
+    rows: &[Row<T>],
     table: impl Fn(&[Row<T>]) -> String,
     goal: impl Fn(&[T]) -> Goal,
+    plot: impl Fn(&[Row<T>]) -> Option<Plot>,
 ) -> Section {
-    let goals = goal_of(&rows, goal).into_iter().collect();
+    let ours = rows.iter().find(|row| row.name == Ours::NAME);
+    let goals = ours.and_then(Row::done).map(goal).into_iter().collect();
     finish(Section {
         title,
         about,
-        table: table(&rows),
+        table: table(rows),
         goals,
-        plot: None,
+        plot: plot(rows),
     })
-}
-
-fn goal_of<T>(rows: &[Row<T>], goal: impl Fn(&[T]) -> Goal) -> Option<Goal> {
-    Some(goal(
-        rows.iter().find(|row| row.name == Ours::NAME)?.done()?,
-    ))
 }
 
 fn hot(quick: bool) -> Section {
@@ -142,38 +149,12 @@ fn hot_goals(rows: &[hot::Row]) -> Vec<Goal> {
                 number(row.allocations)
             ),
             // To the digits that are shown.
-            met: (!row.two_threads.median.is_nan()).then_some(
-                row.one_task.median < one_task + 0.005
-                    && row.two_threads.median < two_threads + 0.005
-                    && row.allocations < allocations + 0.05,
-            ),
+            met: row.one_task.median < one_task + 0.005
+                && row.two_threads.median < two_threads + 0.005
+                && row.allocations < allocations + 0.05,
         })
     };
     HOT_GOALS.into_iter().filter_map(goal).collect()
-}
-
-fn stall(quick: bool) -> Section {
-    let rows = stall::run(quick);
-    let section = Section {
-        title: "Requests while tokens are renewed",
-        about: STALL,
-        table: stall::table(&rows),
-        goals: goal_of(&rows, stall::goal).into_iter().collect(),
-        plot: pictures::stall(&rows),
-    };
-    finish(section)
-}
-
-fn outage(quick: bool) -> Section {
-    let rows = outage::run(quick);
-    let section = Section {
-        title: "An outage of the token endpoint",
-        about: OUTAGE,
-        table: outage::table(&rows),
-        goals: goal_of(&rows, outage::goal).into_iter().collect(),
-        plot: pictures::outage(&rows),
-    };
-    finish(section)
 }
 
 fn growth(quick: bool) -> Section {
@@ -202,11 +183,7 @@ fn finish(section: Section) -> Section {
 
 fn goals(goals: &[Goal]) -> String {
     let line = |Goal { aim, measured, met }: &Goal| {
-        let verdict = match met {
-            Some(true) => "Met",
-            Some(false) => "Missed",
-            None => "Not measured",
-        };
+        let verdict = if *met { "Met" } else { "Missed" };
         format!("- Goal: {aim}. **{verdict}**: {measured}.\n")
     };
     goals.iter().map(line).collect()

@@ -270,6 +270,5 @@ pub(crate) fn number(value: f64) -> String {
 pub(crate) struct Goal {
     pub(crate) aim: String,
     pub(crate) measured: String,
-    /// `None`: a number that it takes could not be measured.
-    pub(crate) met: Option<bool>,
+    pub(crate) met: bool,
 }

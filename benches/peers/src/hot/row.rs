@@ -28,8 +28,9 @@ pub(crate) struct Row {
     pub(crate) usage: Use,
     /// Ratios to the static header.
     pub(crate) one_task: Spread,
-    /// Not a number if the machine was too busy to run two threads side by side.
     pub(crate) two_threads: Spread,
+    /// The part of the rounds in which the static header's two threads did not run side by side, in none of the tries.
+    pub(crate) disturbed: f64,
     /// The time of one request: of one task, and of two threads.
     pub(crate) nanoseconds: [f64; 2],
     /// More than the static header's, for each request.
@@ -64,12 +65,12 @@ impl Spread {
 
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.median.is_nan() {
-            return f.write_str("-");
-        }
         write!(f, "{:.2} ({:.2}–{:.2})", self.median, self.low, self.high)
     }
 }
+
+/// If more rounds than these were disturbed, it shows in the median.
+const MANY: f64 = 0.25;
 
 /// A Markdown table for each use.
 pub(crate) fn table(rows: &[Row]) -> String {
@@ -95,11 +96,14 @@ pub(crate) fn table(rows: &[Row]) -> String {
             text +=
                 &format!("| {peer} | {one_task} | {two_threads} | {allocations:.1} | {ns:.0} |\n");
         }
-        if rows
-            .iter()
-            .any(|row| row.usage == usage && row.two_threads.median.is_nan())
-        {
-            text += "\nOther programs kept the machine too busy to run two threads side by side.\n";
+        let disturbed = rows.iter().find(|row| row.usage == usage);
+        let disturbed = disturbed.map_or(0.0, |row| row.disturbed);
+        if disturbed > MANY {
+            text += &format!(
+                "\nOther programs kept the two threads from running side by side in {:.0} % of the rounds: these figures \
+                 are nearer to those of one task than they should be.\n",
+                100.0 * disturbed
+            );
         }
         text.push('\n');
     }
