@@ -17,7 +17,8 @@ use tokio::{
 };
 
 use crate::{
-    fleet::{Fleet, Hook, Op, When, hook},
+    fleet::Fleet,
+    support::faulty_store::{Hook, Op, When, hook},
     support::settle,
 };
 
@@ -56,7 +57,7 @@ async fn answered_during_the_second_mark(response: impl FnOnce(&Fleet) -> Fault)
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     let mark = SecondMark::default();
-    let process = fleet.start(fleet.keyless().store(fleet.hooked(mark.hook())));
+    let process = fleet.start(fleet.keyless().store(fleet.faulty(mark.hook())));
     fleet.api.fault(response(&fleet));
     let gate = fleet.api.gate(GatePoint::BeforeCommit);
     let begun = Instant::now();
@@ -89,7 +90,7 @@ async fn answered_during_the_second_mark(response: impl FnOnce(&Fleet) -> Fault)
 
 /// The response of a server that leaves the old token alone, so that the second attempt may go out all the same.
 #[tokio::test(start_paused = true)]
-#[ignore = "a renewal hangs for ever if a response comes while the next attempt writes its mark"]
+//IGN #[ignore = "a renewal hangs for ever if a response comes while the next attempt writes its mark"]
 async fn g3_a_response_during_the_next_mark_hangs_nothing() {
     answered_during_the_second_mark(|fleet| {
         let mut headers = HeaderMap::new();
@@ -97,14 +98,14 @@ async fn g3_a_response_during_the_next_mark_hangs_nothing() {
         headers.insert(header::CONTENT_TYPE, json_type);
         let (_, refresh_token) = fleet.api.mint_pair();
         let pair = json!({ "token_type": "Bearer", "refresh_token": refresh_token });
-        Fault::answer(200, headers, pair.to_string())
+        Fault::response(200, headers, pair.to_string())
     })
     .await;
 }
 
 /// The old token is spent by then: to send it now is to lose the new one.
 #[tokio::test(start_paused = true)]
-#[ignore = "a renewal hangs for ever if a response comes while the next attempt writes its mark"]
+//IGN #[ignore = "a renewal hangs for ever if a response comes while the next attempt writes its mark"]
 async fn g11_a_token_that_was_replaced_during_its_mark_is_not_sent() {
     let fleet = answered_during_the_second_mark(|_| {
         Fault::json(|pair| {
@@ -117,5 +118,5 @@ async fn g11_a_token_that_was_replaced_during_its_mark_is_not_sent() {
         (counts.reuse_violations, fleet.api.most_presentations()),
         (0, 1)
     );
-    assert_eq!(fleet.shelf.refresh_token(), fleet.api.live_refresh_token());
+    assert_eq!(fleet.store.refresh_token(), fleet.api.live_refresh_token());
 }

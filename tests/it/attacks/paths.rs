@@ -11,7 +11,7 @@ use tower::ServiceExt;
 use crate::support::{client, get, list, paused, with_refresh_token};
 
 #[tokio::test(start_paused = true)]
-#[ignore = "one 401 takes a usable token from all other requests while it can't be renewed"]
+//IGN #[ignore = "one 401 takes a usable token from all other requests while it can't be renewed"]
 async fn g8_a_path_that_always_answers_401_stops_no_other() {
     for with_key in [false, true] {
         let (api, clock) = paused();
@@ -29,7 +29,7 @@ async fn g8_a_path_that_always_answers_401_stops_no_other() {
                 response
             })
         });
-        api.always(Some(Fault::status(503)));
+        api.set_default_fault(Some(Fault::status(503)));
 
         let (mut served, mut closed, mut longest) = (0, 0, Duration::ZERO);
         for _ in 0..600 {

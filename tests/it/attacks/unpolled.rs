@@ -25,7 +25,7 @@ use tokio::{
 use tower::{Layer, Service, ServiceExt};
 
 use crate::{
-    fleet::field,
+    fleet::stores::field,
     support::{Body, client, get, with_key},
 };
 
@@ -104,7 +104,11 @@ fn a_request_of_another_runtime_is_served(left: Left, has_key: bool) {
     let store = FileStore::in_folder(folder.path().join("tokens"));
     old.block_on(async {
         let operator = with_key(&api).store(store.clone()).build().unwrap();
-        client(&operator, &api).token::<Body>().await.unwrap();
+        client(&operator, &api)
+            .source::<Body>()
+            .token()
+            .await
+            .unwrap();
         assert!(operator.shutdown(SOON).await);
     });
     let token = api.live_refresh_token().unwrap();
@@ -120,12 +124,12 @@ fn a_request_of_another_runtime_is_served(left: Left, has_key: bool) {
         .base_url(api.url())
         .store(store.clone())
         .call_timeout(Duration::from_millis(200))
-        .flight_timeout(RENEWAL_TIMEOUT);
+        .renewal_timeout(RENEWAL_TIMEOUT);
     if has_key {
         builder = builder.api_key(api.api_key());
     }
     let layer = builder
-        .token_service::<_, Body, _>(token_service)
+        .token_service::<_, Body>(token_service)
         .build()
         .unwrap();
     let service = layer.layer(api.service());
@@ -133,8 +137,8 @@ fn a_request_of_another_runtime_is_served(left: Left, has_key: bool) {
         let response = service.clone().oneshot(get("/videos"));
         async move { response.await.map(|response| response.status().as_u16()) }
     };
-    let adopted = old.block_on(service.token()).unwrap();
-    layer.invalidate(adopted.generation());
+    let adopted = old.block_on(service.source().token()).unwrap();
+    layer.invalidate(&adopted);
 
     let gate = match left {
         Left::BeforeItsSend => {
@@ -208,7 +212,7 @@ fn a_request_of_another_runtime_is_served(left: Left, has_key: bool) {
 }
 
 #[test]
-#[ignore = "a renewal whose runtime is alive but not polled blocks all callers for ever"]
+//IGN #[ignore = "a renewal whose runtime is alive but not polled blocks all callers for ever"]
 fn g5_an_unpolled_renewal_is_taken_over_before_its_send() {
     for has_key in [false, true] {
         a_request_of_another_runtime_is_served(Left::BeforeItsSend, has_key);
@@ -216,7 +220,7 @@ fn g5_an_unpolled_renewal_is_taken_over_before_its_send() {
 }
 
 #[test]
-#[ignore = "a renewal whose runtime is alive but not polled blocks all callers for ever"]
+//IGN #[ignore = "a renewal whose runtime is alive but not polled blocks all callers for ever"]
 fn g5_an_unpolled_renewal_is_taken_over_after_its_send() {
     a_request_of_another_runtime_is_served(Left::AfterItsSend, false);
     a_request_of_another_runtime_is_served(Left::AfterItsSend, true);

@@ -107,8 +107,7 @@ async fn g23_a_leader_stopped_after_its_mark_presents_nothing() {
         let token = fleet.stored();
         let stop = Stop::default();
         let leader = fleet.start(
-            hasty(fleet.builder(with_key))
-                .store(fleet.faulty(stop.at((Op::Mark, When::After)))),
+            hasty(fleet.builder(with_key)).store(fleet.faulty(stop.at((Op::Mark, When::After)))),
         );
         let request = leader.spawn();
         stop.reached.notified().await;

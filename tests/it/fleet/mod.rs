@@ -7,7 +7,7 @@ mod processes;
 mod seeds;
 mod single_flight;
 mod store_failures;
-mod stores;
+pub(crate) mod stores;
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use apivideo_auth::{
 };
 use tower::BoxError;
 
-pub(crate) use self::stores::TestStore;
+use self::stores::TestStore;
 use crate::support::{
     Body, Builder, Client, HOUR, client,
     faulty_store::{FaultyStore, Hook, Op, When, failing, hook},
@@ -88,7 +88,7 @@ impl Fleet {
         }
     }
 
-    fn faulty(&self, hook: Hook) -> FaultyStore<TestStore> {
+    pub(crate) fn faulty(&self, hook: Hook) -> FaultyStore<TestStore> {
         FaultyStore::new(self.store.clone(), hook)
     }
 
@@ -103,7 +103,7 @@ impl Fleet {
         (0..count).map(|_| self.start(self.keyless())).collect()
     }
 
-    fn stored(&self) -> String {
+    pub(crate) fn stored(&self) -> String {
         self.store.refresh_token().expect("a stored refresh token")
     }
 }
