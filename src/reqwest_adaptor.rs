@@ -39,6 +39,7 @@ use std::{
     fmt,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -57,6 +58,10 @@ use crate::{
     response::drain,
     source::{AfterRejection, RenewalReason, TokenSource, Tokens},
 };
+
+/// A timeout of the client's own must not end a refresh whose response is still read. `source/attempt` reads it for
+/// 60 s; the bounds for callers are the source's.
+const TIMEOUT: Duration = Duration::from_secs(65);
 
 /// Keeps a reqwest client authenticated against api.video. See the [module docs](self).
 #[derive(Clone)]
@@ -79,7 +84,9 @@ impl ApiVideoAuthMiddleware {
     ) -> Result<Self, Error> {
         let calls = calls
             .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never());
+            .retry(reqwest::retry::never())
+            .timeout(TIMEOUT)
+            .read_timeout(TIMEOUT);
         let calls = calls.build().map_err(|error| {
             Error::with_source(
                 ErrorKind::Configuration,

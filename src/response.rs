@@ -140,6 +140,25 @@ pub(crate) fn never_sent(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
+/// Whether an error, or what it comes from, is the timeout of a layer or of a client below us.
+pub(crate) fn is_timeout(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<tower::timeout::error::Elapsed>() {
+            return true;
+        }
+        #[cfg(feature = "reqwest-middleware")]
+        if error
+            .downcast_ref::<reqwest::Error>()
+            .is_some_and(reqwest::Error::is_timeout)
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// What the server asks for in seconds, or as a date. `X-RateLimit-Retry-After` stands on every response and means
 /// "wait" on a 429 only.
 pub(crate) fn wait(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {

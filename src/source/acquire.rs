@@ -274,11 +274,13 @@ pub(super) fn acquire(
             match timeout_unless_overslept(until, flight.hear(later.is_some())).await {
                 // A renewal that ended between our look and our joining brought what we want to replace.
                 Ok(Heard::Done(Ok(bearer))) if bearer.generation() <= older => {}
-                Ok(Heard::Done(result)) => return result,
-                Ok(Heard::Later(error)) => return Err(error),
+                Ok(Heard::Done(Ok(bearer))) => return Ok(bearer),
+                Ok(Heard::Done(Err(error)) | Heard::Later(error)) => {
+                    return or_usable(state, older, error);
+                }
                 Ok(Heard::Lost) => {}
                 Err(_) => match later {
-                    Some(error) => return Err(error),
+                    Some(error) => return or_usable(state, older, error),
                     None => state.renewals.replace(&flight),
                 },
             }
@@ -328,6 +330,11 @@ fn have(current: &Current, older: u64, now: Now) -> Option<Bearer> {
     current
         .usable(now)
         .filter(|bearer| bearer.generation() > older)
+}
+
+/// A token that was put back in use after a 401 beats the error of the renewal.
+fn or_usable(state: &State, older: u64, error: Error) -> Result<Bearer, Error> {
+    have(&state.current, older, state.now()).ok_or(error)
 }
 
 fn no_runtime() -> Error {

@@ -23,13 +23,14 @@ use super::{
     saver::save_later,
     single_flight::Busy,
     state::{NewToken, State},
-    store_session::{BoughtPair, NotSaved, Settled, Snapshot, new_family},
+    store_session::{BoughtPair, NotSaved, Session, Settled, Snapshot, new_family},
 };
 use crate::{
     clock::{Deadline, Now},
     credentials::RefreshToken,
     endpoint::{BeforeSend, Grant, HeldBack, Outcome, TokenEndpoint, TokenResponse},
     error::{Error, ErrorKind},
+    response::is_timeout,
     store::{Header, InUseMark, StoredTokens, Version},
     token::{AccessToken, Bearer},
 };
@@ -126,21 +127,38 @@ impl Attempt {
         self.sent.get().is_some()
     }
 
-    /// Stops waiting for the reply, unless it is about to come: then `None`. What came of the call is `Transient` if
-    /// nothing was sent. The response to a refresh that was sent is still awaited.
-    pub(super) fn leave(&self, state: &State, error: Error) -> Option<Outcome> {
+    /// Goes on, but gives up its slot to anyone who needs it.
+    pub(super) fn goes_on(&self, state: &State) {
+        state.awaited.go_on(self.call.clone());
+    }
+
+    /// Stops waiting for the reply after `waited`, unless it is about to come: then `None`. What came of the call is
+    /// `Transient` if nothing was sent. The response to a refresh that was sent is still awaited.
+    pub(super) fn leave(&self, state: &State, waited: Duration) -> Option<Outcome> {
         match self.sent.get() {
-            Some((bought, _)) if matches!(bought.grant(), Grant::RefreshToken(_)) => state
-                .awaited
-                .go_on(self.call.clone())
-                .then_some(Outcome::Ambiguous {
+            Some((bought, _)) if matches!(bought.grant(), Grant::RefreshToken(_)) => {
+                let message = format!("no response from the token endpoint within {waited:.1?}");
+                let error = Error::new(ErrorKind::Ambiguous, message);
+                let outcome = Outcome::Ambiguous {
                     error,
                     refresh_token: None,
-                }),
-            _ => self
-                .call
-                .stop()
-                .then_some(Outcome::Transient { error, wait: None }),
+                };
+                state.awaited.go_on(self.call.clone()).then_some(outcome)
+            }
+            sent => {
+                let what = if sent.is_some() {
+                    "no response to a token call"
+                } else {
+                    "a token call was not sent"
+                };
+                let error = Error::new(
+                    ErrorKind::Unavailable,
+                    format!("{what} within {waited:.1?}"),
+                );
+                self.call
+                    .stop()
+                    .then_some(Outcome::Transient { error, wait: None })
+            }
         }
     }
 
@@ -162,28 +180,35 @@ fn before_send(
     Box::pin(async move {
         let Caller { state, leader, .. } = caller;
         has_slot.store(true, Ordering::Release);
-        if let (Grant::RefreshToken(token), Some(store)) = (&grant, &state.store) {
+        let mut stored = state.ledger().version();
+        if let Some(store) = &state.store {
             let mut session = store.session().await.map_err(HeldBack::Store)?;
-            // Asked under the session's lock: a pair that has just been saved needs a mark from now on.
-            let (is_unsaved, is_seed) = {
-                let ledger = state.ledger();
-                (ledger.is_unsaved(), ledger.is_seed(token))
-            };
-            match session.as_mut() {
-                // No sibling knows this token.
-                _ if is_unsaved => {}
-                Some(session) => {
-                    session
-                        .mark(token, reads_for, is_seed)
-                        .await
-                        .map_err(HeldBack::Store)?;
-                    state.ledger().marked(session.version(), session.marks());
-                }
-                None => {
-                    let error = Error::new(ErrorKind::StoreConflict, "the store's lock was lost");
-                    return Err(HeldBack::Store(error));
+            if let Grant::RefreshToken(token) = &grant {
+                // Asked under the session's lock: a pair that has just been saved needs a mark from now on.
+                let (is_unsaved, is_seed) = {
+                    let ledger = state.ledger();
+                    (ledger.is_unsaved(), ledger.is_seed(token))
+                };
+                match session.as_mut() {
+                    // No sibling knows this token.
+                    _ if is_unsaved => {}
+                    Some(session) => {
+                        session
+                            .mark(token, reads_for, is_seed)
+                            .await
+                            .map_err(HeldBack::Store)?;
+                        state.ledger().marked(session.version(), session.marks());
+                    }
+                    None => {
+                        let error =
+                            Error::new(ErrorKind::StoreConflict, "the store's lock was lost");
+                        return Err(HeldBack::Store(error));
+                    }
                 }
             }
+            stored = session
+                .as_ref()
+                .map_or_else(|| state.ledger().version(), Session::version);
         }
         // All of this took time. A leader that was replaced sends nothing, and a token that was replaced, by a late
         // response or by the user, must not be presented.
@@ -193,7 +218,7 @@ fn before_send(
         let generation = state.current.generation();
         let bought = state
             .ledger()
-            .presented(&grant, generation)
+            .presented(&grant, generation, stored)
             .ok_or(HeldBack::Changed)?;
         let _ = sent.set((bought, state.now()));
         Ok(())
@@ -237,6 +262,17 @@ impl Run {
             }
         };
         awaited::arrived(&self.arrived);
+        if let Outcome::Ambiguous { error, .. } | Outcome::Transient { error, .. } = &outcome
+            && is_timeout(error)
+            && begun.elapsed() < state.call_timeout()
+        {
+            tracing::warn!(
+                after = ?begun.elapsed(),
+                call_timeout = ?state.call_timeout(),
+                "a timeout below the layer ended a token call: its refresh token may be lost; put the timeout above the \
+                 layer, or give token calls a service of their own with `token_service`"
+            );
+        }
         match (outcome, self.sent.get()) {
             (Outcome::Granted(tokens), Some((bought, sent))) => {
                 self.commit(tokens, bought, *sent).await

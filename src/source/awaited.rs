@@ -38,10 +38,9 @@ impl Awaited {
     /// the first presentation. Says whether it is awaited or stopped now; it is neither if its response is there.
     pub(super) fn go_on(&self, call: Call) -> bool {
         let mut awaited = lock(&self.0);
-        if awaited
-            .as_ref()
-            .is_some_and(|earlier| !earlier.task.is_finished())
-        {
+        if awaited.as_ref().is_some_and(|earlier| {
+            !earlier.task.is_finished() && !Arc::ptr_eq(&earlier.arrived, &call.arrived)
+        }) {
             return call.stop();
         }
         let has_arrived = *lock(&call.arrived);

@@ -271,18 +271,23 @@ impl Ledger {
         Ok(Some((grant, falls_back.then_some(self.fallbacks))))
     }
 
-    /// Notes what is about to be sent. `None`, and then nothing may be sent: it is no longer what we hold.
-    pub(super) fn presented(&mut self, grant: &Grant, generation: u64) -> Option<Bought> {
+    /// Notes what is about to be sent, when this version is `stored`. `None`, and then nothing may be sent: it is no longer what we hold.
+    pub(super) fn presented(
+        &mut self,
+        grant: &Grant,
+        generation: u64,
+        stored: Option<Version>,
+    ) -> Option<Bought> {
         if !self.has(grant) {
             return None;
         }
         self.in_doubt |= matches!(grant, Grant::RefreshToken(_));
-        let (edition, version) = (self.edition, self.version);
+        let edition = self.edition;
         Some(Bought {
             grant: grant.clone(),
             edition,
             generation,
-            version,
+            version: stored,
         })
     }
 

@@ -157,7 +157,13 @@ impl Renewal {
             let outcome = match self.call(&grant, leader).await {
                 Reply::Token(bearer) => return Ok(bearer),
                 Reply::Superseded => {
-                    if let Some(bearer) = self.enter_store().await? {
+                    let has_new_key = {
+                        let ledger = self.state.ledger();
+                        let is_new = ledger.edition() != self.round.edition();
+                        is_new && ledger.usable_key(self.state.now()).is_some()
+                    };
+                    // New credentials begin a family of their own; what was bought with the old ones is in the store.
+                    if !has_new_key && let Some(bearer) = self.enter_store().await? {
                         return Ok(bearer);
                     }
                     continue;
@@ -275,6 +281,8 @@ impl Renewal {
                     return self.newer_token().map_or(Reply::Superseded, Reply::Token);
                 }
                 Err(_) if until < read_until && attempt.was_sent() => {
+                    // Callers need not wait for it, and its slot is for whoever needs one.
+                    attempt.goes_on(state);
                     let waited = state.call_timeout();
                     let message = format!(
                         "no response from the token endpoint within {waited:.1?}; it is still awaited"
@@ -283,12 +291,7 @@ impl Renewal {
                     until = read_until;
                 }
                 Err(_) => {
-                    let waited = begun.elapsed();
-                    let message =
-                        format!("no response from the token endpoint within {waited:.1?}");
-                    if let Some(outcome) =
-                        attempt.leave(state, Error::new(ErrorKind::Ambiguous, message))
-                    {
+                    if let Some(outcome) = attempt.leave(state, begun.elapsed()) {
                         return Reply::Outcome(outcome);
                     }
                     // Its response is there, and is being saved.
