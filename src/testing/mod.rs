@@ -112,7 +112,8 @@ mod state;
 mod tests;
 mod token_call;
 mod tokens;
-#[cfg(all(test, feature = "upload-tokens"))]
+#[cfg(test)]
+#[cfg(feature = "upload-tokens")]
 mod upload_tests;
 #[cfg(feature = "upload-tokens")]
 mod uploads;
