@@ -1,10 +1,6 @@
 //! Encryption in front of any store.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
 use chacha20poly1305::{
     AeadInOut, KeyInit, XChaCha20Poly1305, XNonce,
@@ -37,17 +33,19 @@ use crate::error::{Error, ErrorKind};
 ///
 /// # What protects what
 ///
-/// Who reads the inner store sees no token, only the [`Header`](super::Header): how often a pair was renewed, and
-/// when it expires. Who writes to it can't make a pair, nor move one to another account, API or [`Version`]: what was
-/// not sealed with this key for this place is [`ErrorKind::StoreUnreadable`], which is never taken for damage, never set
-/// aside and never written over. The wrong key is the same error.
+/// Anyone who reads the inner store sees no token, only the [`Header`](super::Header): how often a pair was renewed, and
+/// when it expires. Anyone who writes to it can't make a pair, nor move one to another account, API or [`Version`]: what
+/// was not encrypted with this key for this place is [`ErrorKind::StoreUnreadable`]. It is never taken for damage, never
+/// put into quarantine and never written over. The wrong key is the same error.
 ///
-/// A process refuses a pair that is older than one of its family that it has seen: it is given as if it had been
-/// cleared, with a warning, and whoever holds the newer one writes it back. A process that has just started can't know,
-/// and takes an older pair for the newest.
+/// Anyone who writes to the inner store can do three things:
 ///
-/// Who writes to the inner store can still remove a pair, or mark it as spent or expired: that costs a login, or keeps
-/// callers waiting. The key lies in this process's memory, and so do the tokens.
+/// - Remove a pair, or mark it as spent or expired. That costs a login, or keeps callers waiting.
+/// - Put an older pair back. A process that holds a newer pair of the same family refuses it, and writes its own back:
+///   see [`Version`]. A process that has just started can't know, and takes an older pair for the newest.
+/// - Put a pair of an earlier login back. It is of another family, and between families the store decides.
+///
+/// The key lies in this process's memory, and so do the tokens.
 ///
 /// To change the key, start with an empty inner store, or another account's name.
 #[derive(Clone, Debug)]
@@ -101,11 +99,9 @@ impl<S: TokenStore> EncryptedStore<S> {
 impl<S: TokenStore> TokenStore for EncryptedStore<S> {
     fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
         Box::pin(async move {
-            // Known before the look: a newer pair may be saved, and seen by others, in the middle of it.
-            let newest = self.cipher.newest(key);
             let stored = self.store.load(key).await?;
             stored
-                .map(|stored| self.cipher.open(key, stored, newest))
+                .map(|stored| self.cipher.open(key, stored))
                 .transpose()
         })
     }
@@ -120,11 +116,10 @@ impl<S: TokenStore> TokenStore for EncryptedStore<S> {
     }
 }
 
-/// A key, and the newest pair seen of each account.
+/// Seals records, and opens them.
 #[derive(Debug)]
 pub(super) struct Cipher {
     key: EncryptionKey,
-    newest: Mutex<HashMap<StoreKey, Version>>,
 }
 
 const NONCE: usize = 24;
@@ -135,44 +130,14 @@ const FORM: u8 = b'1';
 
 impl Cipher {
     pub(super) fn new(key: EncryptionKey) -> Self {
-        Self {
-            key,
-            newest: Mutex::default(),
-        }
+        Self { key }
     }
 
-    #[cfg(feature = "keyring-store")]
-    pub(super) fn has(&self, key: &EncryptionKey) -> bool {
-        self.key.expose() == key.expose()
-    }
-
-    pub(super) fn newest(&self, key: &StoreKey) -> Option<Version> {
-        self.versions().get(key).copied()
-    }
-
-    /// Opens what was loaded after `newest` had been asked for.
-    pub(super) fn open(
-        &self,
-        key: &StoreKey,
-        stored: Stored,
-        newest: Option<Version>,
-    ) -> Result<Stored, Error> {
+    pub(super) fn open(&self, key: &StoreKey, stored: Stored) -> Result<Stored, Error> {
         let Some(record) = &stored.record else {
             return Ok(stored);
         };
-        let version = stored.header.version;
-        let record = self.unseal(&associated(key, version), record.expose())?;
-        if newest.is_some_and(|newest| is_older(version, newest)) {
-            tracing::warn!(
-                account = key.account(),
-                "the store holds an older pair than before: it was set back, and the older pair is not used"
-            );
-            return Ok(Stored {
-                record: None,
-                ..stored
-            });
-        }
-        self.note(key, version);
+        let record = self.unseal(&associated(key, stored.header.version), record.expose())?;
         Ok(Stored {
             record: Some(Record(record)),
             ..stored
@@ -247,24 +212,6 @@ impl Cipher {
             .map_err(|aead::Error| unreadable(unauthentic))?;
         Ok(record)
     }
-
-    fn note(&self, key: &StoreKey, version: Version) {
-        let mut versions = self.versions();
-        if !versions
-            .get(key)
-            .is_some_and(|newest| is_older(version, *newest))
-        {
-            versions.insert(key.clone(), version);
-        }
-    }
-
-    fn versions(&self) -> MutexGuard<'_, HashMap<StoreKey, Version>> {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn is_older(version: Version, newest: Version) -> bool {
-    version.family == newest.family && version.revision < newest.revision
 }
 
 fn random<const N: usize>() -> Result<[u8; N], Error>
@@ -322,9 +269,7 @@ impl StoreLock for Lock {
                         record: sealed,
                     },
                 )
-                .await?;
-            self.cipher.note(&self.key, header.version);
-            Ok(())
+                .await
         })
     }
 

@@ -45,7 +45,7 @@ use crate::error::{Error, ErrorKind};
 pub struct KeyringStore {
     files: FileStore,
     /// What was asked for before, by account.
-    sealers: Arc<StdMutex<HashMap<StoreKey, Arc<Cipher>>>>,
+    ciphers: Arc<StdMutex<HashMap<StoreKey, Arc<Cipher>>>>,
     /// One question at a time: a prompt may be open for long after its caller has given up.
     turn: Arc<Mutex<()>>,
 }
@@ -59,7 +59,7 @@ impl KeyringStore {
     pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
         Self {
             files: FileStore::in_folder(folder),
-            sealers: Arc::default(),
+            ciphers: Arc::default(),
             turn: Arc::default(),
         }
     }
@@ -74,24 +74,20 @@ impl KeyringStore {
     }
 
     fn known(&self, key: &StoreKey) -> Option<Arc<Cipher>> {
-        self.sealers
+        self.ciphers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get(key)
             .cloned()
     }
 
-    /// What is known already stays, with what it has seen, if it is the same key.
     fn learn(&self, key: &StoreKey, found: EncryptionKey) -> Arc<Cipher> {
-        let mut sealers = self.sealers.lock().unwrap_or_else(PoisonError::into_inner);
-        match sealers.get(key) {
-            Some(known) if known.has(&found) => known.clone(),
-            _ => {
-                let cipher = Arc::new(Cipher::new(found));
-                sealers.insert(key.clone(), cipher.clone());
-                cipher
-            }
-        }
+        let cipher = Arc::new(Cipher::new(found));
+        self.ciphers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key.clone(), cipher.clone());
+        cipher
     }
 
     /// Asks for the key of an account that has a pair.
@@ -117,27 +113,19 @@ impl KeyringStore {
 impl TokenStore for KeyringStore {
     fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
         Box::pin(async move {
-            let known = self.known(key);
-            let newest = known.as_ref().and_then(|cipher| cipher.newest(key));
             let Some(stored) = self.files.load(key).await? else {
                 return Ok(None);
             };
             if stored.record.is_none() {
                 return Ok(Some(stored));
             }
-            let opened = match &known {
-                Some(cipher) => cipher.open(key, stored.clone(), newest),
-                None => self.ask(key).await?.open(key, stored.clone(), newest),
-            };
-            match (opened, known) {
-                // The keyring may have another key by now.
-                (Err(_), Some(known)) => {
-                    let asked = self.ask(key).await?;
-                    let newest = newest.filter(|_| Arc::ptr_eq(&asked, &known));
-                    asked.open(key, stored, newest).map(Some)
-                }
-                (opened, _) => opened.map(Some),
+            if let Some(known) = self.known(key)
+                && let Ok(opened) = known.open(key, stored.clone())
+            {
+                return Ok(Some(opened));
             }
+            // The keyring may have another key by now.
+            self.ask(key).await?.open(key, stored).map(Some)
         })
     }
 

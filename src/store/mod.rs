@@ -249,7 +249,10 @@ impl Header {
     }
 }
 
-/// Which pair: those of one family descend from one login and are counted by revision.
+/// Which pair: those of one family descend from one login, or one seed, and are counted by revision.
+///
+/// Of one family, the pair with the higher revision wins: a process that holds it refuses a lower one, and writes its own
+/// back. Between families the store decides: what is stored wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "it is a pair of numbers")]
 pub struct Version {
