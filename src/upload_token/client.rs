@@ -8,6 +8,7 @@ use serde::Deserialize;
 use tower::{BoxError, Service};
 
 use super::{
+    request::request,
     response,
     token::{DelegatedToken, UploadToken, Wire},
 };
@@ -210,20 +211,6 @@ struct Pagination {
 fn path(token: &DelegatedToken) -> Result<String, Error> {
     token.check()?;
     Ok(format!("/upload-tokens/{}", token.expose()))
-}
-
-pub(super) fn request(method: Method, path: &str) -> Result<Request<Bytes>, Error> {
-    Request::builder()
-        .method(method)
-        .uri(path)
-        .header(header::ACCEPT, HeaderValue::from_static("application/json"))
-        .body(Bytes::new())
-        .map_err(|_| {
-            Error::new(
-                ErrorKind::Configuration,
-                "a token, video id or path can't stand in a URI",
-            )
-        })
 }
 
 impl<S: Clone, B> Clone for UploadTokens<S, B> {

@@ -97,6 +97,8 @@ mod layer;
 mod multipart;
 mod options;
 mod pass;
+mod progress;
+mod request;
 mod response;
 mod service;
 mod source;
@@ -106,7 +108,8 @@ mod upload;
 pub use self::{
     client::{ListOptions, SortBy, UploadTokens},
     layer::{UploadTokenLayer, UploadTokenLayerBuilder},
-    options::{Progress, Unfinished, UploadOptions},
+    options::UploadOptions,
+    progress::{Progress, Unfinished},
     service::{DelegatedUpload, ResponseFuture},
     source::Source,
     token::{DelegatedToken, UploadToken},

@@ -14,9 +14,10 @@ use tokio::{io::AsyncRead, time};
 use tower::{BoxError, Service};
 
 use super::{
-    client::request,
     multipart::Boundary,
-    options::{OnProgress, Progress, Stopped, Unfinished, UploadOptions, is_id},
+    options::{OnProgress, UploadOptions, is_id},
+    progress::{Progress, Stopped, Unfinished},
+    request::request,
     response,
     source::{Chunk, Chunks, Source, wrong},
 };

@@ -1,0 +1,19 @@
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, header};
+
+use crate::error::{Error, ErrorKind};
+
+/// A request to the API whose URI is only a path; a layer below completes it.
+pub(super) fn request(method: Method, path: &str) -> Result<Request<Bytes>, Error> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::ACCEPT, HeaderValue::from_static("application/json"))
+        .body(Bytes::new())
+        .map_err(|_| {
+            Error::new(
+                ErrorKind::Configuration,
+                "a token, video id or path can't stand in a URI",
+            )
+        })
+}
