@@ -1,4 +1,4 @@
-//! What a token is bought with, and where.
+//! Credentials, and the environments that they belong to.
 
 use std::{fmt, sync::Arc};
 
@@ -85,12 +85,12 @@ macro_rules! secret {
 pub(crate) use secret;
 
 secret! {
-    /// An api.video API key. Whoever holds it can do everything the account can.
+    /// An api.video API key. Anyone who holds it can do everything that the account can.
     ApiKey
 }
 
 secret! {
-    /// A refresh token: it buys the next pair of tokens, once.
+    /// A refresh token: it is presented for the next pair of tokens, once.
     RefreshToken
 }
 

@@ -7,7 +7,7 @@ use tower::BoxError;
 /// Why no token could be had, or why a builder refused its settings.
 ///
 /// The services of this crate answer with [`tower::BoxError`]; an error of ours in it downcasts to this type, and
-/// an error of the wrapped service passes through as it is. An error is cheap to clone: callers who waited for the
+/// an error of the wrapped service passes through as it is. An error is cheap to clone: callers that waited for the
 /// same renewal share one.
 ///
 /// ```
@@ -73,7 +73,7 @@ pub enum ErrorKind {
     Rejected,
     /// The API knows no such upload token or video.
     NotFound,
-    /// The request is none that a delegated token is good for: nothing was sent.
+    /// The request is not one that a delegated token is for: nothing was sent.
     WrongTarget,
     /// What is to be uploaded can't be read, is empty, or is not as long as was said.
     UploadSource,

@@ -33,7 +33,7 @@ impl Origin {
         if url.contains('#') {
             return Err(refuse("has a fragment"));
         }
-        let uri: Uri = url.parse().map_err(|_| refuse("is no URL"))?;
+        let uri: Uri = url.parse().map_err(|_| refuse("is not a URL"))?;
         let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
             return Err(refuse("has no scheme or no host"));
         };
@@ -44,7 +44,7 @@ impl Origin {
             return Err(refuse("has a path or a query"));
         }
         let (host, port) = parts(scheme, authority).ok_or_else(|| {
-            refuse("has user information, a port that is no port, or a scheme other than http(s)")
+            refuse("has user information, an invalid port, or a scheme other than http(s)")
         })?;
         if *scheme == Scheme::HTTP && !allow_http && !is_loopback(&host) {
             return Err(refuse(
@@ -117,7 +117,7 @@ impl Origin {
     }
 }
 
-/// Host in lower case and port written out; `None` where there is user information or no proper port.
+/// Host in lower case and port written out; `None` where there is user information, or the port is invalid.
 fn parts(scheme: &Scheme, authority: &Authority) -> Option<(String, u16)> {
     let text = authority.as_str();
     let host = authority.host();

@@ -19,7 +19,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Reads the response to a request that was declined. What is not there, or is no text, counts as empty.
+    /// Reads the response to a request that was declined. What is missing, or is not text, counts as empty.
     pub(crate) fn read(status: StatusCode, body: &[u8]) -> Self {
         #[derive(Default, Deserialize)]
         #[serde(default)]

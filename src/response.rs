@@ -25,7 +25,7 @@ use crate::error::{Error, ErrorKind};
 /// No server makes us wait longer than this.
 const MAX_WAIT: Duration = Duration::from_secs(120);
 
-/// What is read on of a response that nobody wants. The API's problem documents are far below both.
+/// How much of a response that nobody wants is read, and for how long. The API's problem documents are far below both.
 const DRAIN_BYTES: usize = 16 * 1024;
 const DRAIN_TIME: Duration = Duration::from_millis(100);
 
@@ -47,7 +47,7 @@ where
         return Err(too_long());
     }
     // Reserved once where the size is known, so that no copy of a token is left behind by growing. Where it is not,
-    // answers with tokens are under 64 KiB.
+    // responses with tokens are under 64 KiB.
     let expected = hint
         .exact()
         .and_then(|size| usize::try_from(size).ok())

@@ -1,4 +1,4 @@
-//! Tokens in hand.
+//! Access tokens, and the pairs that they come in.
 
 use std::{
     fmt,
@@ -43,7 +43,7 @@ pub(crate) struct Life {
 }
 
 impl Bearer {
-    /// `None` if the token can't stand in a header.
+    /// `None` if the token is not a valid header value.
     pub(crate) fn new(access: AccessToken, generation: u64, life: Life) -> Option<Self> {
         let header = authorization(access.expose())?;
         Some(Self(Arc::new(Inner {

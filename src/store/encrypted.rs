@@ -56,7 +56,7 @@ pub struct EncryptedStore<S> {
 
 /// The 32 bytes that an [`EncryptedStore`] encrypts with. They are wiped when dropped, and never printed.
 ///
-/// They have to be random: a passphrase is no key.
+/// They have to be random: a passphrase is not a key.
 pub struct EncryptionKey(Box<Zeroizing<[u8; 32]>>);
 
 impl EncryptionKey {

@@ -230,7 +230,7 @@ fn explain(key: &StoreKey, error: KeyringError) -> Error {
         ),
         _ => {
             let message = format!(
-                "the keyring's entry `{}` of `{SERVICE}` is not one key that this crate made; restore it, or remove it \
+                "the keyring's entry `{}` of `{SERVICE}` is not a key that this crate made; restore it, or remove it \
                  together with the stored pair and log in again",
                 key.name()
             );

@@ -1,4 +1,4 @@
-//! Who holds a lock, for the message of somebody who waits for it.
+//! The name of a lock's holder, for the message of a process that waits for the lock.
 
 use crate::clock::system_now;
 

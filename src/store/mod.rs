@@ -16,7 +16,7 @@
 //!
 //! # Writing a store
 //!
-//! What a store has to do stands at the methods of [`TokenStore`] and [`StoreLock`]. With the feature `test-util`,
+//! The methods of [`TokenStore`] and [`StoreLock`] say what a store has to do. With the feature `test-util`,
 //! `contract_suite` checks it. Times are given and returned as spans from now, so that a store shared
 //! by several machines can count them by a clock of its own; [`Header::counted_down`] does the sum.
 
@@ -76,19 +76,20 @@ pub trait TokenStore: Send + Sync + 'static {
 pub enum TryLock {
     /// The lock is held now, until [`StoreLock::unlock`].
     Locked(Box<dyn StoreLock>),
-    /// Somebody else holds it: a process, for the message of the error.
+    /// Another process holds it; its name, if known, is for the message of an error.
     Busy(Option<String>),
 }
 
 /// A held renewal lock: the only way to write. Dropping it frees the lock too, if perhaps later.
 pub trait StoreLock: Send {
-    /// Replaces what is stored, if its version is still `expected` (`None`: nothing is stored) and the lock is still
-    /// held; else fails with [`ErrorKind::StoreConflict`] and changes nothing. Once it has returned, the save survives
-    /// the end of the process.
+    /// Replaces what is stored. Once it has returned, the save survives the end of the process.
     ///
-    /// After an error that leaves open whether the save was done, the same call may be made again under the same lock:
-    /// it is no conflict if the version stored is the one to be saved, and this lock saved it. A save that was given
-    /// up never comes after a later one.
+    /// - It saves only if the version that is stored is `expected` (`None`: nothing is stored) and the lock is still held.
+    ///   Else it fails with [`ErrorKind::StoreConflict`] and changes nothing.
+    /// - It can be repeated. After an error it may be open whether the save was done; the caller then makes the same call
+    ///   again, under the same lock. If what is stored has the version of `stored`, and this lock saved it, that is a
+    ///   success and not a conflict.
+    /// - A save whose future was dropped, or which failed, is never carried out after a later save.
     fn save<'a>(
         &'a mut self,
         expected: Option<Version>,
@@ -190,7 +191,7 @@ impl Stored {
 }
 
 /// What is known of a record without opening it. Spans count from the call that takes or returns them; a store
-/// counts them down, to zero.
+/// [counts them down](Self::counted_down), to zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Header {
@@ -271,7 +272,7 @@ pub struct Version {
 pub struct InUseMark {
     /// How often.
     pub count: u32,
-    /// By then whoever presented it has given up.
+    /// By then the process that presented it has given up.
     pub settles_in: Duration,
 }
 

@@ -53,7 +53,7 @@ impl FakeApiBuilder {
         self
     }
 
-    /// What answers report as `expires_in`, with a fraction if it is no whole number. Default: the truth.
+    /// What responses report as `expires_in`, with a fraction if it is no whole number. Default: the truth.
     pub fn reported_lifetime(mut self, lifetime: Duration) -> Self {
         self.reported_lifetime = Some(lifetime);
         self
@@ -107,9 +107,10 @@ impl FakeApiBuilder {
     ///
     /// # Panics
     ///
-    /// If the origin cannot stand in a header.
+    /// If the origin is not a valid header value.
     pub fn cors(mut self, origin: &str) -> Self {
-        self.cors = Some(HeaderValue::from_str(origin).expect("an origin fit for a header"));
+        self.cors =
+            Some(HeaderValue::from_str(origin).expect("the origin is a valid header value"));
         self
     }
 
@@ -127,7 +128,7 @@ impl FakeApiBuilder {
     ///
     /// # Errors
     ///
-    /// If no port of the loopback interface can be had.
+    /// If no port of the loopback interface is free.
     pub async fn serve(self) -> io::Result<FakeApi> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let url = format!("http://{}", listener.local_addr()?);

@@ -130,7 +130,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// Keeps Tokio's paused time from jumping ahead by itself, until the response is dropped.
+/// Keeps Tokio's paused time from jumping ahead by itself, until the [`TimeHold`] is dropped.
 ///
 /// `tokio::time::advance` still moves it. Where time is not paused, or outside a Tokio runtime, this does
 /// nothing. See the [module docs](super#paused-time).

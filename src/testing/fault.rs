@@ -102,13 +102,13 @@ impl Fault {
     ///
     /// # Panics
     ///
-    /// If the value cannot stand in a header.
+    /// If the value is not a valid header value.
     #[must_use]
     pub fn retry_after(status: u16, value: impl fmt::Display) -> Self {
         let mut fault = Self::status(status);
         if let Self::Status { headers, .. } = &mut fault {
-            let value =
-                HeaderValue::from_str(&value.to_string()).expect("a value fit for a header");
+            let value = HeaderValue::from_str(&value.to_string())
+                .expect("the value is a valid header value");
             headers.insert(header::RETRY_AFTER, value);
         }
         fault

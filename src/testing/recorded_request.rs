@@ -73,15 +73,15 @@ fn shown(path: &str) -> &str {
     }
 }
 
-/// The number of an exchange, in order of arrival.
+/// The number of a request, in order of arrival.
 #[derive(Clone, Copy)]
 pub(super) struct Entry(usize);
 
-/// All exchanges since the start or the last `clear`.
+/// All requests since the start or the last `clear`.
 pub(super) struct Journal {
     enabled: bool,
     first: usize,
-    exchanges: Vec<RecordedRequest>,
+    requests: Vec<RecordedRequest>,
 }
 
 impl Journal {
@@ -89,41 +89,41 @@ impl Journal {
         Self {
             enabled,
             first: 0,
-            exchanges: Vec::new(),
+            requests: Vec::new(),
         }
     }
 
     pub(super) fn arrived(&mut self, parts: &request::Parts, is_token_call: bool) -> Entry {
-        let entry = Entry(self.first + self.exchanges.len());
+        let entry = Entry(self.first + self.requests.len());
         if self.enabled {
-            self.exchanges
+            self.requests
                 .push(RecordedRequest::new(parts, is_token_call));
         }
         entry
     }
 
     pub(super) fn read(&mut self, entry: Entry, body: &Bytes) {
-        if let Some(exchange) = self.get(entry) {
-            exchange.body = body.clone();
+        if let Some(request) = self.get(entry) {
+            request.body = body.clone();
         }
     }
 
     pub(super) fn answered(&mut self, entry: Entry, status: StatusCode) {
-        if let Some(exchange) = self.get(entry) {
-            exchange.status = Some(status);
+        if let Some(request) = self.get(entry) {
+            request.status = Some(status);
         }
     }
 
     pub(super) fn all(&self) -> Vec<RecordedRequest> {
-        self.exchanges.clone()
+        self.requests.clone()
     }
 
     pub(super) fn clear(&mut self) {
-        self.first += self.exchanges.len();
-        self.exchanges.clear();
+        self.first += self.requests.len();
+        self.requests.clear();
     }
 
     fn get(&mut self, entry: Entry) -> Option<&mut RecordedRequest> {
-        self.exchanges.get_mut(entry.0.checked_sub(self.first)?)
+        self.requests.get_mut(entry.0.checked_sub(self.first)?)
     }
 }

@@ -27,7 +27,7 @@ impl FakeApi {
     ///
     /// # Errors
     ///
-    /// If no port of the loopback interface can be had.
+    /// If no port of the loopback interface is free.
     pub async fn start() -> io::Result<Self> {
         Self::builder().serve().await
     }
@@ -38,7 +38,7 @@ impl FakeApi {
         Self::builder().build()
     }
 
-    /// The base URL, such as `http://127.0.0.1:41234`. In-process it is one that nobody listens on.
+    /// The base URL, such as `http://127.0.0.1:41234`. Without a socket it is one that nobody listens on.
     #[must_use]
     pub fn url(&self) -> String {
         self.0.url.clone()
@@ -110,7 +110,7 @@ impl FakeApi {
         self.0.shared.lock().token_lifetime = lifetime;
     }
 
-    /// What answers report as `expires_in` from now on; `None` is the true lifetime.
+    /// What responses report as `expires_in` from now on; `None` is the true lifetime.
     pub fn set_reported_lifetime(&self, lifetime: Option<Duration>) {
         self.0.shared.lock().reported_lifetime = lifetime;
     }

@@ -191,7 +191,7 @@ fn bearer(parts: &request::Parts) -> Option<&str> {
         .strip_prefix("Bearer ")
 }
 
-/// What stands behind `Basic` where the key is the user and the password is empty.
+/// What follows `Basic` in the header: the key is the user name, and the password is empty.
 fn basic(api_key: &str) -> String {
     BASE64.encode(format!("{api_key}:"))
 }

@@ -1,4 +1,4 @@
-//! Who may do what: families of access and refresh tokens.
+//! Families of access and refresh tokens, and which of them are still accepted.
 
 use std::{collections::HashMap, time::Duration};
 

@@ -44,7 +44,7 @@ impl UploadTokenLayerBuilder {
         self
     }
 
-    /// Allows an `http` origin that is not on this machine. Whoever sits on the way can then read the token.
+    /// Allows an `http` origin that is not on this machine. Anyone on the way can then read the token.
     pub fn danger_allow_http(mut self) -> Self {
         self.allow_http = true;
         self
@@ -54,7 +54,8 @@ impl UploadTokenLayerBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`], with what to do, if the base URL is no origin or the token can't be one.
+    /// [`ErrorKind::Configuration`], with what to do, if the base URL is not an origin, or the token has a
+    /// character that no token has.
     pub fn build(self) -> Result<UploadTokenLayer, Error> {
         self.token.check()?;
         let origin = Origin::parse(&self.base_url, self.allow_http)?;

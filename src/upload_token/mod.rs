@@ -1,6 +1,6 @@
 //! Delegated tokens, which api.video calls *upload tokens*: made with a bearer, used without one.
 //!
-//! Whoever holds such a token can upload videos into the account and do nothing else: it is what to give to a browser,
+//! Anyone who holds such a token can upload videos into the account and do nothing else: it is what to give to a browser,
 //! a camera or a customer. [`UploadTokens`] makes, lists and deletes them through an authenticated service.
 //! [`UploadTokenLayer`] is for the other side, which holds nothing but the token. [`upload`](upload()) sends a video of
 //! any size over either.

@@ -20,7 +20,7 @@ impl Boundary {
 
     pub(super) fn content_type(&self) -> HeaderValue {
         HeaderValue::try_from(format!("multipart/form-data; boundary={}", self.0))
-            .expect("letters and digits can stand in a header")
+            .expect("letters and digits are a valid header value")
     }
 
     /// What goes before the bytes of the file.

@@ -13,7 +13,7 @@ pub(super) fn request(method: Method, path: &str) -> Result<Request<Bytes>, Erro
         .map_err(|_| {
             Error::new(
                 ErrorKind::Configuration,
-                "a token, video id or path can't stand in a URI",
+                "a token, a video id or a path is not valid in a URI",
             )
         })
 }

@@ -1,4 +1,4 @@
-//! What the API answers, read and judged.
+//! Sends a request, and says what the API's response means.
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};

@@ -53,7 +53,7 @@ impl Source<File> {
     ///
     /// # Errors
     ///
-    /// If the file can't be opened, or is none.
+    /// If the file can't be opened, or is a folder.
     pub async fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         let file = File::open(path).await?;
@@ -119,7 +119,10 @@ impl<A: AsyncRead + Unpin> Chunks<A> {
         }
     }
 
-    /// The next chunk that is not in `done`, in a buffer that never grows. `None` after the last.
+    /// The next chunk that is not in `done`. `None` after the last.
+    ///
+    /// The form is written here, around the bytes as they are read, in a buffer that never grows: written later, it would
+    /// cost a copy of each chunk.
     pub(super) async fn next(
         &mut self,
         done: &BTreeSet<u64>,

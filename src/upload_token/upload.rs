@@ -303,7 +303,7 @@ impl Plan {
         headers.insert(header::CONTENT_TYPE, self.boundary.content_type());
         if let Some(range) = self.range(chunk) {
             let range =
-                HeaderValue::try_from(range).expect("letters and digits can stand in a header");
+                HeaderValue::try_from(range).expect("letters and digits are a valid header value");
             headers.insert(header::CONTENT_RANGE, range);
         }
         Ok(request)

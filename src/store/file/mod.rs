@@ -38,11 +38,11 @@ use crate::{
 ///
 /// # What protects what
 ///
-/// The folder has to belong to this user and may not be writable by others; it is made with mode 0700 if it is
-/// missing. Files are made with mode 0600; one that is a link, has a second name, belongs to somebody
-/// else or is open to others is not read. A save replaces the file as a whole and is on the disk when it
-/// returns. Whoever can read the user's files, such as the user's other programs, root and backups, can read the
-/// tokens: see `EncryptedStore`. On Windows the folder's access list is all the protection.
+/// The folder has to belong to this user, and nobody else may write to it; it is made with mode 0700 if it is missing.
+/// Files are made with mode 0600. One that is a link, has a second name, belongs to another user or is open to others is
+/// not read. A save replaces the file as a whole and is on the disk when it returns. Anyone who can read the user's files
+/// can read the tokens: the user's other programs, root, backups. See `EncryptedStore`. On Windows the folder's access
+/// list is all the protection.
 ///
 /// Use it on local disks only: network file systems promise too little about locks and renaming.
 #[derive(Clone, Debug)]
@@ -135,7 +135,7 @@ impl StoreLock for FileLock {
     fn quarantine(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         let paths = self.paths.clone();
         Box::pin(in_turn(
-            "setting the token file aside",
+            "putting the token file into quarantine",
             &self.held,
             move |_| {
                 let since = system_now()
@@ -340,7 +340,7 @@ impl Paths {
         let prefix = self.temporary_prefix();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(&prefix) {
-                // What can't be removed is in nobody's way.
+                // What can't be removed does no harm.
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -416,7 +416,7 @@ fn unavailable(path: &Path, error: io::Error) -> Error {
     )
 }
 
-/// What is not private is damaged for our purposes: somebody else may have written it.
+/// What is not private counts as damaged: somebody else may have written it.
 fn rejected_or_unavailable(path: &Path, error: io::Error) -> Error {
     if error
         .get_ref()

@@ -47,7 +47,7 @@ mod platform {
             })?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(refuse("it is no regular file"));
+            return Err(refuse("it is not a regular file"));
         }
         if metadata.uid() != rustix::process::geteuid().as_raw() {
             return Err(refuse("it belongs to another user"));
@@ -96,7 +96,7 @@ mod platform {
         if file.metadata()?.is_file() {
             Ok(file)
         } else {
-            Err(io::Error::other(NotPrivate("it is no regular file")))
+            Err(io::Error::other(NotPrivate("it is not a regular file")))
         }
     }
 

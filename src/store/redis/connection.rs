@@ -36,7 +36,7 @@ use crate::{
     store::blocking::blocking,
 };
 
-/// Whatever is asked of Redis is answered within this time, or fails. Less than the lease, so that one that was given
+/// A call to Redis gets its response within this time, or fails. It is less than the lease, so that a call that was given
 /// up is over before the lease is.
 const DEADLINE: Duration = Duration::from_secs(3);
 
@@ -248,7 +248,7 @@ impl Redis {
 
     fn explain(&self, error: RedisError) -> Error {
         if error.code() == Some("WRONGTYPE") {
-            let message = "what Redis holds is none of this crate's records";
+            let message = "what Redis holds is not a record of this crate";
             return Error::with_source(ErrorKind::StoreCorrupt, message, error);
         }
         let what = match error.kind() {

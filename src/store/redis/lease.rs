@@ -127,7 +127,7 @@ impl StoreLock for Lease {
         let aside = format!("rejected-{}", since.as_millis());
         let mut call = self
             .keys
-            .call(script::SET_ASIDE, &["lock", "record", &aside]);
+            .call(script::QUARANTINE, &["lock", "record", &aside]);
         call.arg(&self.owner);
         Box::pin(async move { settled(self.redis.run(&call).await?) })
     }
@@ -166,7 +166,7 @@ fn settled(response: Value) -> Result<(), Error> {
         ),
         _ => (
             ErrorKind::StoreUnavailable,
-            "Redis gave a response that makes no sense",
+            "Redis sent an unexpected response",
         ),
     };
     Err(Error::new(kind, message))

@@ -27,8 +27,8 @@ use crate::error::{Error, ErrorKind};
 /// # Ok::<(), apivideo_auth::Error>(())
 /// ```
 ///
-/// Nothing is connected before the first use. A connection is kept and replaced by itself; whatever is asked of Redis
-/// is answered, or fails with [`ErrorKind::StoreUnavailable`], within 3 s.
+/// Nothing is connected before the first use. A connection is kept and replaced by itself; each call to Redis
+/// gets its response within 3 s, or fails with [`ErrorKind::StoreUnavailable`].
 ///
 /// The renewal lock is a lease of 5 s, extended while it is held. All times are read from Redis's clock, so those of
 /// the machines need not agree. For the account `main` there are two keys in one hash slot,
@@ -38,11 +38,11 @@ use crate::error::{Error, ErrorKind};
 ///
 /// # What protects what
 ///
-/// `rediss://` encrypts the way to Redis and proves that it is the right one. Without it, anybody on that
-/// way reads the tokens, so it is refused beyond this machine (see [`RedisStoreBuilder::allow_plaintext`]). In Redis
-/// the tokens lie in the clear: whoever may read the keys, its snapshots and its replicas has them. Wrap the store in an
-/// [`EncryptedStore`](super::EncryptedStore) to keep them from all that. Who may write to Redis can remove pairs and
-/// hold the lock.
+/// `rediss://` encrypts the way to Redis and proves that it is the right one. Without it, anyone on the
+/// way can read the tokens, so it is refused beyond this machine (see [`RedisStoreBuilder::allow_plaintext`]). In Redis
+/// the tokens lie in the clear: anyone who may read the keys, the snapshots or the replicas has them. Wrap the store in an
+/// [`EncryptedStore`](super::EncryptedStore) to keep them from all that. Anyone who may write to Redis can remove pairs
+/// and hold the lock.
 ///
 /// A pair is as durable as Redis:
 ///
@@ -77,7 +77,7 @@ impl RedisStore {
 }
 
 impl RedisStoreBuilder {
-    /// Allows `redis://` beyond this machine: everybody on the way can read the tokens then.
+    /// Allows `redis://` beyond this machine: anyone on the way can then read the tokens.
     #[must_use]
     pub fn allow_plaintext(self) -> Self {
         Self {
@@ -154,7 +154,7 @@ const LEASE: Duration = Duration::from_secs(5);
 /// The form written here.
 const FORM: u8 = 1;
 
-/// The keys of one account, all in the hash slot of what stands in the braces.
+/// The keys of one account, all in one hash slot: that of the name in the braces.
 struct Keys(String);
 
 impl Keys {

@@ -59,7 +59,7 @@ redis.call('HSET', KEYS[2], 'saved_by', ARGV[1], 'saves', ARGV[2], unpack(fields
 return 'saved'";
 
 /// KEYS: lock, record, where to. ARGV: owner.
-pub(super) const SET_ASIDE: &str = "
+pub(super) const QUARANTINE: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'lost' end
 if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAME', KEYS[2], KEYS[3]) end
 return 'saved'";

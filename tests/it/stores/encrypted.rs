@@ -1,7 +1,6 @@
 //! What an encrypted store protects.
 
 use super::*;
-use crate::support::faulty_store::{FaultyStore, Op, Stop, When};
 
 fn with(key: u8, store: &MemoryStore) -> EncryptedStore<MemoryStore> {
     EncryptedStore::new(store.clone(), EncryptionKey::from_bytes([key; 32]))
