@@ -22,8 +22,9 @@ use super::{
     ledger::Bought,
     saver::save_later,
     single_flight::Busy,
+    snapshot::{BoughtPair, Settled, Snapshot, new_family},
     state::{NewToken, State},
-    store_session::{BoughtPair, NotSaved, Session, Settled, Snapshot, new_family},
+    store_session::{NotSaved, Session},
 };
 use crate::{
     clock::{Deadline, Now},

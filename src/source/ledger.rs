@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{cool_down::Pause, store_session::Snapshot};
+use super::{cool_down::Pause, snapshot::Snapshot};
 use crate::{
     clock::{Deadline, Now},
     credentials::{ApiKey, Credentials, GrantPreference, RefreshToken},

@@ -7,32 +7,24 @@ use futures::FutureExt;
 use tokio::time::{self, Instant};
 
 use super::{
-    attempt::{Attempt, Caller, Reply, adopt},
+    attempt::{Attempt, Caller, Reply},
     cool_down::Pause,
     deadline::timeout_unless_overslept,
     events::RenewalReason,
-    ledger::{ASK_AGAIN, Failure, LOOK_AGAIN, Round},
+    fleet,
+    ledger::{ASK_AGAIN, Failure, Round},
     policy,
     single_flight::LeaderGuard,
     state::State,
-    store_session::{Opened, Session, Settled, Snapshot, SourceStore},
 };
 use crate::{
-    clock::Deadline,
     endpoint::{Grant, HeldBack, Outcome, TokenEndpoint},
     error::{Error, ErrorKind},
-    store::{Fingerprint, Header, InUseMark},
     token::Bearer,
 };
 
 /// Calls of one renewal at the most, whatever their outcomes are.
 const MAX_CALLS: u32 = 5;
-
-/// A cool-down of others that is over within this is waited out.
-const SHORT: Duration = Duration::from_millis(100);
-
-/// Between two looks at a mark that is not settled.
-const LOOK_AT_MARK: Duration = Duration::from_millis(250);
 
 pub(super) struct Renewal {
     state: Arc<State>,
@@ -117,7 +109,7 @@ impl Renewal {
             .finish(result, judged, state.now())
             .filter(|_| concerns_all);
         // A store may panic like anything of the user's; nobody waits for it any more.
-        let _ = AssertUnwindSafe(self.leave_store(cool_down))
+        let _ = AssertUnwindSafe(fleet::leave(&state, cool_down))
             .catch_unwind()
             .await;
     }
@@ -133,8 +125,8 @@ impl Renewal {
                 // A response came that this renewal had stopped waiting for.
                 return Ok(bearer);
             }
-            let may_call =
-                self.calls == 0 || self.calls < MAX_CALLS && self.has_room_after(Duration::ZERO);
+            let may_call = self.calls == 0
+                || self.calls < MAX_CALLS && self.state.has_room(self.deadline, Duration::ZERO);
             let now = self.state.now();
             let next = self
                 .state
@@ -186,7 +178,7 @@ impl Renewal {
             last = Some(match outcome {
                 Outcome::Granted(_) => unreachable!("its tokens were committed"),
                 Outcome::Transient { error, wait } => {
-                    self.clear_mark(&grant).await;
+                    fleet::clear_mark(&self.state, &grant).await;
                     let Some(pause) = self.retry_pause(begun, wait, leader) else {
                         return Err(Failure {
                             error,
@@ -202,19 +194,19 @@ impl Renewal {
                 Outcome::Ambiguous { error, .. } => error,
                 Outcome::Refused(error) => {
                     if matches!(grant, Grant::RefreshToken(_)) {
-                        self.forget_stored_tokens().await;
+                        fleet::forget_stored_tokens(&self.state).await;
                     }
                     error
                 }
                 Outcome::Suspended(error) => {
-                    self.clear_mark(&grant).await;
+                    fleet::clear_mark(&self.state, &grant).await;
                     return Err(Failure {
                         error,
                         pause: Pause::For(ASK_AGAIN),
                     });
                 }
                 Outcome::Misunderstood(error) => {
-                    self.clear_mark(&grant).await;
+                    fleet::clear_mark(&self.state, &grant).await;
                     return Err(Failure::outage(error));
                 }
                 Outcome::HeldBack(HeldBack::Replaced) => break,
@@ -233,7 +225,7 @@ impl Renewal {
                             return Ok(bearer);
                         }
                     } else {
-                        self.clear_mark(&grant).await;
+                        fleet::clear_mark(&self.state, &grant).await;
                         self.store_failed(error.clone());
                     }
                     error
@@ -323,15 +315,10 @@ impl Renewal {
         leader: &LeaderGuard<Bearer>,
     ) -> Option<Duration> {
         policy::retry_pause(self.calls, begun.elapsed(), asked).filter(|pause| {
-            self.has_room_after(*pause) && !leader.is_probe() && self.calls < MAX_CALLS
+            self.state.has_room(self.deadline, *pause)
+                && !leader.is_probe()
+                && self.calls < MAX_CALLS
         })
-    }
-
-    /// Whether enough of the renewal is left for a call. Nine tenths of its time are enough: timers fire late, and the
-    /// step that a hang has left room for is to start all the same.
-    fn has_room_after(&self, pause: Duration) -> bool {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        left >= pause + self.state.call_timeout() * 9 / 10
     }
 
     /// Takes the store's lock, or adopts what another process saved. Without a store it does nothing.
@@ -343,7 +330,7 @@ impl Renewal {
         if self.saves_later {
             return Ok(None);
         }
-        match self.enter(&state, store).await {
+        match fleet::enter(&state, store, self.reason, self.deadline).await {
             // A store that fails is no reason to stop where there is a safe way on: see `Ledger::next_grant`.
             Err(Failure { error, .. }) if is_broken(&error) && self.has_way_around_store() => {
                 self.store_failed(error);
@@ -351,142 +338,6 @@ impl Renewal {
             }
             result => result,
         }
-    }
-
-    async fn enter(
-        &mut self,
-        state: &State,
-        store: &SourceStore,
-    ) -> Result<Option<Bearer>, Failure> {
-        let (key, ours, ignores_pause) = {
-            let mut ledger = state.ledger();
-            (
-                ledger.api_key(),
-                ledger.version(),
-                ledger.take_ignores_pause(),
-            )
-        };
-        loop {
-            // The lock is ours already if this renewal takes over from another, or an unsaved pair has kept it.
-            if let Some(session) = store.session().await.map_err(Failure::outage)?.as_mut()
-                && self.agree(session).await.is_ok()
-            {
-                return Ok(None);
-            }
-            store.close().await;
-            let enough = |stored: &Snapshot| {
-                stored
-                    .settles(ours)
-                    .filter(|found| !ignores_pause || matches!(found, Settled::Pair(_)))
-            };
-            match store
-                .open(key.as_ref(), self.deadline, enough)
-                .await
-                .map_err(Failure::outage)?
-            {
-                Opened::Enough(Settled::Pair(stored)) => {
-                    let message = "the stored access token is not a valid header value";
-                    let error = || Failure::outage(Error::new(ErrorKind::StoreCorrupt, message));
-                    return adopt(state, stored, self.reason)
-                        .map(Some)
-                        .ok_or_else(error);
-                }
-                Opened::Enough(Settled::Pause(wait)) if wait <= SHORT => time::sleep(wait).await,
-                Opened::Enough(Settled::Pause(wait)) => {
-                    let message = "the token endpoint failed for another process, and is left alone for a while";
-                    let error = Error::new(ErrorKind::Unavailable, message);
-                    return Err(Failure {
-                        error,
-                        pause: Pause::For(wait),
-                    });
-                }
-                Opened::Locked(session) if !self.has_room_after(Duration::ZERO) => {
-                    session.close().await;
-                    let message = "the store's lock was free too late for a token call";
-                    return Err(Failure::outage(Error::new(ErrorKind::StoreLocked, message)));
-                }
-                Opened::Locked(mut session) => {
-                    let wait = self.someone_elses_mark(&session);
-                    if wait.is_zero() {
-                        let agreed = self.agree(&mut session).await;
-                        *store.session().await.map_err(Failure::outage)? = Some(session);
-                        return agreed.map(|()| None).map_err(Failure::outage);
-                    }
-                    // Whoever made the mark needs the lock to save what comes of it.
-                    session.close().await;
-                    self.wait_for_mark(wait).await?;
-                }
-            }
-        }
-    }
-
-    /// Makes what we hold and what is stored the same, whichever goes first.
-    async fn agree(&mut self, session: &mut Session) -> Result<(), Error> {
-        let state = &self.state;
-        let ours = state.ledger().write_back(session.snapshot());
-        let Some((version, marks, refresh_token)) = ours else {
-            state.ledger().agree(session.snapshot());
-            return Ok(());
-        };
-        let now = state.now();
-        let bearer = state.current.read(|bearer| bearer.cloned());
-        let life = bearer.as_ref().map(|bearer| *bearer.life());
-        let mut tokens = session
-            .snapshot()
-            .map(|stored| stored.tokens().clone())
-            .unwrap_or_default();
-        tokens.access_token = bearer.map(|bearer| bearer.access().clone());
-        tokens.refresh_token = Some(refresh_token);
-        tokens.lifetime = life.map(|life| life.lifetime).unwrap_or_default();
-        let key = state
-            .ledger()
-            .api_key()
-            .map(|key| Fingerprint::of(key.expose()));
-        tokens.api_key = key.or(tokens.api_key);
-        let mut header = Header::new(version);
-        header.expires_in = life.map(|life| life.expires.left(now));
-        header.mark = (marks > 0).then_some(InUseMark {
-            count: marks,
-            settles_in: Duration::ZERO,
-        });
-        session.save(Snapshot::new(header, tokens)).await?;
-        let mut ledger = state.ledger();
-        ledger.saved(version);
-        ledger.marked(Some(version), marks);
-        drop(ledger);
-        if let Some(store) = &state.store {
-            store.forget_unsaved();
-        }
-        Ok(())
-    }
-
-    /// How long another process may still be about to present, or to save, what its mark names.
-    fn someone_elses_mark(&self, session: &Session) -> Duration {
-        let Some(stored) = session.snapshot() else {
-            return Duration::ZERO;
-        };
-        let ledger = self.state.ledger();
-        let is_behind = ledger.version().is_some_and(|ours| stored.is_behind(ours));
-        let is_own = ledger.is_own_mark(session.version(), session.marks());
-        if is_behind || is_own || ledger.usable_key(self.state.now()).is_some() {
-            return Duration::ZERO;
-        }
-        stored.mark_settles_in()
-    }
-
-    async fn wait_for_mark(&mut self, wait: Duration) -> Result<(), Failure> {
-        // It is looked at for as long as there is time: its maker may save a pair at any moment.
-        if !self.has_room_after(LOOK_AT_MARK) {
-            let message =
-                "another process presented the refresh token and has not said what came of it";
-            let error = Error::new(ErrorKind::Ambiguous, message);
-            return Err(Failure {
-                error,
-                pause: Pause::For(wait.min(LOOK_AGAIN)),
-            });
-        }
-        time::sleep(wait.min(LOOK_AT_MARK)).await;
-        Ok(())
     }
 
     /// After a refusal or an ambiguous outcome: adopts what another process has saved since, if it has.
@@ -508,45 +359,6 @@ impl Renewal {
         }
     }
 
-    /// The call had no effect.
-    async fn clear_mark(&mut self, grant: &Grant) {
-        if !matches!(grant, Grant::RefreshToken(_)) || self.state.ledger().is_in_doubt() {
-            return;
-        }
-        let Some(store) = &self.state.store else {
-            return;
-        };
-        let Ok(mut session) = store.session().await else {
-            return;
-        };
-        if let Some(session) = session.as_mut().filter(|session| session.marks() > 0) {
-            match session.clear_mark().await {
-                Ok(()) => self.state.ledger().marked(session.version(), 0),
-                Err(error) => {
-                    tracing::warn!(%error, "the mark on the stored refresh token was not cleared")
-                }
-            }
-        }
-    }
-
-    /// The stored refresh token was refused.
-    async fn forget_stored_tokens(&mut self) {
-        let Some(store) = &self.state.store else {
-            return;
-        };
-        let Ok(mut session) = store.session().await else {
-            return;
-        };
-        if let Some(session) = session.as_mut() {
-            if let Err(error) = session.forget_tokens().await {
-                tracing::warn!(%error, "a refused refresh token stays in the store");
-            }
-            if let Some(stored) = session.snapshot() {
-                self.state.ledger().plant_seed(stored.tokens());
-            }
-        }
-    }
-
     fn has_way_around_store(&self) -> bool {
         let ledger = self.state.ledger();
         ledger.is_unsaved() || ledger.usable_key(self.state.now()).is_some()
@@ -559,29 +371,6 @@ impl Renewal {
         );
         self.saves_later = true;
         self.round.store_failed(error);
-    }
-
-    /// Ends the session, and shares a cool-down before.
-    async fn leave_store(&mut self, cool_down: Option<Deadline>) {
-        let Some(store) = &self.state.store else {
-            return;
-        };
-        let Ok(mut open) = store.session().await else {
-            return;
-        };
-        // The task that goes on saving needs the session, and so does a renewal that has begun meanwhile.
-        if store.has_unsaved() || self.state.renewals.is_working() {
-            return;
-        }
-        let Some(mut session) = open.take() else {
-            return;
-        };
-        if let Some(until) = cool_down
-            && let Err(error) = session.pause(until.left(self.state.now())).await
-        {
-            tracing::warn!(%error, "the cool-down after a failure is not shared");
-        }
-        session.close().await;
     }
 }
 

@@ -7,8 +7,9 @@ use tokio::time::{self, Instant};
 
 use super::{
     single_flight::Busy,
+    snapshot::BoughtPair,
     state::{Phase, State},
-    store_session::{BoughtPair, MARK_GRACE, NotSaved, SourceStore},
+    store_session::{MARK_GRACE, NotSaved, SourceStore},
 };
 
 /// Between two tries: from the first to the longest.

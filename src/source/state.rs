@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     awaited::Awaited,
@@ -115,6 +115,13 @@ impl State {
 
     pub(super) fn renewal_timeout(&self) -> Duration {
         self.renewal_timeout
+    }
+
+    /// Whether enough of a renewal that ends at `deadline` is left for a call after `pause`. Nine tenths of its time are
+    /// enough: timers fire late, and the step that a hang has left room for is to start all the same.
+    pub(super) fn has_room(&self, deadline: Instant, pause: Duration) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        left >= pause + self.call_timeout * 9 / 10
     }
 
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {

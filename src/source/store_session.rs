@@ -1,5 +1,5 @@
-//! A source's part in its store: what is stored, the session under the store's lock, and which pair goes before which
-//! (guarantees G21 to G26).
+//! A source's part in its store: the session under the store's lock, and the pair that could not be saved (guarantees
+//! G21 and G24).
 
 use std::{fmt, ops::Range, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -9,14 +9,11 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::policy;
+use super::snapshot::{BoughtPair, Snapshot};
 use crate::{
     credentials::{ApiKey, RefreshToken},
     error::{Error, ErrorKind},
-    store::{
-        Fingerprint, Header, InUseMark, StoreKey, StoreLock, Stored, StoredTokens, TokenStore,
-        TryLock, Version,
-    },
+    store::{Fingerprint, StoreKey, StoreLock, Stored, StoredTokens, TokenStore, TryLock, Version},
 };
 
 /// Between two looks at a lock that somebody else holds, in milliseconds. Others save and let go in between.
@@ -52,35 +49,10 @@ struct Unsaved {
     is_served: bool,
 }
 
-/// A pair on its way into the store.
-#[derive(Clone, Debug)]
-pub(super) struct BoughtPair {
-    snapshot: Snapshot,
-    /// What was stored when it was bought.
-    base: Option<Version>,
-}
-
-/// What is stored, opened. Its spans count from when it was read or made.
-#[derive(Clone, Debug)]
-pub(super) struct Snapshot {
-    header: Header,
-    tokens: StoredTokens,
-    at: Instant,
-}
-
 /// The store under its lock.
 pub(super) struct Session {
     lock: Box<dyn StoreLock>,
     snapshot: Option<Snapshot>,
-}
-
-/// What a look at the store can settle.
-#[derive(Debug)]
-pub(super) enum Settled {
-    /// A pair that goes before ours, and that requests can use.
-    Pair(Snapshot),
-    /// Others have found the endpoint sick.
-    Pause(Duration),
 }
 
 /// What came of [`SourceStore::open`].
@@ -95,113 +67,6 @@ pub(super) enum NotSaved {
     /// Another pair is stored by now, which goes before it.
     MovedOn,
     Failed(Error),
-}
-
-impl Snapshot {
-    pub(super) fn new(header: Header, tokens: StoredTokens) -> Self {
-        Self {
-            header,
-            tokens,
-            at: Instant::now(),
-        }
-    }
-
-    fn nothing() -> Self {
-        Self::new(Header::new(new_family(0)), StoredTokens::default())
-    }
-
-    pub(super) fn version(&self) -> Version {
-        self.header.version
-    }
-
-    pub(super) fn tokens(&self) -> &StoredTokens {
-        &self.tokens
-    }
-
-    /// How often the refresh token was presented without a response.
-    pub(super) fn marks(&self) -> u32 {
-        self.header.mark.map_or(0, |mark| mark.count)
-    }
-
-    /// How long somebody may still be about to present, or to save, what the mark names.
-    pub(super) fn mark_settles_in(&self) -> Duration {
-        self.left(self.header.mark.map(|mark| mark.settles_in))
-            .unwrap_or_default()
-    }
-
-    /// A span of the header as it is by now.
-    fn left(&self, span: Option<Duration>) -> Option<Duration> {
-        span.map(|span| span.saturating_sub(self.at.elapsed()))
-    }
-
-    /// How much longer the access token lives, by the store's clock and never longer than it ever could.
-    pub(super) fn lives(&self) -> Duration {
-        self.left(self.header.expires_in)
-            .unwrap_or_default()
-            .min(self.tokens.lifetime)
-    }
-
-    /// Whether a pair of our own goes before this: ours is later in the same family, or nothing is stored at all.
-    pub(super) fn is_behind(&self, ours: Version) -> bool {
-        let Version { family, revision } = self.header.version;
-        let is_blank = revision == 0
-            && self.tokens.access_token.is_none()
-            && self.tokens.refresh_token.is_none();
-        is_blank || family == ours.family && revision < ours.revision
-    }
-
-    /// Whether this goes before ours: later in the same family, or of another.
-    fn is_ahead(&self, ours: Option<Version>) -> bool {
-        let Version { family, revision } = self.header.version;
-        ours.is_none_or(|ours| family != ours.family || revision > ours.revision)
-    }
-
-    /// What a look at this settles, if anything: a newer pair that can be used, or a cool-down that is on.
-    pub(super) fn settles(&self, ours: Option<Version>) -> Option<Settled> {
-        let margin = policy::margin(self.tokens.lifetime);
-        if self.tokens.access_token.is_some() && self.lives() > margin && self.is_ahead(ours) {
-            return Some(Settled::Pair(self.clone()));
-        }
-        self.left(self.header.not_before)
-            .filter(|wait| !wait.is_zero())
-            .map(Settled::Pause)
-    }
-
-    fn close(&self) -> Stored {
-        let Header {
-            version,
-            mark,
-            not_before,
-            expires_in,
-        } = self.header;
-        let mut header = Header::new(version);
-        header.mark = mark.map(|mark| InUseMark {
-            settles_in: self.left(Some(mark.settles_in)).unwrap_or_default(),
-            ..mark
-        });
-        header.not_before = self.left(not_before).filter(|wait| !wait.is_zero());
-        header.expires_in = self.left(expires_in);
-        Stored::new(header, Some(self.tokens.close()))
-    }
-}
-
-impl BoughtPair {
-    pub(super) fn new(snapshot: Snapshot, base: Option<Version>) -> Self {
-        Self { snapshot, base }
-    }
-
-    pub(super) fn version(&self) -> Version {
-        self.snapshot.version()
-    }
-
-    pub(super) fn has_expired(&self) -> bool {
-        self.snapshot.lives().is_zero()
-    }
-
-    /// Whether what is stored by now goes before this pair.
-    fn gives_way_to(&self, stored: &Snapshot) -> bool {
-        Some(stored.version()) != self.base && !stored.is_behind(self.version())
-    }
 }
 
 impl SourceStore {
@@ -374,7 +239,7 @@ impl SourceStore {
             {
                 return Err(NotSaved::MovedOn);
             }
-            let result = session.save(pair.snapshot.clone()).await;
+            let result = session.save(pair.snapshot().clone()).await;
             if result
                 .as_ref()
                 .is_err_and(|error| error.kind() == ErrorKind::StoreConflict)
@@ -395,7 +260,7 @@ impl SourceStore {
         {
             Opened::Enough(()) => Err(NotSaved::MovedOn),
             Opened::Locked(mut session) => {
-                let result = session.save(pair.snapshot.clone()).await;
+                let result = session.save(pair.snapshot().clone()).await;
                 session.close().await;
                 result.map_err(NotSaved::Failed)
             }
@@ -455,21 +320,13 @@ impl Session {
         is_seed: bool,
     ) -> Result<(), Error> {
         let mut snapshot = self.snapshot.clone().unwrap_or_else(Snapshot::nothing);
-        if is_seed && !snapshot.tokens.has_spent(token) {
-            // From here on the store has it, and the copy in somebody's environment is worth nothing.
-            snapshot.header = Header::new(new_family(0));
-            snapshot.tokens.access_token = None;
-            snapshot.tokens.refresh_token = Some(token.clone());
-            snapshot.tokens.note_spent(token);
+        if is_seed {
+            snapshot.plant(token);
         }
-        let settles_in = reads_for + MARK_GRACE;
         let count = self.marks().saturating_add(1);
         for _ in 0..3 {
             let begun = Instant::now();
-            snapshot.header.mark = Some(InUseMark {
-                count,
-                settles_in: settles_in + snapshot.at.elapsed(),
-            });
+            snapshot.mark(count, reads_for + MARK_GRACE);
             self.save(snapshot.clone()).await?;
             if begun.elapsed() < MARK_HOLDS {
                 return Ok(());
@@ -481,30 +338,8 @@ impl Session {
         ))
     }
 
-    /// The token call that the mark was for had no effect.
-    pub(super) async fn clear_mark(&mut self) -> Result<(), Error> {
-        self.change(|snapshot| snapshot.header.mark = None).await
-    }
-
-    /// The refresh token was refused. The counters and the spent seeds stay.
-    pub(super) async fn forget_tokens(&mut self) -> Result<(), Error> {
-        let forget = |snapshot: &mut Snapshot| {
-            snapshot.tokens.access_token = None;
-            snapshot.tokens.refresh_token = None;
-            snapshot.header.mark = None;
-            snapshot.header.expires_in = None;
-        };
-        self.change(forget).await
-    }
-
-    /// Keeps everybody from calling for a while.
-    pub(super) async fn pause(&mut self, wait: Duration) -> Result<(), Error> {
-        let mut snapshot = self.snapshot.clone().unwrap_or_else(Snapshot::nothing);
-        snapshot.header.not_before = Some(wait + snapshot.at.elapsed());
-        self.save(snapshot).await
-    }
-
-    async fn change(&mut self, change: impl FnOnce(&mut Snapshot)) -> Result<(), Error> {
+    /// Changes what is stored, if anything is.
+    pub(super) async fn change(&mut self, change: impl FnOnce(&mut Snapshot)) -> Result<(), Error> {
         let Some(mut snapshot) = self.snapshot.clone() else {
             return Ok(());
         };
@@ -512,10 +347,17 @@ impl Session {
         self.save(snapshot).await
     }
 
+    /// Keeps everybody from calling for a while.
+    pub(super) async fn pause(&mut self, wait: Duration) -> Result<(), Error> {
+        let mut snapshot = self.snapshot.clone().unwrap_or_else(Snapshot::nothing);
+        snapshot.pause(wait);
+        self.save(snapshot).await
+    }
+
     /// Replaces what is stored, if nothing else was stored since this session saw it.
     pub(super) async fn save(&mut self, mut snapshot: Snapshot) -> Result<(), Error> {
         if let Some(stored) = &self.snapshot {
-            snapshot.tokens.inherit(&stored.tokens);
+            snapshot.inherit(stored);
         }
         let (expected, stored) = (self.version(), snapshot.close());
         bounded(|| self.lock.save(expected, stored)).await?;
@@ -546,14 +388,6 @@ async fn bounded<'a, T>(
 async fn unlock(lock: Box<dyn StoreLock>) {
     // A lock that can't be freed ends with its process or lease.
     let _ = bounded(|| lock.unlock().map(Ok).boxed()).await;
-}
-
-/// A new family of pairs.
-pub(super) fn new_family(revision: u64) -> Version {
-    Version {
-        family: fastrand::u64(1..),
-        revision,
-    }
 }
 
 impl fmt::Debug for SourceStore {

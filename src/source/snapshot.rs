@@ -1,0 +1,191 @@
+//! What is stored, and which pair goes before which (guarantee G25). Pure, but for the time that passes.
+//!
+//! Pairs of one family descend from one login or seed and are numbered by revision: the higher one goes first, wherever
+//! it is. Between families the store decides, so that an operator's new login reaches everyone.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::policy;
+use crate::{
+    credentials::RefreshToken,
+    store::{Header, InUseMark, Stored, StoredTokens, Version},
+};
+
+/// What is stored, opened. Its spans count from when it was read or made.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    header: Header,
+    tokens: StoredTokens,
+    at: Instant,
+}
+
+/// What a look at the store can settle.
+#[derive(Debug)]
+pub(super) enum Settled {
+    /// A pair that goes before ours, and that requests can use.
+    Pair(Snapshot),
+    /// Others have found the endpoint sick.
+    Pause(Duration),
+}
+
+/// A pair on its way into the store.
+#[derive(Clone, Debug)]
+pub(super) struct BoughtPair {
+    snapshot: Snapshot,
+    /// What was stored when it was bought.
+    base: Option<Version>,
+}
+
+impl Snapshot {
+    pub(super) fn new(header: Header, tokens: StoredTokens) -> Self {
+        Self {
+            header,
+            tokens,
+            at: Instant::now(),
+        }
+    }
+
+    /// For the first save: nothing was stored before.
+    pub(super) fn nothing() -> Self {
+        Self::new(Header::new(new_family(0)), StoredTokens::default())
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.header.version
+    }
+
+    pub(super) fn tokens(&self) -> &StoredTokens {
+        &self.tokens
+    }
+
+    /// How often the refresh token was presented without a response.
+    pub(super) fn marks(&self) -> u32 {
+        self.header.mark.map_or(0, |mark| mark.count)
+    }
+
+    /// How long somebody may still be about to present, or to save, what the mark names.
+    pub(super) fn mark_settles_in(&self) -> Duration {
+        self.left(self.header.mark.map(|mark| mark.settles_in))
+            .unwrap_or_default()
+    }
+
+    /// A span of the header as it is by now.
+    fn left(&self, span: Option<Duration>) -> Option<Duration> {
+        span.map(|span| span.saturating_sub(self.at.elapsed()))
+    }
+
+    /// How much longer the access token lives, by the store's clock and never longer than it ever could.
+    pub(super) fn lives(&self) -> Duration {
+        self.left(self.header.expires_in)
+            .unwrap_or_default()
+            .min(self.tokens.lifetime)
+    }
+
+    /// Whether a pair of our own goes before this: ours is later in the same family, or nothing is stored at all.
+    pub(super) fn is_behind(&self, ours: Version) -> bool {
+        let Version { family, revision } = self.header.version;
+        let is_blank = revision == 0
+            && self.tokens.access_token.is_none()
+            && self.tokens.refresh_token.is_none();
+        is_blank || family == ours.family && revision < ours.revision
+    }
+
+    /// Whether this goes before ours: later in the same family, or of another.
+    fn is_ahead(&self, ours: Option<Version>) -> bool {
+        let Version { family, revision } = self.header.version;
+        ours.is_none_or(|ours| family != ours.family || revision > ours.revision)
+    }
+
+    /// What a look at this settles, if anything: a newer pair that can be used, or a cool-down that is on.
+    pub(super) fn settles(&self, ours: Option<Version>) -> Option<Settled> {
+        let margin = policy::margin(self.tokens.lifetime);
+        if self.tokens.access_token.is_some() && self.lives() > margin && self.is_ahead(ours) {
+            return Some(Settled::Pair(self.clone()));
+        }
+        self.left(self.header.not_before)
+            .filter(|wait| !wait.is_zero())
+            .map(Settled::Pause)
+    }
+
+    /// Notes that the refresh token is about to be presented for the `count`th time.
+    pub(super) fn mark(&mut self, count: u32, settles_in: Duration) {
+        self.header.mark = Some(InUseMark {
+            count,
+            settles_in: settles_in + self.at.elapsed(),
+        });
+    }
+
+    /// The call that the mark was for had no effect.
+    pub(super) fn clear_mark(&mut self) {
+        self.header.mark = None;
+    }
+
+    /// Takes up a given refresh token, unless it was taken up before. From here on the store has it, and the copy in
+    /// somebody's environment is worth nothing.
+    pub(super) fn plant(&mut self, seed: &RefreshToken) {
+        if !self.tokens.has_spent(seed) {
+            self.header = Header::new(new_family(0));
+            self.tokens.access_token = None;
+            self.tokens.refresh_token = Some(seed.clone());
+            self.tokens.note_spent(seed);
+        }
+    }
+
+    /// Forgets a pair that was refused. Its number and the spent seeds stay.
+    pub(super) fn forget_tokens(&mut self) {
+        self.tokens.access_token = None;
+        self.tokens.refresh_token = None;
+        self.header.mark = None;
+        self.header.expires_in = None;
+    }
+
+    /// Keeps everybody from calling for a while.
+    pub(super) fn pause(&mut self, wait: Duration) {
+        self.header.not_before = Some(wait + self.at.elapsed());
+    }
+
+    /// Keeps what outlives a pair.
+    pub(super) fn inherit(&mut self, older: &Self) {
+        self.tokens.inherit(&older.tokens);
+    }
+
+    /// The form that stores take.
+    pub(super) fn close(&self) -> Stored {
+        let mut header = self.header.counted_down(self.at.elapsed());
+        header.not_before = header.not_before.filter(|wait| !wait.is_zero());
+        Stored::new(header, Some(self.tokens.close()))
+    }
+}
+
+impl BoughtPair {
+    pub(super) fn new(snapshot: Snapshot, base: Option<Version>) -> Self {
+        Self { snapshot, base }
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.snapshot.version()
+    }
+
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    pub(super) fn has_expired(&self) -> bool {
+        self.snapshot.lives().is_zero()
+    }
+
+    /// Whether what is stored by now goes before this pair.
+    pub(super) fn gives_way_to(&self, stored: &Snapshot) -> bool {
+        Some(stored.version()) != self.base && !stored.is_behind(self.version())
+    }
+}
+
+/// A new family of pairs.
+pub(super) fn new_family(revision: u64) -> Version {
+    Version {
+        family: fastrand::u64(1..),
+        revision,
+    }
+}
