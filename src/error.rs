@@ -114,9 +114,18 @@ impl Error {
         }
     }
 
-    /// An error for a [`TokenStore`](crate::store::TokenStore) of your own. `kind` is one of the `Store…` kinds. No
-    /// secret may stand in `message`.
+    /// An error for a [`TokenStore`](crate::store::TokenStore) of your own. `kind` is one of the `Store…` kinds; any
+    /// other becomes [`ErrorKind::StoreUnavailable`]: what the API says is not for a store to say. No secret may stand
+    /// in `message`.
     pub fn store(kind: ErrorKind, message: impl Into<String>, source: Option<BoxError>) -> Self {
+        use ErrorKind::{
+            StoreConflict, StoreCorrupt, StoreForeign, StoreLocked, StoreUnavailable,
+            StoreUnreadable,
+        };
+        let kind = match kind {
+            StoreConflict | StoreCorrupt | StoreForeign | StoreLocked | StoreUnreadable => kind,
+            _ => StoreUnavailable,
+        };
         match source {
             Some(source) => Self::with_source(kind, message, source),
             None => Self::new(kind, message),

@@ -124,6 +124,18 @@ impl ApiVideoAuthMiddleware {
                 .is_ok_and(|uri| is_for(&self.origins, request.method(), &uri, request.headers()))
     }
 
+    /// Whether a response comes from an origin that may see tokens.
+    fn is_ours(&self, url: &reqwest::Url) -> bool {
+        let uri = url.as_str().parse::<http::Uri>();
+        uri.is_ok_and(|uri| match (uri.scheme(), uri.authority()) {
+            (Some(scheme), Some(authority)) => self
+                .origins
+                .iter()
+                .any(|origin| origin.is_origin_of(scheme, authority)),
+            _ => false,
+        })
+    }
+
     /// A copy to send again, where the limit allows it.
     fn keep(&self, request: &Request) -> Option<Request> {
         let length = request
@@ -156,6 +168,10 @@ impl Middleware for ApiVideoAuthMiddleware {
         let kept = self.keep(&request);
         authorize(&mut request, bearer.header());
         let first = next.clone().run(request, extensions).await?;
+        if !self.is_ours(first.url()) {
+            // reqwest has followed a redirect to somebody else: what that says is no word about our token.
+            return Ok(first);
+        }
         if first.status() != StatusCode::UNAUTHORIZED {
             tokens.answered(bearer.generation(), first.status());
             return Ok(first);

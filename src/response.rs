@@ -81,8 +81,10 @@ pub(crate) enum Class {
 
 pub(crate) fn class(status: StatusCode) -> Class {
     match status.as_u16() {
-        502 | 504 | 520..=529 => Class::Ambiguous,
-        300..=399 | 408 | 425 | 429 | 500..=599 => Class::Transient,
+        // 408 is a server's word that the request did not arrive; but a timeout layer below answers so as well, when the
+        // request has long been carried out.
+        408 | 502 | 504 | 520..=529 => Class::Ambiguous,
+        300..=399 | 425 | 429 | 500..=599 => Class::Transient,
         _ => Class::Other,
     }
 }
@@ -125,14 +127,9 @@ pub(crate) fn never_sent(error: &(dyn StdError + 'static)) -> bool {
         if let Some(error) = error.downcast_ref::<reqwest::Error>() {
             return error.is_connect();
         }
-        let unreachable = error.downcast_ref::<io::Error>().is_some_and(|error| {
-            use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
-            matches!(
-                error.kind(),
-                ConnectionRefused | HostUnreachable | NetworkUnreachable
-            )
-        });
-        if unreachable {
+        // An unreachable host is no proof: an established connection may end so, after the request was sent.
+        let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        if error.downcast_ref().is_some_and(is_refused) {
             return true;
         }
         next = error.source();
@@ -256,11 +253,59 @@ impl<'de> Deserialize<'de> for Text {
                 Ok(Text(None))
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Text(None))
+                // With serde_json's `arbitrary_precision`, which any other crate may switch on, a number is a map with
+                // this one key.
+                let mut text = None;
+                while let Some(key) = map.next_key::<String>()? {
+                    if key == "$serde_json::private::Number" {
+                        text = Some(Zeroizing::new(map.next_value()?));
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Text(text))
             }
         }
 
         deserializer.deserialize_any(Any)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::value::{Error as ValueError, MapDeserializer};
+
+    use super::*;
+
+    #[test]
+    fn g12_a_number_of_arbitrary_precision_is_read() {
+        let read = |map: &[(&'static str, &'static str)]| {
+            Text::deserialize(MapDeserializer::<_, ValueError>::new(map.iter().copied()))
+                .expect("anything can be read")
+                .0
+        };
+        let number = read(&[("$serde_json::private::Number", "3600.0")]);
+        assert_eq!(number.as_deref().map(String::as_str), Some("3600.0"));
+        assert_eq!(read(&[("number", "3600.0")]), None);
+    }
+
+    #[test]
+    fn g15_only_a_signed_in_api_accepts_a_token() {
+        for (code, accepts) in [
+            (200, true),
+            (204, true),
+            (400, true),
+            (404, true),
+            (302, false),
+            (401, false),
+            (403, false),
+            (408, false),
+            (429, false),
+            (500, false),
+            (502, false),
+        ] {
+            let status = StatusCode::from_u16(code).expect("a status");
+            assert_eq!(is_from_signed_in(status), accepts, "{code}");
+        }
     }
 }

@@ -221,10 +221,11 @@ where
     S: HttpService<B>,
     T: Transport<S, B>,
 {
+    let mut wanted = None;
     poll_fn(|cx| {
         let ready = inner.poll_ready(cx);
         if T::SHARES_SLOTS && ready.is_pending() {
-            shared.tokens.needs_slot();
+            wanted.get_or_insert_with(|| shared.tokens.wants_slot());
         }
         ready.map_err(Into::into)
     })

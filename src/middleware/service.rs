@@ -18,7 +18,7 @@ use crate::{
     admission::{MinLifetime, admit},
     endpoint::{SameService, SeparateService, Transport},
     http_service::HttpService,
-    source::{RenewalReason, TokenSource},
+    source::{RenewalReason, SlotWanted, TokenSource},
 };
 
 /// A service whose requests to api.video carry a token that is fresh. See the [module docs](crate::middleware).
@@ -29,6 +29,8 @@ pub struct ApiVideoAuth<S, T = SameService, P = super::Replay> {
     shared: Arc<Shared<T>>,
     /// What this clone knows of the current token.
     cache: CloneCache<T>,
+    /// The wrapped service was not ready when it was last asked.
+    wanted: Option<SlotWanted>,
     replay: PhantomData<fn() -> P>,
 }
 
@@ -38,6 +40,7 @@ impl<S, T, P> ApiVideoAuth<S, T, P> {
             inner,
             shared,
             cache: CloneCache::Nothing,
+            wanted: None,
             replay: PhantomData,
         }
     }
@@ -106,9 +109,15 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         let ready = self.inner.poll_ready(cx);
-        if T::SHARES_SLOTS && ready.is_pending() {
+        if T::SHARES_SLOTS {
             // The slot that is missing may be that of a response to a token call which nobody waits for any more.
-            self.shared.tokens.needs_slot();
+            match ready.is_pending() {
+                true if self.wanted.is_none() => {
+                    self.wanted = Some(self.shared.tokens.wants_slot())
+                }
+                false if self.wanted.is_some() => self.wanted = None,
+                _ => {}
+            }
         }
         ready.map_err(Into::into)
     }

@@ -41,6 +41,15 @@ pub(crate) struct Tokens {
     min_lifetime_after: Mutex<Option<Deadline>>,
 }
 
+/// Somebody waits for a slot of the wrapped service: none is kept for a response that is only awaited.
+pub(crate) struct SlotWanted(Arc<State>);
+
+impl Drop for SlotWanted {
+    fn drop(&mut self) {
+        self.0.awaited.unwant();
+    }
+}
+
 /// What to do about a 401.
 #[derive(Debug)]
 pub(crate) enum AfterRejection {
@@ -177,9 +186,10 @@ impl Tokens {
         self.answered(generation, status);
     }
 
-    /// A request needs the slot that a response which is still awaited may hold.
-    pub(crate) fn needs_slot(&self) {
-        self.state.awaited.give_up();
+    /// A request has found no slot in the wrapped service. It keeps the guard until it has one.
+    pub(crate) fn wants_slot(&self) -> SlotWanted {
+        self.state.awaited.want();
+        SlotWanted(self.state.clone())
     }
 
     pub(crate) fn invalidate(&self, token: &Bearer) {

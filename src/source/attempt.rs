@@ -63,11 +63,27 @@ pub(super) struct Attempt {
 /// Who makes the call, and why.
 #[derive(Clone)]
 pub(super) struct Caller {
-    pub(super) state: Arc<State>,
-    pub(super) leader: u64,
-    pub(super) reason: RenewalReason,
+    state: Arc<State>,
+    leader: u64,
+    reason: RenewalReason,
     /// The store can't be used: a pair is saved later.
-    pub(super) saves_later: bool,
+    saves_later: bool,
+}
+
+impl Caller {
+    pub(super) fn new(
+        state: Arc<State>,
+        leader: u64,
+        reason: RenewalReason,
+        saves_later: bool,
+    ) -> Self {
+        Self {
+            state,
+            leader,
+            reason,
+            saves_later,
+        }
+    }
 }
 
 impl Attempt {
@@ -358,12 +374,7 @@ impl Run {
             Grant::RefreshToken(_) => GrantType::RefreshToken,
             Grant::ApiKey(_) => GrantType::ApiKey,
         };
-        let new = NewToken {
-            access_token,
-            lifetime,
-            expires,
-            grant,
-        };
+        let new = NewToken::new(access_token, lifetime, expires, grant);
         let bearer = state.publish(new, *reason, |ledger, generation| {
             ledger.received(bought, refresh_token, generation, saved)
         });
@@ -436,12 +447,12 @@ impl Run {
 /// Puts a pair to use that another process has saved. `None` if it can't be used.
 pub(super) fn adopt(state: &State, stored: Snapshot, reason: RenewalReason) -> Option<Bearer> {
     let tokens = stored.tokens();
-    let new = NewToken {
-        access_token: tokens.access_token.clone()?,
-        lifetime: tokens.lifetime,
-        expires: Deadline::after(state.now(), stored.lives()),
-        grant: GrantType::Store,
-    };
+    let new = NewToken::new(
+        tokens.access_token.clone()?,
+        tokens.lifetime,
+        Deadline::after(state.now(), stored.lives()),
+        GrantType::Store,
+    );
     state.publish(new, reason, |ledger, _| {
         ledger.adopt(&stored);
         true

@@ -10,12 +10,16 @@ use super::{
     state::{Phase, State},
 };
 use crate::{
+    clock::Deadline,
     endpoint::TokenEndpoint,
     error::{Error, ErrorKind},
 };
 
 /// The longest sleep: timers stand still while the machine sleeps, and the token ages all the same.
 const WAKE: Duration = Duration::from_secs(30);
+
+/// Between two renewals that nobody has asked for: a token that lives for a second is no reason to call each second.
+const REST: Duration = Duration::from_secs(5);
 
 /// The sleep while a renewal takes longer than the keeper may wait for it.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -39,6 +43,8 @@ pub(super) fn start(
         let message = "a keeper is a task: start it inside a Tokio runtime";
         return Err(Error::new(ErrorKind::NoRuntime, message));
     }
+    // On a runtime without timers this panics here and now, rather than in a task that nobody looks at.
+    drop(time::sleep(Duration::ZERO));
     let (stop, mut stopped) = oneshot::channel::<()>();
     tokio::spawn(async move {
         tokio::select! {
@@ -52,6 +58,7 @@ pub(super) fn start(
 
 async fn keep(state: &Arc<State>, mut endpoint: Box<dyn TokenEndpoint>) {
     let mut events = state.current.subscribe();
+    let mut rest: Option<Deadline> = None;
     loop {
         let now = state.now();
         let (older, reason, left) = match state.current.usable(now) {
@@ -61,17 +68,20 @@ async fn keep(state: &Arc<State>, mut endpoint: Box<dyn TokenEndpoint>) {
             }
             None => (0, None, Duration::ZERO),
         };
-        let mut sleep = left;
-        if left.is_zero()
-            && let Err(error) = acquire(state, older, reason, clones(&mut endpoint)).await
-        {
-            // Outages end, and permanent errors end when someone sets credentials.
-            let unknown = if error.is_transient() {
-                LOOK_AGAIN
-            } else {
-                WAKE
-            };
-            sleep = error.retry_after().unwrap_or(unknown);
+        let mut sleep = left.max(rest.map_or(Duration::ZERO, |rest| rest.left(now)));
+        if sleep.is_zero() {
+            match acquire(state, older, reason, clones(&mut endpoint)).await {
+                Ok(_) => rest = Some(Deadline::after(now, REST)),
+                Err(error) => {
+                    // Outages end, and permanent errors end when someone sets credentials.
+                    let unknown = if error.is_transient() {
+                        LOOK_AGAIN
+                    } else {
+                        WAKE
+                    };
+                    sleep = error.retry_after().unwrap_or(unknown);
+                }
+            }
         }
         tokio::select! {
             () = time::sleep(sleep.clamp(NAP, WAKE)) => {}

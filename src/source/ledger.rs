@@ -23,7 +23,7 @@ const SKIP_REFRESH: Duration = Duration::from_secs(3600);
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The credentials of a source, and what is known of them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Ledger {
     preference: GrantPreference,
     has_store: bool,
@@ -93,6 +93,13 @@ impl Failure {
 }
 
 impl Round {
+    pub(super) fn new(edition: u64) -> Self {
+        Self {
+            edition,
+            ..Self::default()
+        }
+    }
+
     /// Whether this renewal has already presented a refresh token that may be spent.
     pub(super) fn has_represented(&self) -> bool {
         self.represented
@@ -132,20 +139,7 @@ impl Ledger {
         let mut ledger = Self {
             preference,
             has_store,
-            api_key: None,
-            refresh_token: None,
-            edition: 0,
-            in_doubt: false,
-            from_login: false,
-            refused_in_a_row: 0,
-            skip_refresh_until: None,
-            key_refused_until: None,
-            fallbacks: 0,
-            seed: None,
-            version: None,
-            marks: 0,
-            is_unsaved: false,
-            ignores_pause: false,
+            ..Self::default()
         };
         ledger.take(credentials);
         ledger
@@ -517,4 +511,370 @@ fn left(deadline: Option<Deadline>, now: Now) -> Option<Duration> {
     deadline
         .filter(|deadline| !deadline.has_passed(now))
         .map(|deadline| deadline.left(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::{endpoint::TokenResponse, store::Header};
+
+    fn at(seconds: u64) -> Now {
+        let since = Duration::from_secs(seconds);
+        Now::new(SystemTime::UNIX_EPOCH + since, since)
+    }
+
+    fn error(kind: ErrorKind) -> Error {
+        Error::new(kind, "test-only")
+    }
+
+    fn refresh(token: &str) -> Grant {
+        Grant::RefreshToken(token.into())
+    }
+
+    fn login() -> Grant {
+        Grant::ApiKey("test-only-key".into())
+    }
+
+    fn credentials(key: bool, token: &str) -> Credentials {
+        let mut credentials = Credentials::new();
+        if key {
+            credentials = credentials.api_key("test-only-key");
+        }
+        match token {
+            "" => credentials,
+            token => credentials.refresh_token(token),
+        }
+    }
+
+    /// One that holds the refresh token `one`, and perhaps an API key.
+    fn ledger(key: bool) -> Ledger {
+        Ledger::new(credentials(key, "one"), GrantPreference::default(), false)
+    }
+
+    /// What comes next, in short: the refresh token, `key`, `later` or the kind of the error.
+    fn next(ledger: &mut Ledger, round: &mut Round, seconds: u64) -> String {
+        match ledger.next_grant(round, true, at(seconds)) {
+            Ok(Some((Grant::RefreshToken(token), _))) => token.expose().to_owned(),
+            Ok(Some((Grant::ApiKey(_), _))) => "key".to_owned(),
+            Ok(None) => "later".to_owned(),
+            Err(failure) => format!("{:?}", failure.error.kind()),
+        }
+    }
+
+    fn present(ledger: &mut Ledger, grant: &Grant) -> Bought {
+        let version = ledger.version();
+        ledger.presented(grant, 0, version).expect("what is held")
+    }
+
+    fn stored(family: u64, revision: u64, marks: u32, token: &str) -> Snapshot {
+        let mut tokens = StoredTokens::default();
+        tokens.refresh_token = Some(token.into());
+        let mut snapshot = Snapshot::new(Header::new(Version { family, revision }), tokens);
+        if marks > 0 {
+            snapshot.mark(marks, Duration::ZERO);
+        }
+        snapshot
+    }
+
+    /// Guarantee G11, row by row: what is presented after each outcome of a refresh, in the same renewal and in the next.
+    #[test]
+    fn g11_each_outcome_has_its_consequence() {
+        let transient = || Outcome::Transient {
+            error: error(ErrorKind::Unavailable),
+            wait: None,
+        };
+        let ambiguous = || Outcome::Ambiguous {
+            error: error(ErrorKind::Ambiguous),
+            refresh_token: None,
+        };
+        let refused = || Outcome::Refused(error(ErrorKind::Refused));
+        let suspended = || Outcome::Suspended(error(ErrorKind::Suspended));
+        let misunderstood = || Outcome::Misunderstood(error(ErrorKind::Protocol));
+        let rows: [(fn() -> Outcome, bool, &str, &str); 10] = [
+            (transient, true, "one", "one"),
+            (transient, false, "one", "one"),
+            (ambiguous, true, "key", "key"),
+            (ambiguous, false, "one", "one"),
+            (refused, true, "key", "key"),
+            (refused, false, "Refused", "NoCredentials"),
+            (suspended, true, "one", "one"),
+            (suspended, false, "one", "one"),
+            (misunderstood, true, "one", "one"),
+            (misunderstood, false, "one", "one"),
+        ];
+        for (outcome, key, same, other) in rows {
+            let (mut ledger, mut round) = (ledger(key), Round::default());
+            assert_eq!(next(&mut ledger, &mut round, 0), "one");
+            present(&mut ledger, &refresh("one"));
+            ledger.apply(&refresh("one"), &outcome(), &mut round, at(1));
+            assert_eq!(
+                next(&mut ledger, &mut round, 1),
+                same,
+                "{:?} {key}",
+                outcome()
+            );
+            assert_eq!(
+                next(&mut ledger, &mut Round::default(), 1),
+                other,
+                "{:?} {key}",
+                outcome()
+            );
+        }
+    }
+
+    #[test]
+    fn g11_a_doubtful_token_is_presented_once_more_in_a_renewal() {
+        let (mut ledger, mut round) = (ledger(false), Round::default());
+        for expected in ["one", "one", "later"] {
+            assert_eq!(next(&mut ledger, &mut round, 0), expected);
+            if expected == "one" {
+                present(&mut ledger, &refresh("one"));
+            }
+        }
+        // A call that was held back was none; and a transient outcome does not take the doubt away.
+        round.held_back();
+        assert_eq!(next(&mut ledger, &mut round, 0), "one");
+        let outcome = Outcome::Transient {
+            error: error(ErrorKind::Unavailable),
+            wait: None,
+        };
+        ledger.apply(&refresh("one"), &outcome, &mut round, at(0));
+        assert!(ledger.is_in_doubt());
+    }
+
+    #[test]
+    fn g11_a_refused_api_key_is_asked_again_after_five_minutes() {
+        let mut ledger = Ledger::new(credentials(true, ""), GrantPreference::default(), false);
+        let refused = Outcome::Refused(error(ErrorKind::Refused));
+        ledger.apply(&login(), &refused, &mut Round::default(), at(0));
+        for (seconds, expected) in [(0, "Refused"), (299, "Refused"), (300, "key")] {
+            assert_eq!(
+                next(&mut ledger, &mut Round::default(), seconds),
+                expected,
+                "{seconds}"
+            );
+        }
+        let failure = ledger
+            .next_grant(&mut Round::default(), true, at(100))
+            .expect_err("refused");
+        assert_eq!(failure.pause, Pause::For(Duration::from_secs(200)));
+        ledger.give(credentials(true, ""));
+        assert_eq!(
+            next(&mut ledger, &mut Round::default(), 100),
+            "key",
+            "new credentials are tried at once"
+        );
+    }
+
+    #[test]
+    fn g11_two_fresh_tokens_refused_in_a_row_end_refreshing_for_an_hour() {
+        let (mut ledger, refused) = (ledger(true), Outcome::Refused(error(ErrorKind::Refused)));
+        let mut gave_up = Vec::new();
+        for token in ["one", "two", "three"] {
+            let round = &mut Round::default();
+            assert_eq!(next(&mut ledger, round, 0), token);
+            present(&mut ledger, &refresh(token));
+            gave_up.push(ledger.apply(&refresh(token), &refused, round, at(0)));
+            assert_eq!(next(&mut ledger, round, 0), "key");
+            let bought = present(&mut ledger, &login());
+            let fresh = if token == "one" { "two" } else { "three" };
+            assert!(ledger.received(&bought, Some(fresh.into()), 0, None));
+        }
+        assert_eq!(
+            gave_up,
+            [false, false, true],
+            "the first was not from a login of ours"
+        );
+        assert_eq!(next(&mut ledger, &mut Round::default(), 3599), "key");
+        assert_eq!(next(&mut ledger, &mut Round::default(), 3600), "three");
+        assert_eq!(ledger.fallbacks(), 4);
+    }
+
+    #[test]
+    fn g12_without_a_new_refresh_token_the_one_sent_counts_as_spent() {
+        for key in [true, false] {
+            let mut ledger = ledger(key);
+            let bought = present(&mut ledger, &refresh("one"));
+            assert!(ledger.received(&bought, None, 0, None));
+            assert!(ledger.is_in_doubt());
+            let last_resort = if key { "key" } else { "one" };
+            assert_eq!(next(&mut ledger, &mut Round::default(), 0), last_resort);
+        }
+    }
+
+    #[test]
+    fn g3_a_late_response_never_overwrites_what_is_newer() {
+        let tokens = |token: &str| Some(RefreshToken::from(token));
+        // Kept: its token was refused only because it was presented a second time.
+        let mut forgotten = ledger(false);
+        let bought = present(&mut forgotten, &refresh("one"));
+        let refused = Outcome::Refused(error(ErrorKind::Refused));
+        forgotten.apply(&refresh("one"), &refused, &mut Round::default(), at(0));
+        assert!(forgotten.received(&bought, tokens("two"), 0, None));
+        assert_eq!(next(&mut forgotten, &mut Round::default(), 0), "two");
+
+        // Not kept: a login came meanwhile.
+        let mut replaced = ledger(true);
+        let bought = present(&mut replaced, &refresh("one"));
+        let newer = present(&mut replaced, &login());
+        assert!(replaced.received(&newer, tokens("three"), 0, None));
+        assert!(!replaced.received(&bought, tokens("two"), 1, None));
+        assert_eq!(next(&mut replaced, &mut Round::default(), 0), "three");
+
+        // Not kept: a login without a refresh token came meanwhile.
+        let mut replaced = ledger(true);
+        let bought = present(&mut replaced, &refresh("one"));
+        let newer = present(&mut replaced, &login());
+        assert!(replaced.received(&newer, None, 0, None));
+        assert!(!replaced.received(&bought, tokens("two"), 1, None));
+    }
+
+    #[test]
+    fn g6_what_replaced_credentials_bought_is_not_used() {
+        let mut ledger = ledger(false);
+        let bought = present(&mut ledger, &refresh("one"));
+        ledger.give(credentials(false, "other"));
+        assert!(!ledger.received(&bought, Some("two".into()), 0, None));
+        assert!(!ledger.received_alone(&bought, "two".into()));
+        assert!(
+            ledger.presented(&refresh("one"), 0, None).is_none(),
+            "and it is not sent any more"
+        );
+        assert_eq!(next(&mut ledger, &mut Round::default(), 0), "other");
+        assert!(ledger.take_ignores_pause() && !ledger.take_ignores_pause());
+    }
+
+    /// Guarantee G8: what is presented when the store can't be used.
+    #[test]
+    fn g8_without_its_store_a_source_takes_the_safe_way() {
+        let full = || error(ErrorKind::StoreUnavailable);
+        for (key, is_unsaved, expected) in [
+            (true, false, "key"),
+            (true, true, "key"),
+            (false, true, "one"),
+            (false, false, "StoreUnavailable"),
+        ] {
+            let mut ledger = Ledger::new(credentials(key, ""), GrantPreference::default(), true);
+            ledger.adopt(&stored(1, 1, 0, "one"));
+            if is_unsaved {
+                ledger.unsaved(Version {
+                    family: 1,
+                    revision: 2,
+                });
+            }
+            let mut round = Round::default();
+            round.store_failed(full());
+            assert_eq!(
+                next(&mut ledger, &mut round, 0),
+                expected,
+                "{key} {is_unsaved}"
+            );
+        }
+    }
+
+    /// Guarantee G25: whose pair stands when the store is locked. Ours is number 2 of family 7.
+    #[test]
+    fn g25_the_later_pair_of_a_family_stands_and_else_the_stored_one() {
+        for (found, writes_back, then) in [
+            (None, true, "ours"),
+            (Some(stored(7, 1, 0, "older")), true, "ours"),
+            (Some(stored(7, 2, 0, "ours")), false, "ours"),
+            (Some(stored(7, 3, 0, "newer")), false, "newer"),
+            (Some(stored(8, 1, 0, "login")), false, "login"),
+        ] {
+            let mut ledger = Ledger::new(credentials(false, ""), GrantPreference::default(), true);
+            ledger.adopt(&stored(7, 2, 0, "ours"));
+            let back = ledger.write_back(found.as_ref());
+            assert_eq!(back.is_some(), writes_back, "{found:?}");
+            if back.is_none() {
+                ledger.agree(found.as_ref());
+            }
+            assert_eq!(
+                next(&mut ledger, &mut Round::default(), 0),
+                then,
+                "{found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn g22_a_mark_that_is_not_ours_puts_the_token_in_doubt() {
+        let mut ledger = Ledger::new(credentials(false, ""), GrantPreference::default(), true);
+        ledger.adopt(&stored(7, 2, 0, "ours"));
+        assert!(!ledger.is_own_mark(
+            Some(Version {
+                family: 7,
+                revision: 2
+            }),
+            1
+        ));
+        ledger.agree(Some(&stored(7, 2, 1, "ours")));
+        assert!(ledger.is_in_doubt());
+        ledger.agree(Some(&stored(7, 2, 0, "ours")));
+        assert!(!ledger.is_in_doubt(), "the mark was cleared");
+    }
+
+    /// Guarantee G26: a seed is for an empty store, once.
+    #[test]
+    fn g26_the_store_goes_before_the_seed() {
+        let seeded = || Ledger::new(credentials(false, "seed"), GrantPreference::default(), true);
+        let mut empty = seeded();
+        assert!(empty.holds_refresh_token() && empty.is_seed(&"seed".into()));
+        empty.agree(None);
+        assert_eq!(next(&mut empty, &mut Round::default(), 0), "seed");
+
+        let mut full = seeded();
+        full.agree(Some(&stored(1, 1, 0, "one")));
+        assert_eq!(next(&mut full, &mut Round::default(), 0), "one");
+        // What is stored was refused: now the seed.
+        present(&mut full, &refresh("one"));
+        let refused = Outcome::Refused(error(ErrorKind::Refused));
+        full.apply(&refresh("one"), &refused, &mut Round::default(), at(0));
+        full.plant_seed(&StoredTokens::default());
+        assert_eq!(next(&mut full, &mut Round::default(), 0), "seed");
+
+        let mut spent = seeded();
+        let mut known = StoredTokens::default();
+        known.note_spent(&"seed".into());
+        spent.plant_seed(&known);
+        assert_eq!(next(&mut spent, &mut Round::default(), 0), "NoCredentials");
+    }
+
+    #[test]
+    fn g11_an_outcome_with_tokens_changes_nothing_by_itself() {
+        let mut ledger = ledger(true);
+        present(&mut ledger, &refresh("one"));
+        let tokens = TokenResponse {
+            access_token: "test-only".into(),
+            refresh_token: None,
+            lifetime: Duration::ZERO,
+        };
+        let mut round = Round::default();
+        ledger.apply(
+            &refresh("one"),
+            &Outcome::Granted(tokens),
+            &mut round,
+            at(0),
+        );
+        assert!(ledger.is_in_doubt(), "until they are received");
+    }
+
+    #[test]
+    fn g11_the_key_alone_is_used_where_that_is_preferred() {
+        let preference = GrantPreference::ApiKey;
+        let mut with_key = Ledger::new(credentials(true, "one"), preference, false);
+        assert_eq!(next(&mut with_key, &mut Round::default(), 0), "key");
+        assert_eq!(with_key.fallbacks(), 0);
+        let mut without = Ledger::new(credentials(false, "one"), preference, false);
+        assert_eq!(
+            next(&mut without, &mut Round::default(), 0),
+            "NoCredentials"
+        );
+        let failure = without
+            .next_grant(&mut Round::default(), true, at(0))
+            .expect_err("nothing");
+        assert_eq!(failure.pause, Pause::UntilCredentialsChange);
+    }
 }

@@ -43,7 +43,7 @@ mod store_session;
 mod token_source;
 
 pub(crate) use self::{
-    acquire::{AfterRejection, Tokens},
+    acquire::{AfterRejection, SlotWanted, Tokens},
     state::Settings,
     store_session::SourceStore,
 };

@@ -47,7 +47,7 @@ impl Renewal {
         deadline: Instant,
     ) -> Self {
         let generation = state.current.generation();
-        let round = Round::default();
+        let round = Round::new(state.ledger().edition());
         Self {
             state,
             endpoint,
@@ -249,12 +249,7 @@ impl Renewal {
             // response gets all the time that leaves room for that.
             read_until = limit.max(self.deadline - state.call_timeout());
         }
-        let caller = Caller {
-            state: state.clone(),
-            leader: leader.id(),
-            reason: self.reason,
-            saves_later: self.saves_later,
-        };
+        let caller = Caller::new(state.clone(), leader.id(), self.reason, self.saves_later);
         let reads_for = read_until.saturating_duration_since(begun);
         let mut attempt = Attempt::start(caller, &*self.endpoint, grant, reads_for);
         let mut until = limit;

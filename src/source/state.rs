@@ -69,10 +69,26 @@ pub(super) enum Phase {
 
 /// A token on its way in.
 pub(super) struct NewToken {
-    pub(super) access_token: AccessToken,
-    pub(super) lifetime: Duration,
-    pub(super) expires: Deadline,
-    pub(super) grant: GrantType,
+    access_token: AccessToken,
+    lifetime: Duration,
+    expires: Deadline,
+    grant: GrantType,
+}
+
+impl NewToken {
+    pub(super) fn new(
+        access_token: AccessToken,
+        lifetime: Duration,
+        expires: Deadline,
+        grant: GrantType,
+    ) -> Self {
+        Self {
+            access_token,
+            lifetime,
+            expires,
+            grant,
+        }
+    }
 }
 
 impl State {

@@ -35,11 +35,11 @@ fn uncommitted() -> Vec<(Fault, Class)> {
     use Class::*;
     let mut rows = Vec::new();
     for status in [
-        300, 302, 307, 308, 400, 401, 403, 404, 408, 425, 429, 500, 501, 503, 507, 599,
+        300, 302, 307, 308, 400, 401, 403, 404, 425, 429, 500, 501, 503, 507, 599,
     ] {
         rows.push((Fault::status(status), Transient));
     }
-    for status in [405, 409, 410, 418, 422, 502, 504, 520, 522, 524, 529] {
+    for status in [405, 408, 409, 410, 418, 422, 502, 504, 520, 522, 524, 529] {
         rows.push((Fault::status(status), Ambiguous));
     }
     for kind in [

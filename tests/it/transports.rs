@@ -204,8 +204,8 @@ async fn g11_only_unreachable_or_excused_errors_were_never_sent() {
     let url = "http://127.0.0.1:1";
     for (kind, expected) in [
         (ConnectionRefused, NOT_SENT),
-        (HostUnreachable, NOT_SENT),
-        (NetworkUnreachable, NOT_SENT),
+        (HostUnreachable, AMBIGUOUS),
+        (NetworkUnreachable, AMBIGUOUS),
         (ConnectionReset, AMBIGUOUS),
         (ConnectionAborted, AMBIGUOUS),
         (BrokenPipe, AMBIGUOUS),

@@ -75,7 +75,6 @@ async fn the_newest_pair_is_saved(fleet: &Fleet, process: &Process) {
 }
 
 #[tokio::test(start_paused = true)]
-//IGN #[ignore = "a store that takes no writes ends the source at the next expiry, API key or not"]
 async fn g8_a_full_store_stops_no_source_that_holds_a_key() {
     let fleet = Fleet::logged_in().await;
     let disk = Disk::default();
@@ -92,7 +91,6 @@ async fn g8_a_full_store_stops_no_source_that_holds_a_key() {
 }
 
 #[tokio::test(start_paused = true)]
-//IGN #[ignore = "a pair that could not be saved is not renewed while the store takes no writes"]
 async fn g8_an_unsaved_pair_is_renewed_on_without_a_key() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
@@ -116,7 +114,6 @@ async fn g8_an_unsaved_pair_is_renewed_on_without_a_key() {
 }
 
 #[tokio::test(start_paused = true)]
-//IGN #[ignore = "the error does not say that the refresh token was not presented because it could not be marked"]
 async fn g8_a_stored_token_that_cannot_be_marked_is_kept_back() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;

@@ -11,7 +11,6 @@ use tower::ServiceExt;
 use crate::support::{client, get, list, paused, with_refresh_token};
 
 #[tokio::test(start_paused = true)]
-//IGN #[ignore = "one 401 takes a usable token from all other requests while it can't be renewed"]
 async fn g8_a_path_that_always_answers_401_stops_no_other() {
     for with_key in [false, true] {
         let (api, clock) = paused();

@@ -36,7 +36,6 @@ fn requests_with(api: &FakeApi, pair: &Mutex<Value>) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-//IGN #[ignore = "a renewal under way puts the token of replaced credentials to use"]
 async fn g6_a_token_of_replaced_credentials_is_not_used() {
     for with_key in [false, true] {
         for point in [GatePoint::BeforeCommit, GatePoint::AfterCommit] {
@@ -73,7 +72,6 @@ async fn g6_a_token_of_replaced_credentials_is_not_used() {
 }
 
 #[tokio::test(start_paused = true)]
-//IGN #[ignore = "a renewal under way puts the token of replaced credentials to use"]
 async fn g6_the_pair_of_replaced_credentials_is_saved() {
     let fleet = Fleet::logged_in().await;
     sleep(Duration::from_secs(3600)).await;

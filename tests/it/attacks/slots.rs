@@ -59,7 +59,6 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-//IGN #[ignore = "refreshes that hang keep their slots for 60 s, and requests with a usable token wait for them"]
 async fn g4_hung_refreshes_hold_up_no_usable_token() {
     let mut rows = Vec::new();
     for with_key in [false, true] {
@@ -95,7 +94,6 @@ async fn g4_hung_refreshes_hold_up_no_usable_token() {
 }
 
 #[tokio::test(start_paused = true)]
-//IGN #[ignore = "behind one slot a source recovers 55 s after the end of an outage of 25 s in which calls hang"]
 async fn g4_an_outage_behind_one_slot_ends_as_any() {
     const OUTAGE: Duration = Duration::from_secs(25);
     let mut rows = Vec::new();

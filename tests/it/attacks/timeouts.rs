@@ -26,7 +26,6 @@ fn plain() -> ClientBuilder {
 }
 
 #[tokio::test]
-//IGN #[ignore = "a timeout in the reqwest builder ends token calls, and their refresh token is presented again"]
 async fn g13_a_timeout_in_reqwests_builder_loses_no_token() {
     let mut rows = Vec::new();
     for (name, calls) in [
@@ -53,7 +52,6 @@ async fn g13_a_timeout_in_reqwests_builder_loses_no_token() {
 
 /// A refresh of 3 s, a `timeout` layer of 2 s.
 #[tokio::test(start_paused = true)]
-//IGN #[ignore = "nothing tells that a timeout below ended a token call before `call_timeout` did"]
 async fn g13_a_timeout_layer_below_is_said_aloud() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api)
@@ -76,7 +74,6 @@ async fn g13_a_timeout_layer_below_is_said_aloud() {
 
 /// The same with a reqwest client as the token service.
 #[tokio::test]
-//IGN #[ignore = "nothing tells that a timeout below ended a token call before `call_timeout` did"]
 async fn g13_a_timeout_of_a_reqwest_below_is_said_aloud() {
     let api = FakeApi::start().await.expect("a port");
     let reqwest = plain().timeout(SHORT).build().expect("a client");

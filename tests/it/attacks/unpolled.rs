@@ -212,7 +212,7 @@ fn a_request_of_another_runtime_is_served(left: Left, has_key: bool) {
 }
 
 #[test]
-//IGN #[ignore = "a renewal whose runtime is alive but not polled blocks all callers for ever"]
+
 fn g5_an_unpolled_renewal_is_taken_over_before_its_send() {
     for has_key in [false, true] {
         a_request_of_another_runtime_is_served(Left::BeforeItsSend, has_key);
@@ -220,7 +220,7 @@ fn g5_an_unpolled_renewal_is_taken_over_before_its_send() {
 }
 
 #[test]
-//IGN #[ignore = "a renewal whose runtime is alive but not polled blocks all callers for ever"]
+
 fn g5_an_unpolled_renewal_is_taken_over_after_its_send() {
     a_request_of_another_runtime_is_served(Left::AfterItsSend, false);
     a_request_of_another_runtime_is_served(Left::AfterItsSend, true);
