@@ -1,4 +1,82 @@
-#![doc = include_str!("../README.md")]
+//! Keeps a program logged in to the [api.video](https://api.video) API: a [Tower](https://docs.rs/tower) layer that puts a
+//! fresh access token on every request, however many tasks and clones send requests.
+//!
+//! An access token of api.video lives for one hour. [`ApiVideoAuthLayer`] wraps any
+//! `Service<http::Request<B>>`, gets a new token in time, and sees to it that only one call is made for it. The API key
+//! can stay out of the process: a refresh token is enough.
+//!
+//! ```
+//! use apivideo_auth::{ApiVideoAuthLayer, testing::FakeApi};
+//! use bytes::Bytes;
+//! use http_body_util::Full;
+//! use tower::{Layer, ServiceExt};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tower::BoxError> {
+//! // A fake api.video in this process; leave `base_url` out for the real one.
+//! let api = FakeApi::in_process();
+//! let layer = ApiVideoAuthLayer::builder().base_url(api.url()).api_key(api.api_key()).build()?;
+//! let client = layer.layer(api.service()); // or a hyper client, with your own layers above and below
+//!
+//! let request = http::Request::get("/videos").body(Full::<Bytes>::default())?;
+//! assert_eq!(client.oneshot(request).await?.status(), 200);
+//!
+//! // Waits for a renewal under way, so that its new refresh token is not lost.
+//! layer.shutdown(std::time::Duration::from_secs(5)).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to look
+//!
+//! | you want to | look at |
+//! | --- | --- |
+//! | wrap a Tower service, such as a hyper client or the upstream of an axum gateway | [`middleware`] |
+#![cfg_attr(
+    feature = "reqwest-middleware",
+    doc = "| use reqwest | [`reqwest_adaptor`] |"
+)]
+//! | have a token without a request: for a WebSocket, or for a child process | [`TokenSource`] |
+//! | keep the pair beyond the process, and share it with a fleet | [`store`] |
+#![cfg_attr(
+    feature = "upload-tokens",
+    doc = "| let others upload without an account, and upload in chunks | [`upload_token`] |"
+)]
+#![cfg_attr(feature = "test-util", doc = "| test your own program | [`testing`] |")]
+//! | understand when a token is renewed, and with what | [`guide::expiry_and_renewal`] |
+//!
+//! # Words
+//!
+//! The *access token* is on every request. The *refresh token* buys the next *pair* of both, once: spending it ends it.
+//! A *renewal* is getting a new pair; the *source* is what all layers and clients made from one builder share. Each new
+//! token has a *generation*, a number that grows.
+//!
+//! # What you can rely on
+//!
+//! - One renewal at a time, whatever the number of clones and tasks. All that wait share its outcome.
+//! - A renewal is a task of its own: dropping the callers neither stops it nor loses the new refresh token. A response
+//!   that comes late is still kept, for up to 60 s. A timeout *below* the layer cuts that short: put timeouts above it, or
+//!   use [`token_service`](ApiVideoAuthLayerBuilder::token_service).
+//! - While a token is usable no request waits. A failed early renewal changes nothing until the token expires.
+//! - A 401 is followed by one renewal and one more try, never two.
+//! - Tokens go to the API's origin only, over TLS, and are never printed.
+//! - While the token endpoint is down, callers get an error at once that says when to try again.
+//!
+//! # Features
+//!
+//! None is on by default. Turning one on never changes what existing code does.
+//!
+//! | feature | what it adds |
+//! | --- | --- |
+//! | `file-store` | `FileStore`: one private file for each account |
+//! | `encrypted-store` | `EncryptedStore`: encryption in front of any other store |
+//! | `keyring-store` | `KeyringStore`: encrypted files, their keys in the keyring of the operating system |
+//! | `redis-store` | `RedisStore`: one Redis for a fleet of processes |
+//! | `reqwest-middleware` | `ApiVideoAuthMiddleware`, for reqwest |
+//! | `upload-tokens` | `UploadTokens`, `UploadTokenLayer` and `upload()`: delegated tokens, and uploads in chunks |
+//! | `test-util` | `FakeApi` and `ManualClock`, for your own tests |
+//! | `full` | all of them |
+
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admission;
@@ -28,6 +106,11 @@ pub mod testing;
 mod token;
 #[cfg(feature = "upload-tokens")]
 pub mod upload_token;
+
+/// The examples of the README are tested with those of the docs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[cfg(feature = "reqwest-middleware")]
 pub use crate::reqwest_adaptor::ApiVideoAuthMiddleware;

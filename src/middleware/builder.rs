@@ -103,9 +103,14 @@ impl<P> ApiVideoAuthLayerBuilder<SameService, P> {
 
     /// Makes token calls through `service` instead of a clone of the wrapped one.
     ///
-    /// It is the way when the wrapped service's body type is not `From<Bytes>`, when a layer below repeats requests or
-    /// follows redirects, or when token calls must not queue behind API requests. `service` may take any body type
-    /// that is `From<Bytes>`.
+    /// It is the way when
+    ///
+    /// - the wrapped service's body type is not `From<Bytes>`, as with `BoxBody`;
+    /// - a layer below repeats requests, follows redirects or times out: each of them can lose a refresh token;
+    /// - token calls must not queue behind API requests, or the other way round.
+    ///
+    /// `service` may take any body type that is `From<Bytes>`. It changes the first type parameter of the layer; with it,
+    /// [`ApiVideoAuthLayer::source`] needs no client.
     pub fn token_service<S, B>(self, service: S) -> ApiVideoAuthLayerBuilder<SeparateService, P>
     where
         S: HttpService<B, ResponseBody: ResponseBody>,
@@ -121,81 +126,106 @@ impl<P> ApiVideoAuthLayerBuilder<SameService, P> {
 }
 
 impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
-    /// Which of api.video's environments to use. Default: production.
+    /// Which of api.video's environments to use. Default: [`Environment::Production`]. An API key belongs to one of them: the
+    /// other refuses it (<https://docs.api.video/reference/authentication-guide>).
     pub fn environment(self, environment: Environment) -> Self {
         self.base_url(environment.base_url())
     }
 
-    /// The origin of the API, such as `http://127.0.0.1:8080` for a test server. Replaces the environment's.
+    /// The origin of the API, such as `http://127.0.0.1:8080` for a test server. Replaces the environment's. It is scheme, host
+    /// and port; `build` refuses a path, a query or a user name.
     pub fn base_url(mut self, origin: impl Into<String>) -> Self {
         self.options.base_url = origin.into();
         self
     }
 
     /// Also sends tokens to this origin, such as `https://gateway.example.com`. Can be called several times.
+    ///
+    /// ```
+    /// # use apivideo_auth::ApiVideoAuthLayer;
+    /// let layer = ApiVideoAuthLayer::builder().allow_origin("https://gateway.example.com").build()?;
+    /// # Ok::<(), apivideo_auth::Error>(())
+    /// ```
     pub fn allow_origin(mut self, origin: impl Into<String>) -> Self {
         self.options.allowed_origins.push(origin.into());
         self
     }
 
-    /// Allows `http` origins that are not on this machine. Whoever sits on the way can then read the tokens.
+    /// Allows `http` origins that are not on this machine. Anyone on the way can then read the tokens. Without it, only
+    /// `127.0.0.0/8`, `::1` and `localhost` may go without TLS.
     pub fn danger_allow_http(mut self) -> Self {
         self.options.allow_http = true;
         self
     }
 
-    /// The API key to log in with. Leave it out to keep it out of the process.
+    /// The API key to log in with. Leave it out to keep it out of the process: a refresh token, or a store, is enough then.
+    ///
+    /// A login may end the refresh tokens that other programs hold for the same key. The API does not say whether it does, so
+    /// expect it.
     pub fn api_key(mut self, key: impl Into<ApiKey>) -> Self {
         self.options.credentials.api_key = Some(key.into());
         self
     }
 
-    /// A refresh token to start from.
+    /// A refresh token to start from. With a [store](Self::store) it is a *seed*: the store goes before it.
+    ///
+    /// It belongs to one source. Two layers that are built with the same refresh token end each other's: use one layer and its
+    /// clones, or a store that both share.
     pub fn refresh_token(mut self, token: impl Into<RefreshToken>) -> Self {
         self.options.credentials.refresh_token = Some(token.into());
         self
     }
 
-    /// What an expired token is replaced with. Default: [`GrantPreference::RefreshToken`].
+    /// Which credential a renewal presents first. Default: [`GrantPreference::RefreshToken`].
     pub fn grant_preference(mut self, preference: GrantPreference) -> Self {
         self.options.grant_preference = preference;
         self
     }
 
-    /// How long before expiry a renewal at the side may start; at most half the lifetime counts. Default: 300 s.
+    /// How long before its expiry a token is renewed in the background. At most half the lifetime counts. Default: 300 s.
     ///
-    /// Each token shortens it by a random part of up to a quarter. [`Duration::ZERO`] turns early renewal off.
+    /// Each token shortens it by a random part of up to a quarter, so that a fleet does not renew in step. [`Duration::ZERO`]
+    /// turns early renewal off: a request then waits when the token has expired.
     pub fn early_window(mut self, window: Duration) -> Self {
         self.options.early_window = window;
         self
     }
 
-    /// How long one token call may take, from its start to the last byte of the response. Default: 10 s, at most an
-    /// hour. What exceeds the flight's timeout counts as that.
+    /// How long one token call may take, and how long callers wait for one that hangs: from its start to the last byte of its
+    /// response. Default: 10 s, at most an hour. More than the [`renewal_timeout`](Self::renewal_timeout) counts as that.
     ///
-    /// Where no API key is held, a refresh that was sent may take more of the flight, since the only thing left to
-    /// do is to present the same token again.
+    /// The response to a refresh is read on in the background, for up to 60 s, since it may hold the only living refresh
+    /// token. Where an API key is held, it is used next.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.options.call_timeout = timeout;
         self
     }
 
-    /// How long one renewal may take with all its calls. Default: 30 s, at most an hour. Callers wait for it one
-    /// second more at the most.
+    /// How long one renewal may take with all its calls. Default: 30 s, at most an hour. Callers wait for it one second more
+    /// at the most.
     pub fn renewal_timeout(mut self, timeout: Duration) -> Self {
         self.options.renewal_timeout = timeout;
         self
     }
 
-    /// The largest request body, in bytes, that is kept to be sent again after a 401. Default: 1 MiB.
+    /// The largest request body, in bytes, that is kept to be sent again after a 401. Default: 1 MiB. Zero keeps requests without
+    /// a body only.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.options.replay_limit = bytes;
         self
     }
 
-    /// Says of errors of the token service that the request surely was not sent, so that the refresh token is not
-    /// taken for spent. Failed connections of hyper-util and reqwest, and refused or unreachable ones of
-    /// [`std::io`], are known without it. It is not asked about errors in reading the response.
+    /// Says of errors of the token service that the request surely was not sent, so that the refresh token is not taken for
+    /// spent. Failed connections of hyper-util and reqwest, and refused ones of [`std::io`], are known without it. It is not
+    /// asked about errors in reading the response.
+    ///
+    /// ```
+    /// # use apivideo_auth::ApiVideoAuthLayer;
+    /// let layer = ApiVideoAuthLayer::builder()
+    ///     .never_sent(|error| error.to_string().contains("no free connection"))
+    ///     .build()?;
+    /// # Ok::<(), apivideo_auth::Error>(())
+    /// ```
     pub fn never_sent(
         mut self,
         proves: impl Fn(&(dyn StdError + 'static)) -> bool + Send + Sync + 'static,
@@ -204,10 +234,11 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         self
     }
 
-    /// Keeps the pair in a store, where it outlives the process and is shared by all that use the same one.
+    /// Keeps the pair in a store, where it outlives the process and is shared by all that use the same one. See
+    /// [`store`](crate::store).
     ///
-    /// The stored pair then goes before the given refresh token, which is a *seed*: it is used once, when nothing is
-    /// stored or what is stored was refused.
+    /// The stored pair then goes before the given refresh token, which is a *seed*: it is used once, when nothing is stored
+    /// or what is stored was refused.
     pub fn store(mut self, store: impl TokenStore) -> Self {
         self.options.store = Some(Arc::new(store));
         self
@@ -227,7 +258,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         self
     }
 
-    /// Tells the time; for tests.
+    /// Tells the time; for tests. Default: the clocks of the operating system. See [`clock`](crate::clock).
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.options.clock = Arc::new(clock);
         self

@@ -22,19 +22,45 @@
 //!
 //! # What happens to a request
 //!
-//! - It gets a token if it goes to the API's origin, or to one that was allowed, has no `Authorization` of its own
-//!   and no [`NoAuth`](crate::NoAuth) extension, and is not for `/auth/…` or `/upload`. Others pass as they are.
-//! - A URI that is only a path goes to the API: scheme and authority are set.
-//! - While the token is usable, the request is passed on at once; when it is about to expire, a renewal runs at the
-//!   side. Only without a usable token does a request wait for a renewal, and then it holds no slot of the wrapped
-//!   service.
-//! - A 401 is answered with one renewal and one more try, if the request could be kept: its body is empty or of known
-//!   size within the [limit](crate::ApiVideoAuthLayerBuilder::replay_limit), and it has no `Trailer` header. (A body of known size
-//!   that has trailers without announcing them is an error: the copy would lose them.) If the renewal
-//!   fails, or the second try gets a 401 too, the caller gets the 401. Requests that can't be kept get their 401 at
-//!   once, and the next request gets a new token.
+//! - **Which get a token.** A request that goes to the API's origin, or to one that was
+//!   [allowed](crate::ApiVideoAuthLayerBuilder::allow_origin), has no `Authorization` of its own and no
+//!   [`NoAuth`](crate::NoAuth) extension, and is not for `/auth/…` or `/upload`. Others pass as they are.
+//! - **Paths.** A URI that is only a path goes to the API: scheme and authority are set.
+//! - **Waiting.** While the token is usable, the request is passed on at once. When it is about to expire, a renewal runs
+//!   in the background. Only without a usable token does a request wait for a renewal, and then it holds no slot of the
+//!   wrapped service.
+//! - **401.** It is followed by one renewal and one more try, if the request could be kept: its body is empty or of known
+//!   size within the [limit](crate::ApiVideoAuthLayerBuilder::replay_limit), and it has no `Trailer` header. A body of
+//!   known size that has trailers without announcing them is an error, since the copy would lose them. If the renewal
+//!   fails, or the second try gets a 401 too, the caller gets the 401. A request that can't be kept gets its 401 at once,
+//!   and the next request gets a new token.
+//! - **A renewal that fails after a 401** puts the old token back in use, and 401s renew nothing for 30 s. So a path that
+//!   answers 401 for reasons of its own takes the API from nobody.
 //!
 //! Clones of the layer and of its services share one token.
+//!
+//! # Layers below and above
+//!
+//! Token calls go through a clone of the wrapped service, and so through every layer below. They carry the extension
+//! [`TokenCall`](crate::TokenCall). Three kinds of layers do harm there, because a refresh token can be presented only
+//! once:
+//!
+//! - a layer that *repeats* requests presents a spent token again;
+//! - a layer that *follows redirects* takes the token elsewhere;
+//! - a layer that *times out* throws a response away that may hold the only living refresh token. A WARN event says so.
+//!
+//! Put them above this layer, let their policy decline requests with [`TokenCall`](crate::TokenCall), or give token calls a
+//! service of their own with [`token_service`](crate::ApiVideoAuthLayerBuilder::token_service).
+//!
+//! `poll_ready` asks the wrapped service and nothing else. A service that is ready may still have to wait for a token: a
+//! `LoadShed` above sheds nothing then, and a `Balance` does not see it.
+//!
+//! With a limit of one slot below, a token call takes part in it. A response that is still awaited after `call_timeout`
+//! gives its slot up as soon as a request needs it. A slot that is only free when the *response body* has ended (a rare
+//! thing) is held by a first 401 while the new token is fetched: with such a limit, use a token service.
+//!
+//! tower-http's `SetRequestHeader` adds a header that never changes; its `AsyncRequireAuthorization` checks tokens that
+//! others send. This layer is for the tokens that *you* send, and that expire.
 
 mod builder;
 mod future;
