@@ -77,6 +77,19 @@ impl<S, T, P> ApiVideoAuth<S, T, P> {
     }
 }
 
+impl<S, T, P> ApiVideoAuth<S, T, P> {
+    #[cold]
+    fn renew_early<B>(&self, generation: u64)
+    where
+        T: Transport<S, B>,
+    {
+        let endpoint = || self.shared.transport.endpoint(&self.inner);
+        self.shared
+            .tokens
+            .renew_in_background(generation, RenewalReason::Early, endpoint);
+    }
+}
+
 impl<S, P> ApiVideoAuth<S, SameService, P> {
     /// The token source of this client, which makes its token calls through a clone of the wrapped service with bodies
     /// `B`: `client.source::<Full<Bytes>>()`.
@@ -158,10 +171,7 @@ where
             return ResponseFuture::waiting(later);
         };
         if is_stale {
-            let endpoint = || self.shared.transport.endpoint(&self.inner);
-            self.shared
-                .tokens
-                .renew_in_background(generation, RenewalReason::Early, endpoint);
+            self.renew_early::<B>(generation);
         }
         let retry = copy.map(|copy| P::keep(&request, copy, self.inner.clone()));
         request.headers_mut().insert(header::AUTHORIZATION, header);

@@ -93,6 +93,7 @@ pub(super) struct AtHand<T> {
 
 impl<T> CloneCache<T> {
     /// The token, if there is a usable one. For a clone that has used it before this needs no lock.
+    #[inline]
     pub(super) fn token(&mut self, shared: &Arc<Shared<T>>) -> Option<AtHand<T>> {
         let now = shared.tokens.now();
         if let Self::Own(cached) = self
@@ -110,6 +111,7 @@ impl<T> CloneCache<T> {
     }
 
     /// The same for a clone that has not used this token, or used it once.
+    #[inline(never)]
     fn token_anew(&mut self, shared: &Arc<Shared<T>>, now: Now) -> Option<AtHand<T>> {
         let (header, generation, is_stale, life) = shared.tokens.look_at_usable(now, |bearer| {
             let used_before = matches!(self, Self::Once(seen) if *seen == bearer.generation());

@@ -72,11 +72,14 @@ impl Tokens {
         &self.state
     }
 
+    // Three small functions that every request calls from another crate: they are inlined there.
+    #[inline]
     pub(crate) fn now(&self) -> Now {
         self.state.now()
     }
 
     /// The generation that requests may use, or 0.
+    #[inline]
     pub(crate) fn live(&self) -> u64 {
         self.state.current.live()
     }
@@ -156,8 +159,9 @@ impl Tokens {
     }
 
     /// The API answered a request with this generation.
+    #[inline]
     pub(crate) fn answered(&self, generation: u64, status: StatusCode) {
-        if is_from_signed_in(status) {
+        if self.state.rejections.is_news(generation) && is_from_signed_in(status) {
             self.state.rejections.accept(generation);
         }
     }

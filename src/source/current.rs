@@ -34,6 +34,7 @@ impl Current {
     }
 
     /// The generation that requests may use, or 0.
+    #[inline]
     pub(super) fn live(&self) -> u64 {
         self.live.load(Ordering::Acquire)
     }

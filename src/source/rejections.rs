@@ -60,12 +60,16 @@ impl RejectionGuard {
         }
     }
 
+    /// Whether nothing is known of this generation yet. Only the first response to each writes, so that threads do not
+    /// contend for the number.
+    #[inline]
+    pub(super) fn is_news(&self, generation: u64) -> bool {
+        self.accepted.load(Ordering::Relaxed) < generation
+    }
+
     /// The API answered a request with this generation as it answers those that are signed in.
     pub(super) fn accept(&self, generation: u64) {
-        // Only the first response to each generation writes, so that threads do not contend for the number.
-        if self.accepted.load(Ordering::Relaxed) < generation {
-            self.accepted.fetch_max(generation, Ordering::AcqRel);
-        }
+        self.accepted.fetch_max(generation, Ordering::AcqRel);
     }
 
     /// Whether a 401 stands against this generation.

@@ -117,6 +117,7 @@ impl State {
         }
     }
 
+    #[inline]
     pub(super) fn now(&self) -> Now {
         self.endpoint.clock.now()
     }
