@@ -578,6 +578,8 @@ mod tests {
         snapshot
     }
 
+    type Make = fn() -> Outcome;
+
     /// Guarantee G11, row by row: what is presented after each outcome of a refresh, in the same renewal and in the next.
     #[test]
     fn g11_each_outcome_has_its_consequence() {
@@ -592,7 +594,7 @@ mod tests {
         let refused = || Outcome::Refused(error(ErrorKind::Refused));
         let suspended = || Outcome::Suspended(error(ErrorKind::Suspended));
         let misunderstood = || Outcome::Misunderstood(error(ErrorKind::Protocol));
-        let rows: [(fn() -> Outcome, bool, &str, &str); 10] = [
+        let rows: [(Make, bool, &str, &str); 10] = [
             (transient, true, "one", "one"),
             (transient, false, "one", "one"),
             (ambiguous, true, "key", "key"),
