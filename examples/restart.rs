@@ -13,7 +13,7 @@ use std::{
 };
 
 use apivideo_auth::{
-    ApiVideoAuthLayer,
+    ApiVideoAuthLayer, Error, TokenSource,
     store::FileStore,
     testing::{FakeApi, GatePoint},
 };
@@ -49,7 +49,9 @@ async fn program(api: &str) -> Result<String, BoxError> {
     let mut builder = ApiVideoAuthLayer::builder()
         .base_url(api)
         .store(store)
-        .call_timeout(Duration::from_secs(2));
+        .call_timeout(Duration::from_secs(2))
+        // The mark of a killed run settles when its last call can't bring a response any more: here after 7 s.
+        .renewal_timeout(Duration::from_secs(4));
     if let Ok(key) = env::var("RESTART_API_KEY") {
         builder = builder.api_key(key);
     }
@@ -68,7 +70,7 @@ async fn program(api: &str) -> Result<String, BoxError> {
         if status != StatusCode::OK {
             return Err(format!("status {status}").into());
         }
-        client.source().renew().await?;
+        renew(&client.source()).await?;
     }
     layer.shutdown(Duration::from_secs(5)).await;
     Ok(format!(
@@ -79,6 +81,18 @@ async fn program(api: &str) -> Result<String, BoxError> {
             "out a"
         }
     ))
+}
+
+/// A run that was killed may have spent the refresh token. Until that is settled, the error says when to try again.
+async fn renew(source: &TokenSource) -> Result<(), Error> {
+    while let Err(error) = source.renew().await {
+        let Some(wait) = error.retry_after().filter(|_| error.is_transient()) else {
+            return Err(error);
+        };
+        eprintln!("{error}: again in {wait:.0?}");
+        tokio::time::sleep(wait).await;
+    }
+    Ok(())
 }
 
 async fn parent() -> Result<String, BoxError> {

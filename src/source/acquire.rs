@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -285,7 +286,8 @@ pub(super) fn acquire(
                 Some(_) => time::Instant::now() + policy::PATIENCE,
                 None => time::Instant::now().max(flight.deadline()) + WAITER_GRACE,
             };
-            match timeout_unless_overslept(until, flight.hear(later.is_some())).await {
+            let heard = timeout_unless_overslept(until, pin!(flight.hear(later.is_some()))).await;
+            match heard {
                 // A renewal that ended between our look and our joining brought what we want to replace.
                 Ok(Heard::Done(Ok(bearer))) if bearer.generation() <= older => {}
                 Ok(Heard::Done(Ok(bearer))) => return Ok(bearer),

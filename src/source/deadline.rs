@@ -4,7 +4,7 @@
 //! have one thing in common: their timers fire long after their time. Such a timer says nothing about a server. What it
 //! was waiting for may lie in a socket or a channel already, and deserves one more look.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{future::Future, time::Duration};
 
 use tokio::time::{self, Instant, error::Elapsed};
 
@@ -14,18 +14,20 @@ const OVERSLEPT: Duration = Duration::from_millis(100);
 /// What the awaited future gets on top in that case. Two tasks that both slept need a moment to pass a result on.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Waits for `future` until `until`, and a little longer if the timer itself was late.
+/// Waits for `future` until `until`, and a little longer if the timer itself was late. Thousands may wait here: pin the
+/// future where it is and pass a reference, since an async function holds its arguments twice.
 ///
 /// # Errors
 ///
 /// [`Elapsed`] if the future was not ready in time.
-pub(super) async fn timeout_unless_overslept<F: Future>(
+pub(super) async fn timeout_unless_overslept<F: Future + Unpin>(
     until: Instant,
-    future: F,
+    mut future: F,
 ) -> Result<F::Output, Elapsed> {
-    let mut future = pin!(future);
-    match time::timeout_at(until, &mut future).await {
-        Err(_) if Instant::now() > until + OVERSLEPT => time::timeout(GRACE, future).await,
-        result => result,
+    // A variable, so that the first timer is gone when the second one starts: thousands may wait here.
+    let result = time::timeout_at(until, &mut future).await;
+    if result.is_err() && Instant::now() > until + OVERSLEPT {
+        return time::timeout(GRACE, future).await;
     }
+    result
 }

@@ -261,7 +261,8 @@ impl Renewal {
                     () = state.current.newer_than(self.generation) => None,
                 }
             };
-            match timeout_unless_overslept(until, heard).await {
+            let heard = { timeout_unless_overslept(until, pin!(heard)).await };
+            match heard {
                 Ok(Some(reply)) => return reply,
                 Ok(None) => {
                     attempt.stop();
