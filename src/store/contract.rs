@@ -1,10 +1,27 @@
+//! The promises of a store as one suite, which each store of this crate passes.
+
 use std::time::Duration;
 
 use super::{Header, InUseMark, Record, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version};
 use crate::error::ErrorKind;
 
-/// Checks that a store keeps its promises. `store` is asked for the store once for each process that is played; all
-/// of them share what is stored, which has to be empty for the account `contract`. Needs a Tokio runtime with time.
+/// Checks that a store keeps its promises. `store` is asked for the store once for each process
+/// that is played; all of them share what is stored, which has to be empty for the account
+/// `contract`. Needs a Tokio runtime with time.
+///
+/// ```
+/// use apivideo_auth::store::{MemoryStore, contract_suite};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let store = MemoryStore::new();
+/// contract_suite(|| store.clone()).await;
+/// # }
+/// ```
+///
+/// It looks at the lock, the order of versions, repeated and refused saves, bytes that are no text,
+/// spans that count down, clearing and quarantine. What takes another process to see (a lock that
+/// outlives `kill -9`, a save that is torn) is not in it.
 ///
 /// # Panics
 ///
@@ -148,10 +165,12 @@ pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
     lock.unlock().await;
 }
 
+/// An error is as bad as a broken promise here: the store is expected to be well.
 async fn load<S: TokenStore>(store: &S, key: &StoreKey) -> Option<Stored> {
     store.load(key).await.expect("loading")
 }
 
+/// The lock, which is free at this point.
 async fn locked<S: TokenStore>(store: &S, key: &StoreKey) -> Box<dyn StoreLock> {
     match store.try_lock(key).await.expect("asking for the lock") {
         TryLock::Locked(lock) => lock,
@@ -159,6 +178,7 @@ async fn locked<S: TokenStore>(store: &S, key: &StoreKey) -> Box<dyn StoreLock> 
     }
 }
 
+/// Asks for a copy to be saved, so that the suite can go on with the original.
 async fn save(
     lock: &mut Box<dyn StoreLock>,
     expected: Option<Version>,
@@ -167,10 +187,12 @@ async fn save(
     lock.save(expected, stored.clone()).await
 }
 
+/// A shorthand.
 fn version(family: u64, revision: u64) -> Version {
     Version { family, revision }
 }
 
+/// A record whose token lives for 100 s: long enough to be seen counting down.
 fn stored(family: u64, revision: u64, record: &[u8]) -> Stored {
     let mut header = Header::new(version(family, revision));
     header.expires_in = Some(Duration::from_secs(100));

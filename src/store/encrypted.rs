@@ -1,4 +1,7 @@
 //! Encryption in front of any store.
+//!
+//! What is authenticated together with a record, but not stored in it, is the place where it
+//! belongs: API, account and version. A record that was moved or renumbered can't be opened.
 
 use std::{fmt, sync::Arc};
 
@@ -57,10 +60,13 @@ pub struct EncryptedStore<S> {
 /// The 32 bytes that an [`EncryptedStore`] encrypts with. They are wiped when dropped, and never printed.
 ///
 /// They have to be random: a passphrase is not a key.
+///
+/// A random value from a secret manager or a key management service, or `openssl rand 32`. All who
+/// share a store need the same one.
 pub struct EncryptionKey(Box<Zeroizing<[u8; 32]>>);
 
 impl EncryptionKey {
-    /// Takes a key over.
+    /// Takes a key over. This copy is wiped; the caller's own is the caller's to wipe.
     #[must_use]
     pub fn from_bytes(mut bytes: [u8; 32]) -> Self {
         let key = Self(Box::new(Zeroizing::new(bytes)));
@@ -68,11 +74,13 @@ impl EncryptionKey {
         key
     }
 
+    /// A new key from the operating system's random numbers.
     #[cfg(feature = "keyring-store")]
     pub(super) fn random() -> Result<Self, Error> {
         Ok(Self::from_bytes(random()?))
     }
 
+    /// For the keyring, which keeps it as text.
     #[cfg(feature = "keyring-store")]
     pub(super) fn expose(&self) -> &[u8; 32] {
         &self.0
@@ -87,6 +95,9 @@ impl fmt::Debug for EncryptionKey {
 
 impl<S: TokenStore> EncryptedStore<S> {
     /// Encrypts what `store` keeps.
+    ///
+    /// Order matters where stores are nested: what is inside sees sealed records only. Clones share
+    /// the key.
     #[must_use]
     pub fn new(store: S, key: EncryptionKey) -> Self {
         Self {
@@ -122,17 +133,24 @@ pub(super) struct Cipher {
     key: EncryptionKey,
 }
 
+/// The extended nonce of XChaCha20: so long that a random one never comes twice, in any number of
+/// processes that share a key.
 const NONCE: usize = 24;
+/// The tag of Poly1305, by which every change of a record is found.
 const TAG: usize = 16;
 
 /// The form written here, after [`SEALED`].
 const FORM: u8 = b'1';
 
 impl Cipher {
+    /// The cipher itself is made anew for each use: it is cheap, and so the key lies in one place
+    /// only.
     pub(super) fn new(key: EncryptionKey) -> Self {
         Self { key }
     }
 
+    /// Opens what was loaded. A header without a record has nothing to open; it is as little
+    /// protected as any header.
     pub(super) fn open(&self, key: &StoreKey, stored: Stored) -> Result<Stored, Error> {
         let Some(record) = &stored.record else {
             return Ok(stored);
@@ -144,6 +162,7 @@ impl Cipher {
         })
     }
 
+    /// Puts a lock of the inner store behind one that seals what it saves.
     pub(super) fn guard(
         self: &Arc<Self>,
         key: &StoreKey,
@@ -160,6 +179,8 @@ impl Cipher {
         XChaCha20Poly1305::new((&**self.key.0).into())
     }
 
+    /// Seals a record: the word, the form, a nonce, the sealed bytes and their tag. Sealed in
+    /// place, so that no copy of the tokens is left behind.
     fn seal(&self, associated: &[u8], record: &[u8]) -> Result<Vec<u8>, Error> {
         let nonce: [u8; NONCE] = random()?;
         let mut sealed = Vec::with_capacity(SEALED.len() + 1 + NONCE + record.len() + TAG);
@@ -185,6 +206,8 @@ impl Cipher {
         Ok(sealed)
     }
 
+    /// The reverse. Every failure is [`ErrorKind::StoreUnreadable`] and never damage: with the
+    /// wrong key, everything looks damaged, and a quarantine would hide a pair that is sound.
     fn unseal(&self, associated: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
         let unreadable = |message| Error::new(ErrorKind::StoreUnreadable, message);
         let unauthentic = "the stored pair can't be decrypted: this is not the key it was encrypted with, or somebody \
@@ -214,6 +237,7 @@ impl Cipher {
     }
 }
 
+/// The operating system's random numbers, not `fastrand`: these keep secrets.
 fn random<const N: usize>() -> Result<[u8; N], Error>
 where
     [u8; N]: Generate,
@@ -229,6 +253,7 @@ where
 }
 
 /// What a record belongs to. It is not stored with it, and has to be the same when it is opened.
+/// Lengths stand before texts, so that no two places have the same bytes.
 fn associated(key: &StoreKey, version: Version) -> Vec<u8> {
     let mut bytes = [SEALED, &[FORM]].concat();
     for text in [key.origin(), key.account()] {
@@ -240,6 +265,7 @@ fn associated(key: &StoreKey, version: Version) -> Vec<u8> {
     bytes
 }
 
+/// Passes everything on to the inner lock, records sealed.
 struct Lock {
     lock: Box<dyn StoreLock>,
     key: StoreKey,

@@ -1,4 +1,8 @@
 //! The numbers of stored forms.
+//!
+//! Each form (a record, a file, a hash in Redis, an encrypted record) has a number of its own, from
+//! 1 on. A program that meets a higher one leaves it alone: during an update, old and new share the
+//! store for a while.
 
 use std::fmt;
 

@@ -1,4 +1,8 @@
 //! Encrypted files whose keys lie in the keyring of the operating system.
+//!
+//! Secrets of this size belong into files: some keyrings take a few kilobytes at most, and each
+//! access may ask the user. So the keyring holds a key of 32 bytes and the tokens lie, encrypted
+//! with it, in files.
 
 use std::{
     collections::HashMap,
@@ -50,11 +54,16 @@ pub struct KeyringStore {
     turn: Arc<Mutex<()>>,
 }
 
+/// The service under which the entries are found in the keyring's own program.
 const SERVICE: &str = "apivideo-auth";
+/// What is under way, for the message of a keyring that does not answer.
 const ASKING: &str = "asking the keyring";
 
 impl KeyringStore {
     /// A store whose files lie in this folder. Nothing is touched before the first use.
+    ///
+    /// It may be the folder of a [`FileStore`]: a pair that one of them wrote in the clear is then
+    /// [`ErrorKind::StoreUnreadable`] to this one.
     #[must_use]
     pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
         Self {
@@ -73,6 +82,7 @@ impl KeyringStore {
         FileStore::in_user_folder().map(|files| Self::in_folder(files.folder()))
     }
 
+    /// The key of an account that was asked for before.
     fn known(&self, key: &StoreKey) -> Option<Arc<Cipher>> {
         self.ciphers
             .lock()
@@ -81,6 +91,7 @@ impl KeyringStore {
             .cloned()
     }
 
+    /// Keeps a key in memory, so that the user is asked once.
     fn learn(&self, key: &StoreKey, found: EncryptionKey) -> Arc<Cipher> {
         let cipher = Arc::new(Cipher::new(found));
         self.ciphers
@@ -91,6 +102,9 @@ impl KeyringStore {
     }
 
     /// Asks for the key of an account that has a pair.
+    ///
+    /// Where there is none, none is made: a new key could not open the pair, and would hide that
+    /// the old one is missing.
     async fn ask(&self, key: &StoreKey) -> Result<Arc<Cipher>, Error> {
         let (store, key) = (self.clone(), key.clone());
         in_turn(ASKING, &self.turn, move |()| {
@@ -162,6 +176,8 @@ impl TokenStore for KeyringStore {
     }
 }
 
+/// The key of an account in the keyring; `None` if the keyring has none. Anything that is not 32
+/// bytes in Base64 is an error: it is somebody else's entry, and is not written over.
 fn fetch(key: &StoreKey) -> Result<Option<EncryptionKey>, Error> {
     let text = match entry(key).and_then(|entry| entry.get_password()) {
         Ok(text) => Zeroizing::new(text),
@@ -182,6 +198,9 @@ fn fetch(key: &StoreKey) -> Result<Option<EncryptionKey>, Error> {
 }
 
 /// Makes a key, and gives back what the keyring has then.
+///
+/// Read back rather than trusted: another process may have made one at the same moment, and a
+/// keyring that forgets is found out before a pair depends on it.
 fn make(key: &StoreKey) -> Result<EncryptionKey, Error> {
     // As text: KWallet keeps nothing else.
     let text = Zeroizing::new(BASE64.encode(EncryptionKey::random()?.expose()));
@@ -192,6 +211,8 @@ fn make(key: &StoreKey) -> Result<EncryptionKey, Error> {
 }
 
 /// Connects anew each time, so that a keyring that is started later is found.
+///
+/// The keyring crates have one store each; which one is known when this is compiled.
 fn entry(key: &StoreKey) -> keyring_core::Result<keyring_core::Entry> {
     use keyring_core::api::CredentialStoreApi as _;
     #[cfg(target_os = "macos")]

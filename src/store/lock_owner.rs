@@ -1,8 +1,10 @@
 //! The name of a lock's holder, for the message of a process that waits for the lock.
+//!
+//! It is for people: nothing is decided by it, and it may be missing.
 
 use crate::clock::system_now;
 
-/// This process, in one line.
+/// This process, in one line: its number, its machine and since when it holds the lock.
 pub(super) fn this_process() -> String {
     let since = httpdate::fmt_http_date(system_now().wall);
     format!(
@@ -12,6 +14,7 @@ pub(super) fn this_process() -> String {
     )
 }
 
+/// By the kernel: it needs no look-up and can't fail.
 #[cfg(unix)]
 fn host() -> String {
     rustix::system::uname()
@@ -20,6 +23,7 @@ fn host() -> String {
         .into_owned()
 }
 
+/// Other systems have no such name without unsafe code or a process of its own.
 #[cfg(not(unix))]
 fn host() -> String {
     "this machine".to_owned()

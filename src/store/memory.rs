@@ -1,3 +1,5 @@
+//! A store in memory: the simplest that keeps every promise, and the model for one of your own.
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,9 +16,23 @@ use crate::{
 /// A store that lives as long as the process: for tests, and for several layers of one program.
 ///
 /// Clones share what is stored. Nothing protects it but the process itself.
+///
+/// ```
+/// use apivideo_auth::{ApiVideoAuthLayer, store::MemoryStore};
+///
+/// // A test of a program's restart: the second layer finds what the first one saved.
+/// let store = MemoryStore::new();
+/// let first = ApiVideoAuthLayer::builder().store(store.clone()).api_key("test-only-key").build()?;
+/// let second = ApiVideoAuthLayer::builder().store(store).build()?;
+/// # Ok::<(), apivideo_auth::Error>(())
+/// ```
+///
+/// Spans are counted by the system's clocks, not by a clock that was given to the builder.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore(Arc<Mutex<HashMap<StoreKey, Slot>>>);
 
+/// What is stored under one key, with the time of the save, and whether somebody holds its lock.
+/// The lock needs its slot also where nothing is stored.
 #[derive(Debug, Default)]
 struct Slot {
     stored: Option<(Stored, Now)>,
@@ -24,12 +40,14 @@ struct Slot {
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// An empty store. Two of them share nothing; clones of one share all.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// Held for a few instructions: a panic in between leaves nothing half done, so poison is
+    /// ignored.
     fn slots(&self) -> MutexGuard<'_, HashMap<StoreKey, Slot>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -69,9 +87,11 @@ impl TokenStore for MemoryStore {
     }
 }
 
+/// Drop frees it, so that a lock whose future was dropped is free at once.
 struct Lock {
     store: MemoryStore,
     key: StoreKey,
+    /// What this lock saved last: the same save again is a success, not a conflict.
     saved: Option<Version>,
 }
 

@@ -19,6 +19,30 @@
 //! The methods of [`TokenStore`] and [`StoreLock`] say what a store has to do. With the feature `test-util`,
 //! `contract_suite` checks it. Times are given and returned as spans from now, so that a store shared
 //! by several machines can count them by a clock of its own; [`Header::counted_down`] does the sum.
+//!
+//! # Which one
+//!
+//! | store | feature | for |
+//! | --- | --- | --- |
+//! | [`MemoryStore`] | none | tests, several layers of one program |
+//! | `FileStore` | `file-store` | one machine |
+//! | `KeyringStore` | `keyring-store` | one person's machine |
+//! | `RedisStore` | `redis-store` | several machines |
+//! | `EncryptedStore` | `encrypted-store` | in front of any of them |
+//!
+//! Without a store a pair ends with the process, and the next one needs the API key or a refresh
+//! token.
+//!
+//! # What a renewal does with a store
+//!
+//! 1. It takes the lock, and reads what is stored. If that is newer than what this process holds,
+//!    it adopts it and is done, without a call.
+//! 2. It saves the [mark](InUseMark): from now on the refresh token may be spent.
+//! 3. It makes the token call.
+//! 4. It saves the new pair, under the next [revision](Version), then puts it to use, and unlocks.
+//!
+//! So a process that is killed at any of these points leaves a record from which the next one can
+//! go on.
 
 use std::{fmt, time::Duration};
 
@@ -60,14 +84,64 @@ pub use self::redis::{RedisStore, RedisStoreBuilder};
 
 /// A place where pairs of tokens outlive the process. See the [module docs](self).
 ///
-/// No method may block the runtime, and none waits for longer than a few seconds: an [`Error`] made with
-/// [`Error::store`] ends it.
+/// No method may block the runtime, and none waits for longer than a few seconds: an [`Error`] made
+/// with [`Error::store`] ends it. The source gives each operation 10 s and then takes it for
+/// failed; a store that panics is taken for unavailable.
+///
+/// A store needs no cache and no retry of its own: it is read when a token is needed and none is
+/// usable, not for each request. It may be used from several runtimes at once.
+///
+/// ```
+/// use apivideo_auth::{
+///     Error,
+///     store::{MemoryStore, StoreKey, Stored, TokenStore, TryLock},
+/// };
+/// use futures::future::BoxFuture;
+///
+/// /// Says when it is used.
+/// struct Traced(MemoryStore);
+///
+/// impl TokenStore for Traced {
+///     fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+///         println!("loading {}", key.name());
+///         self.0.load(key)
+///     }
+///
+///     fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
+///         self.0.try_lock(key)
+///     }
+/// }
+/// ```
 pub trait TokenStore: Send + Sync + 'static {
-    /// Reads what is stored under a key; `None` if nothing is. Needs no lock and sees a whole save or none of it.
+    /// Reads what is stored under a key; `None` if nothing is. Needs no lock and sees a whole save
+    /// or none of it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::StoreUnavailable`] if the store can't be read now, [`ErrorKind::StoreCorrupt`]
+    /// if what is there is damaged (it may then be quarantined), [`ErrorKind::StoreUnreadable`] if
+    /// it is sound but not for this program (it is left alone).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is changed.
     fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>>;
 
-    /// Takes the renewal lock of a key if nobody holds it, without waiting for it. The lock of a process that died
-    /// is free again, at once or after a few seconds.
+    /// Takes the renewal lock of a key if nobody holds it, without waiting for it. The lock of a
+    /// process that died is free again, at once or after a few seconds.
+    ///
+    /// The lock is asked for again and again while somebody holds it, so the question should be
+    /// cheap.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::StoreUnavailable`] if the store can't be asked. That somebody else holds the
+    /// lock is [`TryLock::Busy`] and no error.
+    ///
+    /// # Cancel safety
+    ///
+    /// A lock that was taken by a call whose future was dropped is free again, at once or after a
+    /// few seconds.
     fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>>;
 }
 
@@ -81,6 +155,11 @@ pub enum TryLock {
 }
 
 /// A held renewal lock: the only way to write. Dropping it frees the lock too, if perhaps later.
+///
+/// The source may hold it for long: while a call is made, and, where a pair could not be saved and
+/// no API key is held, until it is saved. A lock that can be lost (a lease) fails the next
+/// [`save`](Self::save) with [`ErrorKind::StoreConflict`]; the source then looks again before it
+/// presents anything.
 pub trait StoreLock: Send {
     /// Replaces what is stored. Once it has returned, the save survives the end of the process.
     ///
@@ -90,25 +169,33 @@ pub trait StoreLock: Send {
     ///   again, under the same lock. If what is stored has the version of `stored`, and this lock saved it, that is a
     ///   success and not a conflict.
     /// - A save whose future was dropped, or which failed, is never carried out after a later save.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::StoreConflict`] as said above, [`ErrorKind::StoreUnavailable`] if the store
+    /// does not take it.
     fn save<'a>(
         &'a mut self,
         expected: Option<Version>,
         stored: Stored,
     ) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// Moves a record that can't be read out of the way, so that the key is free and a person can look at it.
+    /// Moves a record that can't be read out of the way, so that the key is free and a person can
+    /// look at it. Nothing to move is no error.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`save`](Self::save).
     fn quarantine(&mut self) -> BoxFuture<'_, Result<(), Error>>;
 
-    /// Frees the lock.
+    /// Frees the lock. It can't fail: a lock that can't be freed ends by itself, as that of a dead
+    /// process.
     fn unlock(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
 
 impl dyn StoreLock {
-    /// Forgets the record and keeps the counters, so that an older pair can't come back in its place.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`StoreLock::save`].
+    /// Forgets the record and keeps the counters, so that an older pair can't come back in its
+    /// place. It is what a log-out does.
     pub async fn clear(&mut self, mut stored: Stored) -> Result<(), Error> {
         let expected = Some(stored.header.version);
         stored.record = None;
@@ -118,6 +205,9 @@ impl dyn StoreLock {
 }
 
 /// Under what a pair is stored: the API's origin and the name of the account.
+///
+/// The origin keeps sandbox and production apart, the account two customers of one program; see
+/// [`account`](crate::ApiVideoAuthLayerBuilder::account).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct StoreKey {
     origin: String,
@@ -125,11 +215,21 @@ pub struct StoreKey {
 }
 
 impl StoreKey {
-    /// A key for an account at an origin such as `https://ws.api.video`.
+    /// A key for an account at an origin.
+    ///
+    /// ```
+    /// use apivideo_auth::store::StoreKey;
+    ///
+    /// let key = StoreKey::new("https://ws.api.video:443", "main")?;
+    /// assert_eq!(key.name(), "main@https_3a_2f_2fws.api.video_3a443");
+    /// assert!(StoreKey::new("https://ws.api.video:443", "../main").is_err());
+    /// # Ok::<(), apivideo_auth::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] if the account is not 1 to 64 letters, digits, `.`, `_` or `-`, or begins with a dot.
+    /// [`ErrorKind::Configuration`] if the account is not 1 to 64 letters, digits, `.`, `_` or `-`,
+    /// or begins with a dot: it becomes a part of file names.
     pub fn new(origin: impl Into<String>, account: impl Into<String>) -> Result<Self, Error> {
         let (origin, account) = (origin.into(), account.into());
         let fits = (1..=64).contains(&account.len())
@@ -144,7 +244,7 @@ impl StoreKey {
         Ok(Self { origin, account })
     }
 
-    /// The origin.
+    /// The origin, with its port written out, as the source gives it.
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.origin
@@ -156,8 +256,9 @@ impl StoreKey {
         &self.account
     }
 
-    /// Origin and account as one name of letters, digits, `.`, `_`, `-` and `@`, different for different keys: fit
-    /// for a file's name.
+    /// Origin and account as one name of letters, digits, `.`, `_`, `-` and `@`, different for
+    /// different keys: fit for a file's name. Accounts that differ in case alone have names that
+    /// differ in case alone; a store whose names know no case has to see to that itself.
     #[must_use]
     pub fn name(&self) -> String {
         let mut name = format!("{}@", self.account);
@@ -172,7 +273,7 @@ impl StoreKey {
     }
 }
 
-/// What is stored under a key.
+/// What is stored under a key: what can be read without opening it, and the pair itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stored {
@@ -190,23 +291,28 @@ impl Stored {
     }
 }
 
-/// What is known of a record without opening it. Spans count from the call that takes or returns them; a store
-/// [counts them down](Self::counted_down), to zero.
+/// What is known of a record without opening it. Spans count from the call that takes or returns
+/// them; a store [counts them down](Self::counted_down), to zero.
+///
+/// It is what a process that waits looks at, again and again, and it holds no secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Header {
-    /// Which pair it is.
+    /// Which pair it is. The pair that is saved next has the next revision.
     pub version: Version,
-    /// Its refresh token was presented, and no response has been saved yet.
+    /// Its refresh token was presented, and no response has been saved yet. Until the mark has
+    /// settled, a process that has no API key leaves the token alone.
     pub mark: Option<InUseMark>,
-    /// Nobody makes a token call before this: a cool-down.
+    /// Nobody makes a token call before this: a cool-down that a process shares, since the API
+    /// asked for a pause, or failed.
     pub not_before: Option<Duration>,
-    /// How much longer the access token lives.
+    /// How much longer the access token lives. `None` or zero: it is of no use, the refresh token
+    /// may be.
     pub expires_in: Option<Duration>,
 }
 
 impl Header {
-    /// A header without mark, cool-down and expiry.
+    /// A header without mark, cool-down and expiry, for a store that reads its own form.
     #[must_use]
     pub fn new(version: Version) -> Self {
         Self {
@@ -250,38 +356,58 @@ impl Header {
     }
 }
 
-/// Which pair: those of one family descend from one login, or one seed, and are counted by revision.
+/// Which pair: those of one family descend from one login, or one seed, and are counted by
+/// revision.
 ///
-/// Of one family, the pair with the higher revision wins: a process that holds it refuses a lower one, and writes its own
-/// back. Between families the store decides: what is stored wins.
+/// ```
+/// use apivideo_auth::store::Version;
+///
+/// let login = Version { family: 0x5eed, revision: 1 };
+/// let refreshed = Version { revision: 2, ..login };
+/// assert_ne!(login, refreshed);
+/// ```
+///
+/// Of one family, the pair with the higher revision wins: a process that holds it refuses a lower
+/// one, and writes its own back. So a store that was restored from a backup is put right by any
+/// process that still runs. Between families the store decides: what is stored wins. Nobody can
+/// know which of two logins was the later one, and all who share the store must come to the same
+/// choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "it is a pair of numbers")]
 pub struct Version {
-    /// A random number for each login or seed.
+    /// A random number for each login or seed. Stores must keep all 64 bits, as must the next
+    /// field.
     pub family: u64,
     /// Counts the pairs of a family.
     pub revision: u64,
 }
 
-/// A refresh token was presented.
+/// A refresh token was presented: a note that is written before the call, as a write-ahead log is.
+///
+/// Without it, a process that finds the record of one that was killed would present a token that
+/// may be spent, and the API may take that for theft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(
     clippy::exhaustive_structs,
     reason = "count and time are all there is to it"
 )]
 pub struct InUseMark {
-    /// How often.
+    /// How often it was presented. Who adopts a pair with a mark knows that its refresh token may
+    /// be spent.
     pub count: u32,
-    /// By then the process that presented it has given up.
+    /// By then the process that presented it has given up: no response is read any more.
     pub settles_in: Duration,
 }
 
 /// A pair in the form that stores keep: opaque bytes, wiped when dropped and never printed.
+///
+/// Today it is JSON with a version of its own; a store must take any bytes, none at all included,
+/// and give them back as they were.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record(Zeroizing<Vec<u8>>);
 
 impl Record {
-    /// Takes bytes over.
+    /// Takes bytes over, without a copy. What was copied before stays where it was.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(Zeroizing::new(bytes))

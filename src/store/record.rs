@@ -1,4 +1,8 @@
 //! The stored form of a pair: versioned JSON, the same in all stores.
+//!
+//! All that a process needs in order to go on is in here, and nothing that a store has to
+//! understand. A newer form is refused rather than read in part: to write it back would lose what
+//! is not known here.
 
 use std::time::Duration;
 
@@ -19,10 +23,14 @@ const FORM: u32 = 1;
 /// What an encrypted record begins with, whatever its form.
 pub(super) const SEALED: &[u8] = b"sealed:";
 
-/// Seeds that are remembered as spent, the latest last.
+/// How many seeds are remembered as spent. Each rolling restart may bring another one; eight are
+/// beyond any that could still be in somebody's environment.
 const MAX_SEEDS: usize = 8;
 
 /// Says whether two secrets are the same without telling either.
+///
+/// A SHA-256, in full: the secrets have far more entropy than could be guessed, so no salt is
+/// needed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fingerprint(String);
 
@@ -41,13 +49,21 @@ impl Fingerprint {
 /// A record when it is open.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StoredTokens {
+    /// Missing after a refresh that brought a refresh token alone, and after a log-out.
     pub(crate) access_token: Option<AccessToken>,
     pub(crate) refresh_token: Option<RefreshToken>,
+    /// The whole lifetime of the access token: what is left of it is in the header, and never
+    /// counts for more than this, whatever a clock says.
     pub(crate) lifetime: Duration,
+    /// Whose pair it is. A holder of another key neither uses it nor writes over it.
     pub(crate) api_key: Option<Fingerprint>,
+    /// Given refresh tokens that were taken up before, the latest last. They outlive the pair: a
+    /// program that is started again with the same seed in its environment must not present it
+    /// again.
     spent_seeds: Vec<Fingerprint>,
 }
 
+/// The JSON. Whatever is missing has a default, so that fields can be added without a new form.
 #[derive(Serialize, Deserialize)]
 struct Form {
     form: u32,
@@ -64,10 +80,13 @@ struct Form {
 }
 
 impl StoredTokens {
+    /// Whether this seed was taken up before, by any process that shares the store.
     pub(crate) fn has_spent(&self, seed: &RefreshToken) -> bool {
         self.spent_seeds.contains(&Fingerprint::of(seed.expose()))
     }
 
+    /// Notes a seed as taken up. This is saved together with the mark, before the seed is
+    /// presented.
     pub(crate) fn note_spent(&mut self, seed: &RefreshToken) {
         let seed = Fingerprint::of(seed.expose());
         if !self.spent_seeds.contains(&seed) {
@@ -77,7 +96,8 @@ impl StoredTokens {
         }
     }
 
-    /// Keeps what outlives a pair: the spent seeds, and whose account it is.
+    /// Keeps what outlives a pair: the spent seeds, and whose account it is. The older ones go
+    /// first, so that they are forgotten first.
     pub(crate) fn inherit(&mut self, older: &Self) {
         for seed in &older.spent_seeds {
             if !self.spent_seeds.contains(seed) {
@@ -89,6 +109,7 @@ impl StoredTokens {
         self.api_key = self.api_key.take().or_else(|| older.api_key.clone());
     }
 
+    /// Writes the record, in memory that is wiped and never grows.
     pub(crate) fn close(&self) -> Record {
         let text = |secret: &str| Zeroizing::new(secret.to_owned());
         let form = Form {
@@ -114,6 +135,13 @@ impl StoredTokens {
         Record::new(bytes)
     }
 
+    /// Reads a record.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::StoreCorrupt`] if it is not what this crate writes,
+    /// [`ErrorKind::StoreUnreadable`] if it was written by a newer version or is encrypted: that
+    /// one is sound, and must not be quarantined.
     pub(crate) fn open(record: &Record) -> Result<Self, Error> {
         #[derive(Deserialize)]
         struct Envelope {

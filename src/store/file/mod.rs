@@ -1,4 +1,9 @@
 //! One file for each account in a private folder.
+//!
+//! An account has two files: the record (`NAME.json`) and beside it the lock (`NAME.lock`), where
+//! NAME is [`StoreKey::name`]. A save writes a third (`.NAME.tmp-…`), syncs it, renames it over the
+//! record and syncs the folder: whoever reads sees the old record or the new one, also after a
+//! power cut.
 
 mod permissions;
 
@@ -45,13 +50,23 @@ use crate::{
 /// list is all the protection.
 ///
 /// Use it on local disks only: network file systems promise too little about locks and renaming.
+///
+/// # What it does not do
+///
+/// Nothing is merged: the file holds one pair, and the last save under the lock stands. Times are
+/// kept by the wall clock, so a clock that is set forward makes a token look expired, which costs a
+/// renewal; one that is set back can't make it live longer than its lifetime.
+///
+/// A file that can't be read is not deleted. Where a login can replace it, it is renamed to
+/// `NAME.json.rejected-TIME`, for a person to look at; it may hold tokens, so delete it afterwards.
 #[derive(Clone, Debug)]
 pub struct FileStore {
     folder: PathBuf,
 }
 
 impl FileStore {
-    /// A store in this folder. Nothing is touched before the first use.
+    /// A store in this folder, which should be used for nothing else. Nothing is touched before the
+    /// first use.
     #[must_use]
     pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
         Self {
@@ -74,12 +89,13 @@ impl FileStore {
         Ok(Self::in_folder(strategy.data_dir().join("apivideo-auth")))
     }
 
-    /// Where the files lie.
+    /// Where the files lie, for a message to a person.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
+    /// Owned, since the work on a thread of its own may outlive the caller.
     fn paths(&self, key: &StoreKey) -> Paths {
         Paths {
             folder: self.folder.clone(),
@@ -100,23 +116,26 @@ impl TokenStore for FileStore {
     }
 }
 
+/// Where the files of one account are.
 #[derive(Clone)]
 struct Paths {
     folder: PathBuf,
     name: String,
 }
 
-/// A lock is the operating system's own on a file beside the record, so it ends with its process. The file is never
-/// renamed or deleted: two processes could then hold locks on two files of one name.
+/// A lock is the operating system's own on a file beside the record, so it ends with its process,
+/// `kill -9` included. The file is never renamed or deleted: two processes could then hold locks on
+/// two files of one name.
 struct FileLock {
     paths: Paths,
     /// Shared with the work under way, which may outlast its caller: the lock is free when both are done.
     held: Arc<Mutex<LockedFile>>,
 }
 
+/// The open file that carries the lock: to close it is to unlock it.
 struct LockedFile {
     _file: File,
-    /// What was last saved under this lock.
+    /// What was last saved under this lock: the same save again is a success, not a conflict.
     saved: Option<Version>,
 }
 
@@ -163,7 +182,11 @@ impl StoreLock for FileLock {
     }
 }
 
-/// The file's form: the header in plain JSON, times as milliseconds since 1970, and the record in Base64.
+/// The file's form: the header in plain JSON, times as milliseconds since 1970, and the record in
+/// Base64.
+///
+/// Plain, so that a person can see what is there. What is missing has a default, so that a field
+/// can be added without a new form.
 #[derive(Serialize, Deserialize)]
 struct Form {
     form: u32,
@@ -184,10 +207,12 @@ struct Form {
 /// The form written here.
 const FORM: u32 = 1;
 
-/// No honest record comes near it.
+/// How many bytes of a file are read: no honest record comes near it.
 const LONGEST: u64 = 1024 * 1024;
 
 impl Form {
+    /// From spans to moments, by the wall clock: another process may read them, and a monotonic
+    /// reading means nothing to it.
     fn of(stored: &Stored) -> Self {
         let now = system_now()
             .wall
@@ -217,6 +242,7 @@ impl Form {
         }
     }
 
+    /// From moments back to spans, counted from now. `None` if the record is not Base64.
     fn stored(self) -> Option<Stored> {
         let now = system_now()
             .wall
@@ -248,18 +274,24 @@ impl Form {
 }
 
 impl Paths {
+    /// The file that a save replaces.
     fn record(&self) -> PathBuf {
         self.folder.join(format!("{}.json", self.name))
     }
 
+    /// The file that carries the lock. It is never replaced.
     fn lock(&self) -> PathBuf {
         self.folder.join(format!("{}.lock", self.name))
     }
 
+    /// What a save in progress is called, up to a random number. The dot hides it from a plain
+    /// listing.
     fn temporary_prefix(&self) -> String {
         format!(".{}.tmp-", self.name)
     }
 
+    /// Reads the record, if it is this user's alone: see `permissions`. The file is judged after it
+    /// was opened, and what was opened is what is read.
     fn load(&self) -> Result<Option<Stored>, Error> {
         let path = self.record();
         let file = match permissions::open(OpenOptions::new().read(true), &path) {
@@ -297,6 +329,8 @@ impl Paths {
         }
     }
 
+    /// Takes the lock of the operating system, without waiting. Who has it cleans up what a killed
+    /// process left and writes its name into the file.
     fn try_lock(&self) -> Result<TryLock, Error> {
         let path = self.lock();
         permissions::make_folder(&self.folder).map_err(|error| unavailable(&self.folder, error))?;
@@ -336,6 +370,8 @@ impl Paths {
     }
 
     /// Of a process that was killed while it wrote. Nobody else writes now: we hold the lock.
+    ///
+    /// They hold tokens, and nobody would find them.
     fn remove_leftovers(&self) {
         let prefix = self.temporary_prefix();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
@@ -346,6 +382,10 @@ impl Paths {
         }
     }
 
+    /// Replaces the record as a whole: a write that fails half-way leaves the old one in place.
+    ///
+    /// `saved` is set before the write, not after: a write that fails may have been carried out all
+    /// the same, and the same save again must then not be a conflict.
     fn save(
         &self,
         expected: Option<Version>,
@@ -392,12 +432,15 @@ impl Paths {
 }
 
 /// Says in the lock file who holds it.
+///
+/// It is a courtesy to whoever waits; the lock does not depend on it.
 fn sign(file: &mut File) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     writeln!(file, "{}", lock_owner::this_process())
 }
 
+/// The path is told and nothing of the contents.
 fn corrupt(path: &Path) -> Error {
     Error::new(
         ErrorKind::StoreCorrupt,
@@ -408,6 +451,7 @@ fn corrupt(path: &Path) -> Error {
     )
 }
 
+/// A disk that is full, a folder without permission: it may be mended, so it is transient.
 fn unavailable(path: &Path, error: io::Error) -> Error {
     Error::with_source(
         ErrorKind::StoreUnavailable,

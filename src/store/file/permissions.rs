@@ -1,4 +1,8 @@
 //! Files and folders that belong to one user alone.
+//!
+//! A file of tokens in a folder where others can write is not private, whatever its own mode: they
+//! can replace it. So both are looked at, and a file that fails is not read at all, since whoever
+//! could write to it could make this program use tokens of theirs.
 
 use std::{
     fmt,
@@ -9,7 +13,8 @@ use std::{
 
 pub(super) use self::platform::{check_folder, make_folder, open, sync_folder};
 
-/// Why a file or folder is not trusted.
+/// Why a file or folder is not trusted. It travels inside an [`io::Error`], by which it is told
+/// from an error of the disk.
 #[derive(Debug)]
 pub(super) struct NotPrivate(&'static str);
 
@@ -62,10 +67,14 @@ mod platform {
         Ok(file)
     }
 
+    /// Made private from the start: a mode that is set afterwards leaves a moment in between. A
+    /// folder that exists is left as it is, and checked.
     pub(in crate::store::file) fn make_folder(folder: &Path) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)
     }
 
+    /// Whether nobody else can put files here. Others may look inside: the files themselves are
+    /// closed to them.
     pub(in crate::store::file) fn check_folder(folder: &Path) -> io::Result<()> {
         let metadata = fs::metadata(folder)?;
         if metadata.uid() != rustix::process::geteuid().as_raw() {
@@ -77,10 +86,12 @@ mod platform {
         Ok(())
     }
 
+    /// Makes a renaming last: without it, a power cut may bring the old record back.
     pub(in crate::store::file) fn sync_folder(folder: &Path) -> io::Result<()> {
         File::open(folder)?.sync_all()
     }
 
+    /// As an [`io::Error`], so that it passes through the same way as those of the system.
     fn refuse(why: &'static str) -> io::Error {
         io::Error::other(NotPrivate(why))
     }
@@ -91,6 +102,7 @@ mod platform {
 mod platform {
     use super::*;
 
+    /// Only the kind of file is looked at; a folder or a device in its place is refused.
     pub(in crate::store::file) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
         let file = options.open(path)?;
         if file.metadata()?.is_file() {

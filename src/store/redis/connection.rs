@@ -1,4 +1,8 @@
 //! The way to Redis.
+//!
+//! One connection, shared by all calls of a store and replaced when it breaks. The library's own
+//! manager is not used: the task that drives a connection belongs to one runtime, and a store may be
+//! used from several.
 
 use std::{
     fmt, io,
@@ -36,34 +40,43 @@ use crate::{
     store::blocking::blocking,
 };
 
-/// A call to Redis gets its response within this time, or fails. It is less than the lease, so that a call that was given
-/// up is over before the lease is.
+/// A call to Redis gets its response within this time, or fails. It is less than the lease, so that
+/// a call that was given up is over before the lease is.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// A name may have several addresses, and not all of them may answer.
+/// How long one address of Redis is tried. A name may have several, and not all of them may answer.
 const CONNECT: Duration = Duration::from_secs(1);
 
+/// Where Redis is, how to log in, and the connection that is open.
 pub(super) struct Redis {
     address: Address,
     settings: RedisConnectionInfo,
     tls: Option<Tls>,
+    /// Locked while connecting too, so that many callers make one connection.
     open: Mutex<Option<Open>>,
+    /// Counts connections, so that a call that failed closes the one that it used and no newer one.
     opened: AtomicU64,
 }
 
-/// Where Redis listens.
+/// Where Redis listens. It is shown in errors, so nothing of the URL's user or password is in it.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Address {
     Tcp { host: String, port: u16, tls: bool },
     Unix(PathBuf),
 }
 
+/// TLS by rustls, with the certificates that are trusted: the given ones, or the system's.
 struct Tls {
     roots: Option<Vec<CertificateDer<'static>>>,
+    /// Made at the first connection: to read the system's certificates blocks, and building does no
+    /// I/O.
     connector: OnceCell<TlsConnector>,
 }
 
 /// A connection is worth nothing on another runtime than the one that drives it.
+///
+/// When the runtime ends, the task that drives a connection ends with it, and a call over it would
+/// wait for ever.
 struct Open {
     connection: MultiplexedConnection,
     number: u64,
@@ -78,6 +91,11 @@ impl Drop for Open {
 }
 
 impl Redis {
+    /// Checks a URL, without connecting.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`]; the URL is not quoted, for it may hold a password.
     pub(super) fn new(
         url: &str,
         allow_plaintext: bool,
@@ -147,11 +165,21 @@ impl Redis {
         })
     }
 
+    /// For `Debug` of the store.
     pub(super) fn address(&self) -> &Address {
         &self.address
     }
 
     /// Carries out a call that can be sent twice.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::StoreUnavailable`] if Redis does not respond in time, can't be reached or
+    /// declines; [`ErrorKind::StoreCorrupt`] if the key holds something of another type.
+    ///
+    /// # Cancel safety
+    ///
+    /// The call may or may not be carried out, as after an error.
     pub(super) async fn run(&self, call: &Cmd) -> Result<Value, Error> {
         let used = AtomicU64::new(0);
         match time::timeout(DEADLINE, self.try_twice(call, &used)).await {
@@ -166,6 +194,8 @@ impl Redis {
         }
     }
 
+    /// Sends the call, and once more over a new connection if an old one broke: Redis may have been
+    /// restarted since. `used` tells the caller which connection to close if time runs out.
     async fn try_twice(&self, call: &Cmd, used: &AtomicU64) -> Result<Value, Error> {
         for may_be_stale in [true, false] {
             let (mut connection, number, kept) = self.connection().await?;
@@ -189,6 +219,8 @@ impl Redis {
     }
 
     /// A connection, its number, and whether it was there before.
+    ///
+    /// One that belongs to another runtime is left to it: it may be in use there.
     async fn connection(&self) -> Result<(MultiplexedConnection, u64, bool), Error> {
         let mut open = self.open.lock().await;
         let runtime = Handle::current().id();
@@ -212,6 +244,8 @@ impl Redis {
         Ok((connection, number, false))
     }
 
+    /// A stream to Redis, encrypted where the URL asks for it. TLS proves that it is the right
+    /// server: the name in its certificate is the URL's host.
     async fn connect(&self) -> Result<Box<dyn Stream>, Error> {
         let unreachable = |error| self.unavailable("can't be reached", Some(error));
         match &self.address {
@@ -246,6 +280,7 @@ impl Redis {
         }
     }
 
+    /// Redis's own word for an error decides; its text is kept as the source.
     fn explain(&self, error: RedisError) -> Error {
         if error.code() == Some("WRONGTYPE") {
             let message = "what Redis holds is not a record of this crate";
@@ -259,6 +294,7 @@ impl Redis {
         self.unavailable(what, Some(error.into()))
     }
 
+    /// Names the address, since a program may have several.
     fn unavailable(&self, what: &str, cause: Option<BoxError>) -> Error {
         Error::store(
             ErrorKind::StoreUnavailable,
@@ -268,10 +304,12 @@ impl Redis {
     }
 }
 
+/// What TCP, a Unix socket and TLS have in common.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
+/// Tries the addresses of a name, one after another.
 async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     // Tokio's own look-up would hold up the end of the program.
     let host = host.to_owned();
@@ -296,6 +334,7 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     Err(last)
 }
 
+/// TLS with the certificates that are trusted, read on a thread of its own.
 async fn connector(roots: Option<Vec<CertificateDer<'static>>>) -> Result<TlsConnector, Error> {
     blocking("reading the trusted certificates", move || {
         let roots = roots.unwrap_or_else(|| rustls_native_certs::load_native_certs().certs);

@@ -1,4 +1,8 @@
 //! A lock that ends by itself.
+//!
+//! A process that dies can't unlock, so the lock is a key that expires. A process that lives
+//! extends it. One that was held up for longer than the lease has lost it without noticing: so each
+//! save proves, in the same step, that the lock is still its own.
 
 use std::{
     future::Future,
@@ -17,23 +21,29 @@ use crate::{
     store::{Header, StoreLock, Stored, Version},
 };
 
-/// Two of them may be lost before the lease is.
+/// How often a held lease is extended. Two extensions may be lost before the lease is.
 const EXTEND_EVERY: Duration = Duration::from_millis(1500);
 
 /// Far beyond any honest time, and small enough for Lua to add up exactly.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
+/// A held lock, and the task that keeps it.
 pub(super) struct Lease {
     redis: Arc<Redis>,
     keys: Arc<Keys>,
     /// A random value, and who we are. Nobody else's lock is touched, nor is this one after it was lost.
     owner: String,
+    /// Counts the saves under this lock. Redis remembers the last number, so that a save that was
+    /// given up and arrives late is told from a newer one.
     saves: u64,
+    /// Ended before the lock is freed, so that no call is made for a lock that is gone.
     extension: AbortHandle,
+    /// Whether `unlock` has been carried out, so that `Drop` need not.
     released: bool,
 }
 
 impl Lease {
+    /// Starts to extend. It stops by itself once Redis says that the lease is lost.
     pub(super) fn new(redis: Arc<Redis>, keys: Keys, owner: String) -> Self {
         let mut extend = keys.call(script::EXTEND, &["lock"]);
         extend.arg(&owner).arg(LEASE.as_millis());
@@ -59,6 +69,7 @@ impl Lease {
         }
     }
 
+    /// Frees the lock if it is still this one's.
     fn release(&self) -> impl Future<Output = ()> + Send + use<> {
         self.extension.abort();
         let mut call = self.keys.call(script::UNLOCK, &["lock"]);
@@ -149,6 +160,7 @@ impl Drop for Lease {
     }
 }
 
+/// What a script's last word means.
 fn settled(response: Value) -> Result<(), Error> {
     let word = match &response {
         Value::BulkString(word) => &**word,

@@ -1,4 +1,7 @@
 //! One Redis for a fleet of processes.
+//!
+//! All that has to be done in one step is a script, since between two commands another process may
+//! act. All times are Redis's own, for the same reason: the processes' clocks need not agree.
 
 mod connection;
 mod lease;
@@ -32,7 +35,7 @@ use crate::error::{Error, ErrorKind};
 ///
 /// The renewal lock is a lease of 5 s, extended while it is held. All times are read from Redis's clock, so those of
 /// the machines need not agree. For the account `main` there are two keys in one hash slot,
-/// `{apivideo-auth:main@https_3a_2f_2fws.api.video}:record` and `…:lock`, and `…:rejected-TIME` for each record that was
+/// `{apivideo-auth:main@https_3a_2f_2fws.api.video_3a443}:record` and `…:lock`, and `…:rejected-TIME` for each record that was
 /// quarantined. Its user needs `~{apivideo-auth:*` and the commands `EVAL`, `DEL`, `EXISTS`, `GET`, `HMGET`, `HSET`,
 /// `PEXPIRE`, `RENAME`, `SET`, `TIME`. A cluster is reached through a proxy only: redirections are not followed.
 ///
@@ -58,6 +61,17 @@ pub struct RedisStore {
 }
 
 /// Builds a [`RedisStore`].
+///
+/// ```
+/// use apivideo_auth::store::RedisStore;
+///
+/// // Inside a private network whose other members are trusted with the tokens.
+/// let store = RedisStore::builder("redis://10.0.0.7:6379/0").allow_plaintext().build()?;
+///
+/// // Without leave, a way that anyone could read is refused.
+/// assert!(RedisStore::builder("redis://10.0.0.7:6379/0").build().is_err());
+/// # Ok::<(), apivideo_auth::Error>(())
+/// ```
 pub struct RedisStoreBuilder {
     url: Zeroizing<String>,
     allow_plaintext: bool,
@@ -66,6 +80,9 @@ pub struct RedisStoreBuilder {
 
 impl RedisStore {
     /// A store at `redis://`, `rediss://` or `unix://`, such as `rediss://user:password@host:6379/0`.
+    ///
+    /// The URL is checked by [`build`](RedisStoreBuilder::build). It is wiped when the builder is
+    /// dropped, and never printed: it may hold a password.
     #[must_use]
     pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
         RedisStoreBuilder {
@@ -78,6 +95,9 @@ impl RedisStore {
 
 impl RedisStoreBuilder {
     /// Allows `redis://` beyond this machine: anyone on the way can then read the tokens.
+    ///
+    /// This machine needs no leave: a literal loopback address, `localhost` or a Unix socket.
+    /// Default: not allowed.
     #[must_use]
     pub fn allow_plaintext(self) -> Self {
         Self {
@@ -87,6 +107,8 @@ impl RedisStoreBuilder {
     }
 
     /// Trusts these certificates, in PEM, instead of those that the operating system trusts.
+    ///
+    /// For a Redis with a certificate of the company's own. Default: the system's.
     #[must_use]
     pub fn root_certificates(self, pem: impl Into<Vec<u8>>) -> Self {
         Self {
@@ -148,7 +170,8 @@ impl TokenStore for RedisStore {
     }
 }
 
-/// A dead process blocks the others this long. A live one may be held up this long without losing the lock.
+/// How long a lock lives without being extended. A dead process blocks the others this long. A live
+/// one may be held up this long without losing the lock.
 const LEASE: Duration = Duration::from_secs(5);
 
 /// The form written here.
@@ -158,10 +181,13 @@ const FORM: u8 = 1;
 struct Keys(String);
 
 impl Keys {
+    /// The prefix of all keys of an account.
     fn of(key: &StoreKey) -> Self {
         Self(format!("{{apivideo-auth:{}}}", key.name()))
     }
 
+    /// A script with its keys, ready for its arguments. `EVAL` each time, not `EVALSHA`: the
+    /// scripts are short, and Redis forgets what it cached when it restarts.
     fn call(&self, script: &str, keys: &[&str]) -> Cmd {
         let mut call = redis::cmd("EVAL");
         call.arg(script).arg(keys.len());
