@@ -17,13 +17,17 @@ use tower::BoxError;
 use super::{responses, state::InFlight};
 
 /// The body of the fake server's responses.
+///
+/// It breaks off with an [`io::Error`] where the HTTP server would close the connection.
 pub struct FakeBody {
     data: Data,
     /// How much is left, where that is known.
     left: Option<u64>,
+    /// Of a token call, which is in flight until its response has been read or dropped.
     in_flight: Option<InFlight>,
 }
 
+/// What is still to come.
 enum Data {
     Whole(Option<Bytes>),
     // The mutex is never locked: it makes the body `Sync`, as some HTTP clients ask.
@@ -31,6 +35,7 @@ enum Data {
 }
 
 impl FakeBody {
+    /// A body that is there; an empty one has no frame.
     pub(super) fn whole(bytes: Bytes) -> Self {
         let left = Some(bytes.len() as u64);
         Self {
@@ -40,6 +45,7 @@ impl FakeBody {
         }
     }
 
+    /// A body that comes in pieces, `length` bytes in all if that is told beforehand.
     pub(super) fn stream(
         length: Option<u64>,
         stream: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
@@ -100,6 +106,8 @@ impl fmt::Debug for FakeBody {
 }
 
 /// Reads a request's body; the inner error is the response to one that is too long.
+///
+/// The outer one is a body that broke off: there is nobody to answer.
 pub(super) async fn read<B>(body: B, limit: usize) -> io::Result<Result<Bytes, Response<Bytes>>>
 where
     B: Body,

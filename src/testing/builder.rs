@@ -1,3 +1,5 @@
+//! How the fake server behaves, settled before it starts.
+
 use std::{
     fmt, io,
     net::Ipv4Addr,
@@ -32,7 +34,22 @@ use crate::Clock;
 /// How long access tokens live unless the builder says otherwise: as long as those of api.video.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// Builds a [`FakeApi`].
+/// Builds a [`FakeApi`]. See the [module docs](super).
+///
+/// The defaults are what api.video documents; where its documents leave something open, a setting
+/// plays the strict reading:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use apivideo_auth::testing::FakeApi;
+///
+/// let api = FakeApi::builder()
+///     .token_lifetime(Duration::from_secs(60))
+///     .login_kills_refresh_tokens(true)
+///     .build();
+/// assert!(api.api_key().contains("test-only"));
+/// ```
 #[must_use]
 pub struct FakeApiBuilder {
     token_lifetime: Duration,
@@ -47,25 +64,30 @@ pub struct FakeApiBuilder {
 }
 
 impl FakeApiBuilder {
-    /// How long access tokens live. Default: 3600 s.
+    /// How long access tokens live. Default: 3600 s, as those of api.video.
     pub fn token_lifetime(mut self, lifetime: Duration) -> Self {
         self.token_lifetime = lifetime;
         self
     }
 
     /// What responses report as `expires_in`, with a fraction if it is no whole number. Default: the truth.
+    ///
+    /// Different from the truth, it plays a server whose tokens die early or late.
     pub fn reported_lifetime(mut self, lifetime: Duration) -> Self {
         self.reported_lifetime = Some(lifetime);
         self
     }
 
     /// The clock whose monotonic reading decides when access tokens expire. Default: the machine's.
+    ///
+    /// Give the layer a clock of the same kind, or the two disagree on what has expired.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Arc::new(clock));
         self
     }
 
-    /// Whether a login revokes all refresh tokens issued before. Default: no.
+    /// Whether a login revokes all refresh tokens issued before. Default: no. api.video's older
+    /// documents say that it does and leave open whose.
     pub fn login_kills_refresh_tokens(mut self, kills: bool) -> Self {
         self.rules.login_kills_refresh_tokens = kills;
         self
@@ -78,12 +100,15 @@ impl FakeApiBuilder {
     }
 
     /// Whether a refresh revokes the access tokens of the same login issued before. Default: no.
+    ///
+    /// Requests that are under way with the old token then get 401.
     pub fn refresh_kills_access_token(mut self, kills: bool) -> Self {
         self.rules.refresh_kills_access_token = kills;
         self
     }
 
-    /// Whether refused credentials get the 400 of the OpenAPI file, not the 401 of the docs. Default: no.
+    /// Whether refused credentials get the 400 of the OpenAPI file, not the 401 of the docs, with
+    /// the problem `authentication-invalid-user-credentials`. Default: no.
     pub fn refusals_as_400(mut self, as_400: bool) -> Self {
         self.refusals_as_400 = as_400;
         self
@@ -95,7 +120,8 @@ impl FakeApiBuilder {
         self
     }
 
-    /// Whether the bytes of uploads are kept for [`FakeApi::received`]. Default: no, their SHA-256 is.
+    /// Whether the bytes of uploads are kept for [`FakeApi::received`]. Default: no, their SHA-256
+    /// is: a test of a large upload needs no memory for it.
     #[cfg(feature = "upload-tokens")]
     pub fn keep_uploads(mut self, keep: bool) -> Self {
         self.keep_uploads = keep;
@@ -114,7 +140,7 @@ impl FakeApiBuilder {
         self
     }
 
-    /// A server without a socket.
+    /// A server without a socket. Needs no runtime.
     #[must_use]
     pub fn build(self) -> FakeApi {
         FakeApi(Arc::new(Handle {
@@ -129,6 +155,9 @@ impl FakeApiBuilder {
     /// # Errors
     ///
     /// If no port of the loopback interface is free.
+    ///
+    /// It binds a free port of 127.0.0.1 and nothing else. It ends with the runtime, or with the
+    /// last [`FakeApi`].
     pub async fn serve(self) -> io::Result<FakeApi> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -141,6 +170,7 @@ impl FakeApiBuilder {
         })))
     }
 
+    /// The server's state, the same with and without a socket.
     fn shared(self) -> Shared {
         let journal = Journal::new(self.journal);
         let mut state = State::new(Tokens::new(self.rules), self.token_lifetime, journal);
@@ -204,6 +234,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
+/// One connection, HTTP/1 or HTTP/2 as the client begins it.
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     // Only slower without it.
     let _ = stream.set_nodelay(true);

@@ -14,14 +14,35 @@ const START: Duration = Duration::from_secs(1_750_000_000);
 /// A clock that goes only as it is told. Clones share their state.
 ///
 /// The wall clock starts at 2025-06-15T15:06:40Z, the monotonic clock at zero.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use apivideo_auth::{ApiVideoAuthLayer, Clock, testing::{FakeApi, ManualClock}};
+///
+/// let clock = ManualClock::new();
+/// let api = FakeApi::builder().clock(clock.clone()).build();
+/// let layer = ApiVideoAuthLayer::builder().base_url(api.url()).clock(clock.clone()).build()?;
+///
+/// let before = clock.now();
+/// clock.advance(Duration::from_secs(60));
+/// clock.suspend(Duration::from_secs(60));
+/// let after = clock.now();
+/// assert_eq!(after.monotonic - before.monotonic, Duration::from_secs(60));
+/// assert_eq!(after.wall.duration_since(before.wall).unwrap(), Duration::from_secs(120));
+/// # Ok::<(), apivideo_auth::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct ManualClock(Arc<Inner>);
 
+/// What clones share.
 struct Inner {
+    /// Where Tokio's time was when the clock was made, if it runs with that.
     tokio_origin: Option<tokio::time::Instant>,
     offsets: Mutex<Offsets>,
 }
 
+/// What the clock was told, on top of what has run by itself.
 struct Offsets {
     wall: SystemTime,
     monotonic: Duration,
@@ -60,21 +81,31 @@ impl ManualClock {
         });
     }
 
-    /// Someone sets the wall clock forward.
+    /// Someone sets the wall clock forward. To a client, a token whose end has come by it is
+    /// expired.
     pub fn advance_wall(&self, duration: Duration) {
         self.change(|offsets| offsets.wall += duration);
     }
 
     /// Someone sets the wall clock back.
+    ///
+    /// The monotonic clock goes on, so no token lives longer for it.
+    ///
+    /// # Panics
+    ///
+    /// If it would go further back than the system's time can tell.
     pub fn set_wall_back(&self, duration: Duration) {
         self.change(|offsets| offsets.wall -= duration);
     }
 
     /// The machine sleeps: the wall clock goes on, the monotonic clock stands still.
+    ///
+    /// Tokio's timers stand still as well, if nobody advances them.
     pub fn suspend(&self, duration: Duration) {
         self.advance_wall(duration);
     }
 
+    /// One lock for both, so that no reading sees half of a change.
     fn change(&self, change: impl FnOnce(&mut Offsets)) {
         change(
             &mut self
@@ -113,7 +144,8 @@ impl fmt::Debug for ManualClock {
     }
 }
 
-/// The clocks of the machine.
+/// The clocks of the machine, as a server of its own would read them: this module uses the crate's
+/// public face only.
 pub(super) struct SystemClock(std::time::Instant);
 
 impl SystemClock {

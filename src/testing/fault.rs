@@ -1,3 +1,5 @@
+//! What can go wrong with a token call, on either side of the point of commitment.
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -51,7 +53,8 @@ pub enum Fault {
 pub type JsonEdit = Arc<dyn Fn(&mut Value) + Send + Sync>;
 
 impl Fault {
-    /// A response with this status and a gateway's HTML page, not processed.
+    /// A response with this status and a gateway's HTML page, not processed. Its `type` is none, so
+    /// even a 401 says nothing of a credential.
     #[must_use]
     pub fn status(status: u16) -> Self {
         let mut headers = HeaderMap::new();
@@ -74,6 +77,13 @@ impl Fault {
     }
 
     /// A problem document of this kind, such as `authentication-invalid-refresh-token`. Not processed.
+    ///
+    /// ```
+    /// use apivideo_auth::testing::{FakeApi, Fault};
+    ///
+    /// let api = FakeApi::in_process();
+    /// api.fault(Fault::problem(400, "authentication-invalid-refresh-token"));
+    /// ```
     #[must_use]
     pub fn problem(status: u16, kind: &str) -> Self {
         let mut headers = HeaderMap::new();
@@ -115,6 +125,14 @@ impl Fault {
     }
 
     /// Committed; the pair in the response is passed through `edit`, which may change or remove any field.
+    ///
+    /// ```
+    /// use apivideo_auth::testing::{FakeApi, Fault};
+    ///
+    /// let api = FakeApi::in_process();
+    /// // A response without a lifetime.
+    /// api.fault(Fault::json(|pair| pair["expires_in"] = serde_json::Value::Null));
+    /// ```
     #[must_use]
     pub fn json(edit: impl Fn(&mut Value) + Send + Sync + 'static) -> Self {
         Self::Json(Arc::new(edit))

@@ -1,3 +1,5 @@
+//! Gates: a test stops calls at a chosen point, looks, and lets them go. No sleep, no chance.
+
 use std::{
     collections::HashMap,
     fmt,
@@ -6,17 +8,22 @@ use std::{
 
 use tokio::sync::watch;
 
-/// Where a [`Gate`] stops calls.
+/// Where a [`Gate`] stops calls. The point of commitment is what a client can't see, and what
+/// decides whether a refresh token is spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GatePoint {
-    /// A token call has been read; nothing has been granted or spent.
+    /// A token call has been read; nothing has been granted or spent. A client that gives up here
+    /// has lost nothing.
     BeforeCommit,
-    /// A token call has been processed; its response has not been sent.
+    /// A token call has been processed; its response has not been sent. A client that gives up here
+    /// has lost its pair.
     AfterCommit,
-    /// Half the body of a token call's response has been sent.
+    /// Half the body of a token call's response has been sent: status and headers are with the
+    /// client.
     MidBody,
-    /// A request to the API has been read and judged; its response has not been sent.
+    /// A request to the API has been read and judged; its response has not been sent. What is
+    /// revoked now changes nothing for it.
     ApiResponse,
 }
 
@@ -25,6 +32,30 @@ pub enum GatePoint {
 /// Dropping it opens it.
 ///
 /// [`FakeApi::gate`]: super::FakeApi::gate
+///
+/// ```
+/// use apivideo_auth::{ApiVideoAuthLayer, testing::{FakeApi, GatePoint}};
+/// use bytes::Bytes;
+/// use http_body_util::Full;
+/// use tower::{Layer, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let api = FakeApi::in_process();
+/// let layer = ApiVideoAuthLayer::builder().base_url(api.url()).api_key(api.api_key()).build()?;
+/// let request = http::Request::get("/echo").body(Full::<Bytes>::default())?;
+///
+/// let gate = api.gate(GatePoint::AfterCommit);
+/// let call = tokio::spawn(layer.layer(api.service()).oneshot(request));
+/// gate.reached(1).await;
+/// // The caller goes away while the pair is on its way: the pair is not lost.
+/// call.abort();
+/// gate.open();
+/// assert!(layer.shutdown(std::time::Duration::from_secs(5)).await);
+/// assert_eq!(api.counts().grants, 1);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Gate {
     point: GatePoint,
     state: Arc<GateState>,
@@ -33,6 +64,13 @@ pub struct Gate {
 
 impl Gate {
     /// Waits until `calls` calls have arrived at the gate, in total.
+    ///
+    /// Those that have gone since count too. Without a bound: put a timeout around it where a call
+    /// may not come.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped.
     pub async fn reached(&self, calls: usize) {
         // An error would mean that the sender is gone; `self.state` holds it.
         let _ = self
@@ -78,6 +116,7 @@ pub(super) struct GateState {
 }
 
 impl GateState {
+    /// Counts the call, then waits. A call that is dropped here stays counted.
     pub(super) async fn pass(&self) {
         self.arrived.send_modify(|arrived| *arrived += 1);
         let _ = self.open.subscribe().wait_for(|open| *open).await;
@@ -89,6 +128,8 @@ impl GateState {
 pub(super) struct Gates(Arc<Mutex<HashMap<GatePoint, Arc<GateState>>>>);
 
 impl Gates {
+    /// A new gate at this point. One that is there already lets its own calls wait on, and finds no
+    /// new ones.
     pub(super) fn shut(&self, point: GatePoint) -> Gate {
         let state = Arc::new(GateState {
             arrived: watch::Sender::new(0),
@@ -102,6 +143,7 @@ impl Gates {
         }
     }
 
+    /// The gate of this point, for a body that gets there later.
     pub(super) fn at(&self, point: GatePoint) -> Option<Arc<GateState>> {
         self.lock().get(&point).cloned()
     }
@@ -114,6 +156,7 @@ impl Gates {
         }
     }
 
+    /// Only this gate: a newer one at the same point stays.
     fn remove(&self, point: GatePoint, state: &Arc<GateState>) {
         let mut gates = self.lock();
         if gates

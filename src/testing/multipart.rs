@@ -1,8 +1,12 @@
 //! Reads `multipart/form-data`, as strictly as a server may.
+//!
+//! Written by hand, and without the code that writes forms in this crate: an error on one side is
+//! not made good by the same error on the other.
 
 use bytes::Bytes;
 use memchr::memmem;
 
+/// One field; a slice of the body, which is not copied.
 pub(super) struct Field {
     pub(super) name: String,
     pub(super) file_name: Option<String>,
@@ -10,6 +14,8 @@ pub(super) struct Field {
 }
 
 /// The fields of a form, or `None` if it is not well formed.
+///
+/// Nothing is forgiven: no preamble, no bare line feeds, nothing after the end.
 pub(super) fn parse(content_type: &str, body: &Bytes) -> Option<Vec<Field>> {
     let (essence, parameters) = content_type.split_once(';')?;
     if !essence.trim().eq_ignore_ascii_case("multipart/form-data") {
@@ -41,6 +47,7 @@ pub(super) fn parse(content_type: &str, body: &Bytes) -> Option<Vec<Field>> {
     }
 }
 
+/// The head of a field; its bytes are filled in afterwards.
 fn field(head: &str) -> Option<Field> {
     let disposition = head
         .split("\r\n")

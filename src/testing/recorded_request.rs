@@ -1,3 +1,5 @@
+//! What the fake server remembers of requests.
+
 use std::fmt;
 
 use bytes::Bytes;
@@ -6,16 +8,35 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, req
 /// One request that the fake server saw, and how it was answered.
 ///
 /// `Debug` leaves out the body, the query and the authorization.
+///
+/// ```
+/// use apivideo_auth::testing::FakeApi;
+/// use bytes::Bytes;
+/// use http_body_util::Full;
+/// use tower::ServiceExt;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let api = FakeApi::in_process();
+/// let request = http::Request::get("/echo").body(Full::<Bytes>::default())?;
+/// api.service().oneshot(request).await?;
+///
+/// let journal = api.journal();
+/// assert_eq!(journal[0].uri, "/echo");
+/// assert_eq!(journal[0].status, Some(http::StatusCode::UNAUTHORIZED));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct RecordedRequest {
-    /// The method.
+    /// The method, as sent.
     pub method: Method,
     /// The URI, as it came in.
     pub uri: Uri,
     /// The HTTP version.
     pub version: Version,
-    /// The headers.
+    /// The headers, `Authorization` included: `Debug` alone leaves it out.
     pub headers: HeaderMap,
     /// The body, empty as long as it has not been read in full. Of uploads, bodies over 64 KiB are left out.
     pub body: Bytes,
@@ -26,6 +47,7 @@ pub struct RecordedRequest {
 }
 
 impl RecordedRequest {
+    /// As it arrives: body and status are not known yet.
     fn new(parts: &request::Parts, is_token_call: bool) -> Self {
         Self {
             method: parts.method.clone(),
@@ -64,6 +86,8 @@ impl fmt::Debug for RecordedRequest {
 }
 
 /// The path of an upload token ends with the token.
+///
+/// It is cut off, so that `Debug` shows none.
 fn shown(path: &str) -> &str {
     const TOKENS: &str = "/upload-tokens/";
     if path.starts_with(TOKENS) {
@@ -74,10 +98,13 @@ fn shown(path: &str) -> &str {
 }
 
 /// The number of a request, in order of arrival.
+///
+/// It stays good when the journal is cleared meanwhile: it then stands for nothing.
 #[derive(Clone, Copy)]
 pub(super) struct Entry(usize);
 
-/// All requests since the start or the last `clear`.
+/// All requests since the start or the last `clear`. The number of the first one is kept, so that
+/// numbers given out before a `clear` are not reused.
 pub(super) struct Journal {
     enabled: bool,
     first: usize,
@@ -93,6 +120,7 @@ impl Journal {
         }
     }
 
+    /// A request has come; recorded at once, so that one that hangs is seen too.
     pub(super) fn arrived(&mut self, parts: &request::Parts, is_token_call: bool) -> Entry {
         let entry = Entry(self.first + self.requests.len());
         if self.enabled {
@@ -102,12 +130,14 @@ impl Journal {
         entry
     }
 
+    /// Its body has been read in full.
     pub(super) fn read(&mut self, entry: Entry, body: &Bytes) {
         if let Some(request) = self.get(entry) {
             request.body = body.clone();
         }
     }
 
+    /// Its response is on its way.
     pub(super) fn answered(&mut self, entry: Entry, status: StatusCode) {
         if let Some(request) = self.get(entry) {
             request.status = Some(status);
@@ -123,6 +153,7 @@ impl Journal {
         self.requests.clear();
     }
 
+    /// `None` after a `clear`, or if nothing is kept.
     fn get(&mut self, entry: Entry) -> Option<&mut RecordedRequest> {
         self.requests.get_mut(entry.0.checked_sub(self.first)?)
     }

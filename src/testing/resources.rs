@@ -1,4 +1,8 @@
 //! The videos and upload tokens of the fake account, kept in memory.
+//!
+//! Just as much of the API as uploads and lists of tokens need
+//! (<https://docs.api.video/reference/api/Videos>,
+//! <https://docs.api.video/vod/delegated-upload-tokens>). Nothing is encoded, nothing is played.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,20 +18,24 @@ use super::{
 };
 use crate::Now;
 
+/// The longest lifetime of an upload token, in seconds.
 const MAX_TTL: u64 = 2_147_483_647;
 
+/// All that the account has. JSON values as the API shows them, so that what is stored is what is
+/// sent.
 #[derive(Default)]
 pub(super) struct Resources {
     // Both in order of creation.
     videos: Vec<Value>,
     upload_tokens: Vec<Value>,
-    /// By the monotonic clock.
+    /// By the monotonic clock, as for access tokens; the dates in the JSON are for reading.
     upload_token_expiry: HashMap<String, Duration>,
     uploads: HashMap<String, Upload>,
     keep_uploads: bool,
 }
 
 impl Resources {
+    /// An empty account.
     pub(super) fn new(keep_uploads: bool) -> Self {
         Self {
             keep_uploads,
@@ -35,10 +43,12 @@ impl Resources {
         }
     }
 
+    /// What came of a video; `None` before its first chunk.
     pub(super) fn received(&self, video_id: &str) -> Option<Received> {
         self.uploads.get(video_id).map(Upload::received)
     }
 
+    /// In order of creation.
     pub(super) fn video_ids(&self) -> Vec<String> {
         self.videos
             .iter()
@@ -46,6 +56,8 @@ impl Resources {
             .collect()
     }
 
+    /// The response to a request that may pass. Expired upload tokens are gone before it is carried
+    /// out.
     pub(super) fn response(
         &mut self,
         resource: Resource<'_>,
@@ -81,6 +93,7 @@ impl Resources {
         }
     }
 
+    /// `POST /videos`. A title is all that has to be there; unknown fields are left out.
     fn create_video(&mut self, body: &Bytes, now: Now) -> Response<Bytes> {
         let Ok(Value::Object(wanted)) = serde_json::from_slice(body) else {
             return responses::problem("invalid-payload");
@@ -91,6 +104,8 @@ impl Resources {
         responses::json(StatusCode::CREATED, &self.add_video(wanted, now))
     }
 
+    /// `POST /upload`: a new video for the first chunk, and for each further one that does not name
+    /// it. That is what the API does, and what a client must not fall for.
     fn upload(&mut self, parts: &request::Parts, body: &Bytes, now: Now) -> Response<Bytes> {
         let Some(token) = parameter(parts.uri.query().unwrap_or_default(), "token") else {
             return responses::problem("authentication-missing-upload-token");
@@ -129,6 +144,7 @@ impl Resources {
         }
     }
 
+    /// `POST /videos/{videoId}/source`.
     fn source(&mut self, id: &str, parts: &request::Parts, body: &Bytes) -> Response<Bytes> {
         match UploadForm::read(&parts.headers, body) {
             Ok(form) => self.add_chunk(id, form),
@@ -136,6 +152,7 @@ impl Resources {
         }
     }
 
+    /// A chunk for a video that exists.
     fn add_chunk(&mut self, id: &str, form: UploadForm) -> Response<Bytes> {
         let Some(video) = self.videos.iter().find(|video| video["videoId"] == id) else {
             return responses::named_problem("resource-not-found", "videoId");
@@ -151,6 +168,7 @@ impl Resources {
         }
     }
 
+    /// `GET /videos/{videoId}/status`: what has come, and whether that is all.
     fn status(&self, id: &str) -> Response<Bytes> {
         if !self.videos.iter().any(|video| video["videoId"] == id) {
             return responses::named_problem("resource-not-found", "videoId");
@@ -177,6 +195,7 @@ impl Resources {
         }
     }
 
+    /// A video as the API shows a new one, with the fields that may be set.
     fn add_video(&mut self, wanted: Map<String, Value>, now: Now) -> Value {
         let id = padded("vi".to_owned(), 24);
         let now = responses::date(now.wall);
@@ -217,6 +236,7 @@ impl Resources {
         video
     }
 
+    /// `POST /upload-tokens`. A `ttl` of 0, or none, is for ever, and then there is no `expiresAt`.
     fn create_upload_token(&mut self, body: &Bytes, now: Now) -> Response<Bytes> {
         let wanted = if body.is_empty() {
             Ok(json!({}))
@@ -248,6 +268,7 @@ impl Resources {
     }
 }
 
+/// `GET` or `DELETE` of a single thing.
 fn one(items: &mut Vec<Value>, key: &str, id: &str, method: &Method) -> Response<Bytes> {
     let Some(index) = items.iter().position(|item| item[key] == id) else {
         return responses::named_problem("resource-not-found", key);
@@ -263,6 +284,9 @@ fn one(items: &mut Vec<Value>, key: &str, id: &str, method: &Method) -> Response
 }
 
 /// One page, sorted by the first of `sortable` and the newest first if nothing else is asked for.
+///
+/// Pages, links and totals are as the API gives them, so that a client which follows them is tested
+/// too.
 fn list(items: &[Value], path: &str, query: &str, sortable: &[&str]) -> Response<Bytes> {
     let number = |name, default, max| match parameter(query, name) {
         None => Ok(default),
@@ -320,6 +344,7 @@ fn list(items: &[Value], path: &str, query: &str, sortable: &[&str]) -> Response
     )
 }
 
+/// Of the query, as it stands there: nothing that is asked for here needs escaping.
 fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query
         .split('&')

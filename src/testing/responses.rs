@@ -1,4 +1,7 @@
 //! The building blocks of responses: problem documents, JSON, the rate-limit headers, dates.
+//!
+//! Titles and kinds are those of the API's error pages, such as
+//! <https://docs.api.video/reference/too-many-requests>.
 
 use std::io;
 
@@ -6,20 +9,25 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
+/// The headers of the API's rate limit, which stand on every response of the API and on none of a
+/// gateway.
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RETRY_AFTER: HeaderName = HeaderName::from_static("x-ratelimit-retry-after");
 
+/// A JSON response.
 pub(super) fn json(status: StatusCode, value: &Value) -> Response<Bytes> {
     with_type(status, "application/json", value.to_string().into())
 }
 
+/// No body, and so no type of one.
 pub(super) fn empty(status: StatusCode) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = status;
     response
 }
 
+/// Any body; the type is part of what a client may stumble over.
 pub(super) fn with_type(
     status: StatusCode,
     content_type: &'static str,
@@ -34,6 +42,8 @@ pub(super) fn with_type(
 }
 
 /// A problem with the status that the API's error table gives it.
+///
+/// A kind that the table does not know is a 400.
 pub(super) fn problem(kind: &str) -> Response<Bytes> {
     named_problem(kind, "")
 }
@@ -57,6 +67,7 @@ pub(super) fn named_problem(kind: &str, name: &str) -> Response<Bytes> {
     )
 }
 
+/// A 405, which has to name what is allowed.
 pub(super) fn method_not_allowed(allow: &'static str) -> Response<Bytes> {
     let mut response = problem("method-not-allowed");
     response
@@ -65,6 +76,7 @@ pub(super) fn method_not_allowed(allow: &'static str) -> Response<Bytes> {
     response
 }
 
+/// The document alone, for a fault that sends it with another status than the API would.
 pub(super) fn problem_document(status: u16, kind: &str, name: &str) -> Bytes {
     let title = match kind {
         "authentication-invalid-api-key" => "The API key is invalid.",
@@ -97,11 +109,15 @@ pub(super) fn problem_document(status: u16, kind: &str, name: &str) -> Bytes {
 }
 
 /// What a gateway in front of the API says.
+///
+/// A client that takes it for the API's word has a fault.
 pub(super) fn html(status: u16) -> Bytes {
     format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>")
         .into()
 }
 
+/// A test may ask for a status that HTTP does not have: an error of the call, not a panic in the
+/// server.
 pub(super) fn status(code: u16) -> io::Result<StatusCode> {
     StatusCode::from_u16(code).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
@@ -133,6 +149,8 @@ pub(super) fn allow_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
 }
 
 /// `2020-12-02T10:13:19+00:00`
+///
+/// The form in which the API writes dates.
 #[cfg(feature = "upload-tokens")]
 pub(super) fn date(wall: std::time::SystemTime) -> String {
     let time = time::OffsetDateTime::from(wall);

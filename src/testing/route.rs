@@ -13,11 +13,12 @@ const FORM: usize = 64 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route<'a> {
     Resource(Resource<'a>),
+    /// `/echo` and all below it: for tests of requests, with no rules but the bearer.
     Echo,
     Unknown,
 }
 
-/// A part of the account.
+/// A part of the account, played with the feature `upload-tokens` only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resource<'a> {
     Videos,
@@ -30,6 +31,7 @@ pub(super) enum Resource<'a> {
 }
 
 impl<'a> Route<'a> {
+    /// By the path alone; the method is judged by what it is for.
     pub(super) fn of(path: &'a str) -> Self {
         let mut segments = path.strip_prefix('/').unwrap_or(path).splitn(3, '/');
         let resource = match (segments.next(), segments.next(), segments.next()) {
@@ -53,6 +55,7 @@ impl<'a> Route<'a> {
         matches!(self, Self::Resource(Resource::Upload | Resource::Source(_)))
     }
 
+    /// Beyond it, the response is a 413: a test that loops must not fill the memory.
     pub(super) fn body_limit(self) -> usize {
         if self.is_upload() {
             MAX_CHUNK + FORM
@@ -62,6 +65,8 @@ impl<'a> Route<'a> {
     }
 
     /// Whether a request needs a bearer.
+    ///
+    /// A path that does not exist is a 404 to anybody; an upload has its own token.
     pub(super) fn is_guarded(self) -> bool {
         !matches!(self, Self::Resource(Resource::Upload) | Self::Unknown)
     }

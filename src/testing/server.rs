@@ -1,4 +1,8 @@
 //! What a test can do with the fake server.
+//!
+//! Switches take effect for requests that come later; those at a [gate](FakeApi::gate) have been
+//! judged or not, as its point says. Counts and records are those of all handles, sockets and
+//! services together.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -18,16 +22,14 @@ use super::{
 };
 
 impl FakeApi {
-    /// Settles how the server behaves before it starts.
+    /// Settles how the server behaves before it starts. What may change while it runs has a method
+    /// here.
     pub fn builder() -> FakeApiBuilder {
         FakeApiBuilder::default()
     }
 
-    /// Starts an HTTP server with the defaults.
-    ///
-    /// # Errors
-    ///
-    /// If no port of the loopback interface is free.
+    /// Starts an HTTP server with the defaults. Use it where the client is a real one; a service
+    /// without a socket is faster and works with paused time.
     pub async fn start() -> io::Result<Self> {
         Self::builder().serve().await
     }
@@ -44,19 +46,31 @@ impl FakeApi {
         self.0.url.clone()
     }
 
-    /// The server as a Tower service that needs no socket, on the caller's own runtime.
+    /// The server as a Tower service that needs no socket, on the caller's own runtime. It is
+    /// always ready and takes any body.
     #[must_use]
     pub fn service(&self) -> FakeService {
         FakeService(Arc::clone(&self.0.shared))
     }
 
-    /// The API key of the account.
+    /// The API key of the account: the only one that is accepted.
     #[must_use]
     pub fn api_key(&self) -> &str {
         &self.0.shared.api_key
     }
 
-    /// An access and a refresh token, as if someone had logged in elsewhere. It counts as no token call.
+    /// An access and a refresh token, as if someone had logged in elsewhere. It counts as no token
+    /// call.
+    ///
+    /// ```
+    /// use apivideo_auth::{ApiVideoAuthLayer, testing::FakeApi};
+    ///
+    /// let api = FakeApi::in_process();
+    /// let (_, refresh_token) = api.mint_pair();
+    /// // A process that never holds the API key.
+    /// let layer = ApiVideoAuthLayer::builder().base_url(api.url()).refresh_token(refresh_token).build()?;
+    /// # Ok::<(), apivideo_auth::Error>(())
+    /// ```
     #[must_use]
     pub fn mint_pair(&self) -> (String, String) {
         let now = self.0.shared.clock.now();
@@ -65,17 +79,19 @@ impl FakeApi {
     }
 
     /// The newest refresh token that is neither spent nor revoked.
+    ///
+    /// A client that has lost nothing holds it.
     #[must_use]
     pub fn live_refresh_token(&self) -> Option<String> {
         self.0.shared.lock().tokens.live_refresh_token()
     }
 
-    /// Revokes all access tokens issued so far.
+    /// Revokes all access tokens issued so far, as an operator may. The refresh tokens stay good.
     pub fn revoke_access_tokens(&self) {
         self.0.shared.lock().tokens.revoke_access_tokens();
     }
 
-    /// Revokes one access token.
+    /// Revokes one access token. One that is not known is nothing to revoke.
     pub fn revoke_access_token(&self, token: &str) {
         self.0.shared.lock().tokens.revoke_access_token(token);
     }
@@ -85,7 +101,7 @@ impl FakeApi {
         self.0.shared.lock().tokens.revoke_refresh_tokens();
     }
 
-    /// Whether the API key is refused from now on.
+    /// Whether the API key is refused from now on, as after a change of keys. Tokens stay good.
     pub fn refuse_api_key(&self, refuse: bool) {
         self.0.shared.lock().refuse_api_key = refuse;
     }
@@ -95,12 +111,13 @@ impl FakeApi {
         self.0.shared.lock().suspended = suspended;
     }
 
-    /// Whether each bearer gets 401 from now on, whatever the token.
+    /// Whether each bearer gets 401 from now on, whatever the token: a renewal does not help then.
     pub fn refuse_all_bearers(&self, refuse: bool) {
         self.0.shared.lock().refuse_all_bearers = refuse;
     }
 
-    /// Whether a 401 is sent before the request's body is read.
+    /// Whether a 401 is sent before the request's body is read, as a gateway does with a large
+    /// upload.
     pub fn answer_early(&self, early: bool) {
         self.0.shared.lock().answer_early = early;
     }
@@ -115,12 +132,22 @@ impl FakeApi {
         self.0.shared.lock().reported_lifetime = lifetime;
     }
 
-    /// Queues a fault: each token call takes the next one when it arrives.
+    /// Queues a fault: each token call takes the next one when it arrives, before it waits at any
+    /// gate.
+    ///
+    /// ```
+    /// use apivideo_auth::testing::{FakeApi, Fault};
+    ///
+    /// let api = FakeApi::in_process();
+    /// // The first call is lost after the server has carried it out, the second meets a gateway.
+    /// api.fault(Fault::DropAfter);
+    /// api.fault(Fault::status(502));
+    /// ```
     pub fn fault(&self, fault: Fault) {
         self.faults(1, fault);
     }
 
-    /// Queues the same fault for `calls` token calls.
+    /// Queues the same fault for `calls` token calls, after those that are queued already.
     pub fn faults(&self, calls: usize, fault: Fault) {
         self.0
             .shared
@@ -129,7 +156,8 @@ impl FakeApi {
             .extend(std::iter::repeat_n(fault, calls));
     }
 
-    /// The fault of all token calls that find the queue empty, until cleared with `None`.
+    /// The fault of all token calls that find the queue empty, until cleared with `None`: an
+    /// outage.
     pub fn set_default_fault(&self, fault: Option<Fault>) {
         self.0.shared.lock().default_fault = fault;
     }
@@ -144,12 +172,29 @@ impl FakeApi {
     /// Shuts a gate, at which all calls that get to this point wait until it is opened.
     ///
     /// A second gate at the same point stops the calls that come later; the others wait for the first.
+    ///
+    /// ```
+    /// use apivideo_auth::testing::{FakeApi, GatePoint};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let api = FakeApi::in_process();
+    /// let gate = api.gate(GatePoint::BeforeCommit);
+    /// // Spawn a client's request here, then wait until its token call is at the gate:
+    /// // `gate.reached(1).await`, and drop or time out the request.
+    /// assert_eq!(gate.arrived(), 0);
+    /// gate.open();
+    /// # }
+    /// ```
     #[must_use = "dropping the gate opens it"]
     pub fn gate(&self, point: GatePoint) -> Gate {
         self.0.shared.gates.shut(point)
     }
 
     /// Answers requests that are no token calls with what `response` returns, before the bearer is looked at.
+    ///
+    /// `None` leaves the request to the server. There is one such function at a time; a new one
+    /// replaces it. It runs outside the server's lock, so it may call this handle.
     pub fn on_api_request(
         &self,
         response: impl Fn(&request::Parts) -> Option<Response<Bytes>> + Send + Sync + 'static,
@@ -157,18 +202,19 @@ impl FakeApi {
         self.0.shared.lock().on_api_request = Some(Arc::new(response));
     }
 
-    /// Undoes [`on_api_request`](Self::on_api_request).
+    /// Undoes [`on_api_request`](Self::on_api_request): the server answers by itself again.
     pub fn clear_on_api_request(&self) {
         self.0.shared.lock().on_api_request = None;
     }
 
-    /// What was counted so far.
+    /// What was counted so far, since the start: a copy, so take one before and one after.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.0.shared.lock().counts
     }
 
-    /// How often this refresh token was presented, whatever became of the calls.
+    /// How often this refresh token was presented, whatever became of the calls. Whoever never sees
+    /// 2 treats it as single use.
     #[must_use]
     pub fn presentations(&self, refresh_token: &str) -> usize {
         self.0
@@ -180,7 +226,7 @@ impl FakeApi {
             .unwrap_or(0)
     }
 
-    /// The most times that any one refresh token was presented.
+    /// The most times that any one refresh token was presented: 1 in a run where nothing was lost.
     #[must_use]
     pub fn most_presentations(&self) -> usize {
         self.0
@@ -194,6 +240,8 @@ impl FakeApi {
     }
 
     /// How many requests (token calls apart) came with this access token.
+    ///
+    /// Refused ones count too.
     #[must_use]
     pub fn requests_with(&self, access_token: &str) -> usize {
         self.0
@@ -212,14 +260,16 @@ impl FakeApi {
         self.0.shared.lock().resources.received(video_id)
     }
 
-    /// The ids of all videos, in order of creation.
+    /// The ids of all videos, in order of creation: an upload that is repeated at the wrong moment
+    /// shows here.
     #[cfg(feature = "upload-tokens")]
     #[must_use]
     pub fn video_ids(&self) -> Vec<String> {
         self.0.shared.lock().resources.video_ids()
     }
 
-    /// All requests in order of arrival.
+    /// All requests in order of arrival, with their headers and bodies: secrets included, since a
+    /// test looks for them.
     #[must_use]
     pub fn journal(&self) -> Vec<RecordedRequest> {
         self.0.shared.lock().journal.all()

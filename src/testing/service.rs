@@ -1,3 +1,5 @@
+//! The way of a request through the fake server, the same with and without a socket.
+
 use std::{
     fmt, io,
     sync::Arc,
@@ -28,6 +30,24 @@ const JOURNAL_LIMIT: usize = 64 * 1024;
 /// Where the HTTP server would close the connection, this returns an [`io::Error`].
 ///
 /// [`FakeApi::service`]: super::FakeApi::service
+///
+/// It may stand under any layer, in place of an HTTP client:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use apivideo_auth::{ApiVideoAuthLayer, testing::FakeApi};
+/// use tower::ServiceBuilder;
+///
+/// let api = FakeApi::in_process();
+/// let layer = ApiVideoAuthLayer::builder().base_url(api.url()).api_key(api.api_key()).build()?;
+/// let client = ServiceBuilder::new()
+///     .layer(layer)
+///     .concurrency_limit(1)
+///     .timeout(Duration::from_secs(20))
+///     .service(api.service());
+/// # Ok::<(), apivideo_auth::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct FakeService(pub(super) Arc<Shared>);
 
@@ -56,6 +76,7 @@ impl fmt::Debug for FakeService {
     }
 }
 
+/// Token calls apart, which have their own faults and gates.
 pub(super) async fn respond<B>(
     shared: Arc<Shared>,
     request: Request<B>,
@@ -72,6 +93,10 @@ where
     }
 }
 
+/// A request that is no token call: recorded, judged, read, stopped at the gate, then carried out.
+///
+/// It is judged before the gate and carried out after it. So a test can revoke a token while a
+/// request that came with it is under way.
 async fn api_call<B>(
     shared: Arc<Shared>,
     parts: request::Parts,
@@ -142,6 +167,9 @@ where
 }
 
 /// The refusal of a request that may not pass, if it may not.
+///
+/// Anything but exactly one `Authorization` is refused, as a strict server does. An account that is
+/// suspended is told so only after its token was found to be good.
 fn judge(
     shared: &Shared,
     state: &State,
@@ -172,6 +200,7 @@ fn judge(
     Some(responses::problem(refusal))
 }
 
+/// The request's body comes back with its type, byte for byte: a replay that differs is seen.
 fn echo(parts: &request::Parts, body: Bytes) -> Response<Bytes> {
     let mut response = Response::new(body);
     if let Some(content_type) = parts.headers.get(header::CONTENT_TYPE) {
@@ -182,6 +211,7 @@ fn echo(parts: &request::Parts, body: Bytes) -> Response<Bytes> {
     response
 }
 
+/// For the counts: the token that came, good or not.
 fn bearer(parts: &request::Parts) -> Option<&str> {
     parts
         .headers

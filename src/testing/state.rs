@@ -20,6 +20,9 @@ use super::{
 use crate::{Clock, Now};
 
 /// What the fake server counted. See [`FakeApi::counts`](super::FakeApi::counts).
+///
+/// `grants` counts pairs that exist, `refreshes` and `logins` calls that came: a call that was
+/// dropped or refused makes the difference.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
@@ -47,17 +50,22 @@ pub struct Counts {
     pub unauthorized: usize,
 }
 
+/// What a test answers in the server's place.
 pub(super) type Override = Arc<dyn Fn(&request::Parts) -> Option<Response<Bytes>> + Send + Sync>;
 
+/// What never changes, beside what does. `state` has the only lock, and no method of a caller runs
+/// under it.
 pub(super) struct Shared {
     pub(super) api_key: String,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) refusals_as_400: bool,
+    /// The origin whose pages may read responses.
     pub(super) cors: Option<HeaderValue>,
     pub(super) gates: Gates,
     pub(super) state: Mutex<State>,
 }
 
+/// What changes. Switches are read once for each request.
 pub(super) struct State {
     pub(super) tokens: Tokens,
     pub(super) token_lifetime: Duration,
@@ -65,8 +73,10 @@ pub(super) struct State {
     pub(super) refuse_api_key: bool,
     pub(super) refuse_all_bearers: bool,
     pub(super) suspended: bool,
+    /// Judge first, read afterwards, or never.
     pub(super) answer_early: bool,
     pub(super) faults: VecDeque<Fault>,
+    /// For calls that find the queue empty.
     pub(super) default_fault: Option<Fault>,
     pub(super) on_api_request: Option<Override>,
     pub(super) counts: Counts,
@@ -80,6 +90,7 @@ pub(super) struct State {
 }
 
 impl Shared {
+    /// A test that panicked elsewhere must not hide its failure behind a poisoned lock.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -107,12 +118,14 @@ impl State {
         }
     }
 
+    /// A new family, as after a login.
     pub(super) fn login(&mut self, now: Now) -> Pair {
         self.tokens.login(now.monotonic, self.token_lifetime)
     }
 }
 
-/// Counts a token call as in flight while it lives.
+/// Counts a token call as in flight while it lives. It moves into the response's body, so a
+/// response that nobody reads is in flight until it is dropped.
 pub(super) struct InFlight(Arc<Shared>);
 
 impl InFlight {

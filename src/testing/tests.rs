@@ -1,3 +1,5 @@
+//! The fake server's own promises: what it says of tokens, faults, gates and time is what it does.
+
 use std::{io, time::Duration};
 
 use bytes::Bytes;
@@ -10,6 +12,7 @@ use tower::ServiceExt;
 use super::*;
 use crate::Clock;
 
+/// A token call as the layer makes it, without the layer.
 fn post(path: &str, body: &Value) -> Request<Full<Bytes>> {
     let request = Request::post(path).header("content-type", "application/json");
     request.body(Full::from(body.to_string())).unwrap()
@@ -28,11 +31,13 @@ fn get(path: &str, token: &str) -> Request<Full<Bytes>> {
     request.body(Full::default()).unwrap()
 }
 
+/// `null` where the body is no JSON, so that a test can go on to the status.
 async fn read<B: Body>(response: Response<B>) -> Result<Value, B::Error> {
     let bytes = response.into_body().collect().await?.to_bytes();
     Ok(serde_json::from_slice(&bytes).unwrap_or_default())
 }
 
+/// The status and the body of what must not break off.
 async fn call(api: &FakeApi, request: Request<Full<Bytes>>) -> (u16, Value) {
     let response = api.service().oneshot(request).await.unwrap();
     (response.status().as_u16(), read(response).await.unwrap())

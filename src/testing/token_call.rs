@@ -1,4 +1,8 @@
 //! `POST /auth/api-key` and `POST /auth/refresh`, and what can go wrong with them.
+//!
+//! A call goes through the same steps whatever its fault: counted, read, delayed, stopped at a
+//! gate, processed, stopped again, answered. A fault says at which step it goes wrong, so that a
+//! test knows what the server has done by then.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -20,17 +24,25 @@ use super::{
 };
 use crate::Now;
 
+/// Between two bytes of [`Fault::Drip`].
 const DRIP_INTERVAL: Duration = Duration::from_millis(100);
+/// A piece of [`Fault::Huge`], in bytes.
 const HUGE_CHUNK: usize = 64 * 1024;
+/// How many pieces there are: 8 MiB in all.
 const HUGE_CHUNKS: usize = 128;
 
+/// What a call asks for.
 enum Call {
+    /// With this API key.
     Login(String),
+    /// With this refresh token.
     Refresh(String),
     /// One that cannot be processed, and the response to it.
     Bad(Response<Bytes>),
 }
 
+/// Answers one token call. It runs in the request's own future: a client that drops it before
+/// `commit` has changed nothing.
 pub(super) async fn respond<B>(
     shared: Arc<Shared>,
     parts: request::Parts,
@@ -88,6 +100,8 @@ where
     Ok(response.map(|body| body.holding(in_flight)))
 }
 
+/// Reads a call as strictly as the documentation allows: `POST`, JSON, no `Authorization`, the one
+/// field as text that is not empty. A client that is sloppy finds out here.
 fn parse(parts: &request::Parts, body: &Bytes) -> Call {
     type MakeCall = fn(String) -> Call;
     let (field, call): (&str, MakeCall) = match parts.uri.path() {
@@ -122,6 +136,8 @@ fn parse(parts: &request::Parts, body: &Bytes) -> Call {
     }
 }
 
+/// The point of commitment: under one lock, the credential is judged and spent, and the new pair
+/// exists.
 fn commit(shared: &Shared, call: Call, now: Now) -> Response<Bytes> {
     let mut state = shared.lock();
     let pair = match call {
@@ -155,6 +171,8 @@ fn commit(shared: &Shared, call: Call, now: Now) -> Response<Bytes> {
     }
 }
 
+/// The response of a login or refresh. `expires_in` is a whole number where it can be, as the API
+/// sends it.
 fn granted(state: &State, pair: &Pair) -> Response<Bytes> {
     let reported = state.reported_lifetime.unwrap_or(state.token_lifetime);
     let expires_in = if reported.subsec_nanos() == 0 {
@@ -169,6 +187,7 @@ fn granted(state: &State, pair: &Pair) -> Response<Bytes> {
     responses::json(StatusCode::OK, &pair)
 }
 
+/// A refused credential: 401 by the docs, 400 by the OpenAPI file.
 fn refusal(as_400: bool, kind: &str) -> Response<Bytes> {
     if as_400 {
         let document =
@@ -180,6 +199,8 @@ fn refusal(as_400: bool, kind: &str) -> Response<Bytes> {
 }
 
 /// The response of a fault that comes before the call is processed.
+///
+/// `None`: this fault comes later, or there is none.
 fn before(fault: Option<&Fault>) -> Option<io::Result<Response<Bytes>>> {
     let response = match fault? {
         Fault::Status {
@@ -209,6 +230,8 @@ fn before(fault: Option<&Fault>) -> Option<io::Result<Response<Bytes>>> {
 }
 
 /// What becomes of the response to a call that was processed.
+///
+/// A fault that edits the JSON leaves a refusal as it is.
 fn after(
     fault: Option<Fault>,
     mut response: Response<Bytes>,
@@ -236,6 +259,7 @@ fn after(
     })
 }
 
+/// The body in two halves with the gate in between, if there is one.
 fn gated(body: Bytes, gate: Option<Arc<GateState>>) -> FakeBody {
     let Some(gate) = gate else {
         return FakeBody::whole(body);
@@ -250,6 +274,7 @@ fn gated(body: Bytes, gate: Option<Arc<GateState>>) -> FakeBody {
     FakeBody::stream(Some(body.len() as u64), halves)
 }
 
+/// Announces the whole length and breaks off after half of it.
 fn truncated(mut response: Response<Bytes>) -> Response<FakeBody> {
     let length = HeaderValue::from(response.body().len());
     response
@@ -269,6 +294,7 @@ fn truncated(mut response: Response<Bytes>) -> Response<FakeBody> {
     })
 }
 
+/// Begins like a pair, so that a client which reads on has something to wait for.
 fn huge() -> FakeBody {
     let chunk = Bytes::from(vec![b'a'; HUGE_CHUNK]);
     let start = stream::iter([Ok(Bytes::from_static(
@@ -282,6 +308,7 @@ fn huge() -> FakeBody {
     )
 }
 
+/// White space without end: valid JSON so far, at every moment.
 fn drip() -> FakeBody {
     FakeBody::stream(
         None,
@@ -292,6 +319,7 @@ fn drip() -> FakeBody {
     )
 }
 
+/// What a client sees of a connection that was closed.
 fn closed() -> io::Error {
     io::Error::new(
         io::ErrorKind::ConnectionReset,

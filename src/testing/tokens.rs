@@ -1,8 +1,11 @@
 //! Families of access and refresh tokens, and which of them are still accepted.
+//!
+//! The rules are those of single-use refresh tokens with reuse detection (OAuth 2.0 Security Best
+//! Current Practice, 4.14): the strictest that the API may have.
 
 use std::{collections::HashMap, time::Duration};
 
-/// How strictly tokens are kept.
+/// How strictly tokens are kept, where the API's documents leave it open.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rules {
     pub(super) login_kills_refresh_tokens: bool,
@@ -10,12 +13,14 @@ pub(super) struct Rules {
     pub(super) refresh_kills_access_token: bool,
 }
 
+/// Both tokens of one grant; both contain `test-only`, so that a leak is found by a search.
 #[derive(Clone)]
 pub(super) struct Pair {
     pub(super) access: String,
     pub(super) refresh: String,
 }
 
+/// All tokens ever issued: a spent one is remembered, since to present it again is a violation.
 #[derive(Default)]
 pub(super) struct Tokens {
     rules: Rules,
@@ -25,6 +30,7 @@ pub(super) struct Tokens {
     serial: u64,
 }
 
+/// Its times are those of the monotonic clock.
 struct Access {
     family: u64,
     issued: Duration,
@@ -32,12 +38,14 @@ struct Access {
     revoked: bool,
 }
 
+/// `serial` tells the newest.
 struct Refresh {
     family: u64,
     serial: u64,
     state: RefreshState,
 }
 
+/// A revoked token is merely refused, a spent one betrays its family.
 #[derive(PartialEq, Eq)]
 enum RefreshState {
     Live,
@@ -45,6 +53,7 @@ enum RefreshState {
     Revoked,
 }
 
+/// Why a refresh token is refused. To the client, both are the same.
 pub(super) enum Refused {
     /// The token is unknown or was revoked.
     Invalid,
@@ -53,6 +62,7 @@ pub(super) enum Refused {
 }
 
 impl Tokens {
+    /// No token yet.
     pub(super) fn new(rules: Rules) -> Self {
         Self {
             rules,
@@ -60,6 +70,7 @@ impl Tokens {
         }
     }
 
+    /// A new family. By the rules, it may end what was issued before.
     pub(super) fn login(&mut self, now: Duration, lifetime: Duration) -> Pair {
         if self.rules.login_kills_refresh_tokens {
             self.revoke_refresh_tokens();
@@ -71,6 +82,10 @@ impl Tokens {
         self.issue(self.families, now, lifetime)
     }
 
+    /// Spends a refresh token for the next pair of its family.
+    ///
+    /// A spent one revokes the whole family, access tokens included: of two that hold the same
+    /// token, the server can't know which one is the thief.
     pub(super) fn refresh(
         &mut self,
         token: &str,
@@ -93,12 +108,14 @@ impl Tokens {
         Ok(self.issue(family, now, lifetime))
     }
 
+    /// Whether an access token is good now.
     pub(super) fn accepts(&self, access: &str, now: Duration) -> bool {
         self.access.get(access).is_some_and(|token| {
             !token.revoked && now.saturating_sub(token.issued) < token.lifetime
         })
     }
 
+    /// Those of all families, issued so far.
     pub(super) fn revoke_access_tokens(&mut self) {
         self.revoke(None, true, false);
     }
@@ -113,6 +130,7 @@ impl Tokens {
         }
     }
 
+    /// The newest that would be accepted.
     pub(super) fn live_refresh_token(&self) -> Option<String> {
         let live = self
             .refresh
@@ -142,6 +160,7 @@ impl Tokens {
         }
     }
 
+    /// Tokens as long as the API's, so that buffers and headers meet their real sizes.
     fn issue(&mut self, family: u64, now: Duration, lifetime: Duration) -> Pair {
         self.serial += 1;
         let serial = self.serial;

@@ -1,3 +1,5 @@
+//! The fake server's own promises about uploads, and the limits of the API that it keeps.
+
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::{BodyExt, Full};
@@ -8,8 +10,10 @@ use tower::ServiceExt;
 use super::*;
 
 const MIB: usize = 1024 * 1024;
+/// The shortest chunk that is not the last.
 const CHUNK: usize = 5 * MIB;
 
+/// A server with somebody signed in.
 struct Account {
     api: FakeApi,
     bearer: String,
@@ -34,12 +38,14 @@ impl Account {
         self.call(request.body(Full::default()).unwrap()).await
     }
 
+    /// An upload token that never expires.
     async fn token(&self) -> String {
         let request = Request::post("/upload-tokens").header(header::AUTHORIZATION, &self.bearer);
         let (_, token) = self.call(request.body(Full::default()).unwrap()).await;
         token["token"].as_str().unwrap().to_owned()
     }
 
+    /// A video without a source.
     async fn video(&self) -> String {
         let request = Request::post("/videos").header(header::AUTHORIZATION, &self.bearer);
         let (_, video) = self
@@ -72,6 +78,8 @@ impl Account {
     }
 }
 
+/// A form as a client writes it. The file's name has a quote's escape in it that a sloppy reader
+/// gets wrong.
 fn form(fields: &[(&str, &[u8])]) -> Vec<u8> {
     let mut form = Vec::new();
     for (name, data) in fields {

@@ -1,4 +1,7 @@
 //! What was uploaded: chunks put together in any order.
+//!
+//! The limits are the API's: parts of 5 to 200 MiB, the last one shorter, 10 000 parts and 52 428
+//! 800 000 bytes at most (<https://docs.api.video/reference/api/Videos>).
 
 use std::{collections::BTreeMap, fmt};
 
@@ -9,11 +12,17 @@ use sha2::{Digest, Sha256};
 
 use super::{multipart, route::MAX_CHUNK};
 
+/// The shortest chunk, the last one apart.
 const MIN_CHUNK: u64 = 5 * 1024 * 1024;
+/// The longest video, in bytes.
 const MAX_TOTAL: u64 = 52_428_800_000;
+/// The most chunks of a video.
 const MAX_PARTS: u64 = 10_000;
 
 /// What the fake server has of a video. See [`FakeApi::received`](super::FakeApi::received).
+///
+/// Compare `sha256` with that of the source: it is made of the bytes in their order, whatever the
+/// order in which they came.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Received {
@@ -46,6 +55,7 @@ pub(super) type Refusal = (&'static str, &'static str);
 
 /// The form of an upload.
 pub(super) struct UploadForm {
+    /// Of chunks after the first, with a delegated token.
     pub(super) video_id: Option<String>,
     pub(super) file_name: Option<String>,
     file: Bytes,
@@ -53,6 +63,7 @@ pub(super) struct UploadForm {
 }
 
 impl UploadForm {
+    /// Reads a form with exactly one file. Other fields are left alone.
     pub(super) fn read(headers: &HeaderMap, body: &Bytes) -> Result<Self, Refusal> {
         let text =
             |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
@@ -86,20 +97,22 @@ impl UploadForm {
     }
 }
 
+/// What `Content-Range` says.
 enum Range {
+    /// No header: the video in one piece.
     Whole,
+    /// `bytes FROM-TO/TOTAL`, both ends included.
     Bytes {
         from: u64,
         to: u64,
         total: Option<u64>,
     },
-    Part {
-        part: u64,
-        parts: Option<u64>,
-    },
+    /// `part N/PARTS`, from 1 on.
+    Part { part: u64, parts: Option<u64> },
 }
 
 impl Range {
+    /// `None` if it is not well formed or beyond a limit. `*` is a total that is not known yet.
     fn parse(text: &str) -> Option<Self> {
         let number = |text: &str| {
             let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -134,7 +147,8 @@ impl Range {
     }
 }
 
-/// One video's source on its way.
+/// One video's source on its way. Chunks that came in order are hashed and let go; only those
+/// beyond a gap are kept.
 #[derive(Default)]
 pub(super) struct Upload {
     /// Whether its chunks are numbered by bytes or by parts: not both.
@@ -155,6 +169,7 @@ pub(super) struct Upload {
 }
 
 impl Upload {
+    /// `keep`: whether the bytes stay in memory.
     pub(super) fn new(keep: bool) -> Self {
         Self {
             kept: keep.then(BytesMut::new),
@@ -163,6 +178,9 @@ impl Upload {
     }
 
     /// Takes a chunk in, unless the API would refuse it.
+    ///
+    /// The same chunk again is taken as it is: a client whose response was lost can't know better.
+    /// It must not overlap another, nor contradict what is known of the total.
     pub(super) fn add(&mut self, form: UploadForm) -> Result<(), Refusal> {
         if self.finished {
             return Err(("video-source-already-uploaded", "file"));
@@ -224,6 +242,7 @@ impl Upload {
         Ok(())
     }
 
+    /// Takes up what has no gap before it any more.
     fn put_together(&mut self) {
         while let Some(chunk) = self.waiting.remove(&self.next) {
             self.hash.update(&chunk);
@@ -243,6 +262,7 @@ impl Upload {
         self.finished = end == Some(self.next);
     }
 
+    /// A copy of what is there, with the hash so far.
     pub(super) fn received(&self) -> Received {
         Received {
             finished: self.finished,
