@@ -1,3 +1,6 @@
+//! The account's side of upload tokens: `/upload-tokens`, through a service that adds a bearer
+//! (<https://docs.api.video/vod/delegated-upload-tokens>).
+
 use std::{fmt, marker::PhantomData, time::Duration};
 
 use bytes::Bytes;
@@ -17,19 +20,49 @@ use crate::error::{Error, ErrorKind};
 /// The largest lifetime that the API takes.
 const MAX_TTL: u64 = 2_147_483_647;
 
-/// The most that the API puts on a page: the fewer calls, the better.
+/// The most that the API puts on a page: the fewer calls, the better. Its own default is 25.
 const PAGE_SIZE: u8 = 100;
 
 /// Makes, lists and deletes upload tokens. See the [module docs](super).
 ///
 /// `S` is a service whose requests get a bearer, such as [`ApiVideoAuth`](crate::ApiVideoAuth), and `B` the body of
 /// its requests. Each call uses a clone of the service.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use apivideo_auth::{ApiVideoAuthLayer, UploadTokens, testing::FakeApi, upload_token::ListOptions};
+/// use bytes::Bytes;
+/// use futures::TryStreamExt;
+/// use http_body_util::Full;
+/// use tower::Layer;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), apivideo_auth::Error> {
+/// let api = FakeApi::in_process();
+/// let layer = ApiVideoAuthLayer::builder().base_url(api.url()).api_key(api.api_key()).build()?;
+/// let tokens = UploadTokens::<_, Full<Bytes>>::new(layer.layer(api.service()));
+///
+/// let made = tokens.create(Some(Duration::from_secs(3600))).await?;
+/// assert_eq!(tokens.get(made.token()).await?.ttl(), made.ttl());
+/// // Those that live for ever are to be deleted when they are not needed any more.
+/// let all: Vec<_> = tokens.list(ListOptions::new()).try_collect().await?;
+/// for token in all.iter().filter(|token| token.ttl().is_none()) {
+///     tokens.delete(token.token()).await?;
+/// }
+/// # layer.shutdown(Duration::from_secs(5)).await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Calls are made once each: what may pass (a 429, a 503) is the caller's to repeat, or a retry
+/// layer's. A token that may have been made twice does no harm: the list has both.
 pub struct UploadTokens<S, B> {
     service: S,
     body: PhantomData<fn(B)>,
 }
 
-/// What the list of upload tokens is sorted by.
+/// What the list of upload tokens is sorted by. It is the API that sorts, not this crate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SortBy {
@@ -41,6 +74,13 @@ pub enum SortBy {
 }
 
 /// In which order [`UploadTokens::list`] gives the tokens, and how many it asks for at once.
+///
+/// ```
+/// use apivideo_auth::upload_token::{ListOptions, SortBy};
+///
+/// // By lifetime. To the API, a token that lives for ever has a lifetime of zero.
+/// let options = ListOptions::new().sort_by(SortBy::Ttl).descending().page_size(50);
+/// ```
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct ListOptions {
@@ -55,24 +95,26 @@ impl ListOptions {
         Self::default()
     }
 
-    /// What to sort by.
+    /// What to sort by. Default: when the tokens were created.
     pub fn sort_by(mut self, sort_by: SortBy) -> Self {
         self.sort_by = sort_by;
         self
     }
 
-    /// The newest, or those with the longest lifetime, first.
+    /// The newest, or those with the longest lifetime, first. Default: last.
     pub fn descending(mut self) -> Self {
         self.descending = true;
         self
     }
 
-    /// How many tokens to ask for at once, 1 to 100.
+    /// How many tokens to ask for at once, 1 to 100. Default: 100. It is not checked here: another
+    /// number is the API's to judge.
     pub fn page_size(mut self, size: u8) -> Self {
         self.page_size = Some(size);
         self
     }
 
+    /// The first page is 1.
     fn path(&self, page: u64) -> String {
         let by = match self.sort_by {
             SortBy::CreatedAt => "createdAt",
@@ -85,7 +127,8 @@ impl ListOptions {
 }
 
 impl<S, B> UploadTokens<S, B> {
-    /// Over a service that completes URIs which are only a path, and adds a bearer.
+    /// Over a service that completes URIs which are only a path, and adds a bearer: a client made
+    /// by an [`ApiVideoAuthLayer`](crate::ApiVideoAuthLayer) does both.
     pub fn new(service: S) -> Self {
         Self {
             service,
@@ -112,6 +155,9 @@ where
     /// # Cancel safety
     ///
     /// If the future is dropped, a token may have been made that nobody knows; the list has it.
+    ///
+    /// The API takes whole seconds, 1 to 2 147 483 647 (68 years). A token for ever is one to be
+    /// deleted by hand; prefer a lifetime.
     pub async fn create(&self, ttl: Option<Duration>) -> Result<UploadToken, Error> {
         let seconds = match ttl {
             None => 0,
@@ -182,6 +228,9 @@ where
     /// # Cancel safety
     ///
     /// If the future is dropped, the token may or may not have been deleted.
+    ///
+    /// Uploads that have begun with it fail at their next chunk; they can be resumed with another
+    /// token.
     pub async fn delete(&self, token: &DelegatedToken) -> Result<(), Error> {
         response::send(
             self.service.clone(),
@@ -191,11 +240,14 @@ where
         .map(drop)
     }
 
+    /// A call whose response is one token.
     async fn one(&self, request: Request<Bytes>) -> Result<UploadToken, Error> {
         response::parse::<Wire>(&response::send(self.service.clone(), request).await?)?.try_into()
     }
 }
 
+/// One page of the list. Of the paging, only the number of pages is read: the next page is counted,
+/// not taken from the links, whose host would have to be trusted.
 #[derive(Deserialize)]
 struct Page {
     data: Vec<Wire>,
@@ -208,6 +260,7 @@ struct Pagination {
     pages_total: u64,
 }
 
+/// The path of a token. It is checked first: a token that is not one could lead to another path.
 fn path(token: &DelegatedToken) -> Result<String, Error> {
     token.check()?;
     Ok(format!("/upload-tokens/{}", token.expose()))

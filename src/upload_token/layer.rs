@@ -1,3 +1,5 @@
+//! The settings of a service that holds nothing but a delegated token.
+
 use std::{fmt, sync::Arc};
 
 use tower_layer::Layer;
@@ -10,10 +12,23 @@ use crate::{credentials::Environment, error::Error, origin::Origin};
 /// Lets a service upload with nothing but a delegated token. See the [module docs](super).
 ///
 /// Clones share the token.
+///
+/// ```
+/// use apivideo_auth::{Environment, UploadTokenLayer};
+///
+/// let layer = UploadTokenLayer::builder("to1234567890123456789012")
+///     .environment(Environment::Sandbox)
+///     .build()?;
+/// # Ok::<(), apivideo_auth::Error>(())
+/// ```
+///
+/// It needs no runtime and does no I/O. When the token expires, make a new layer: nothing here can
+/// renew it.
 #[derive(Clone)]
 pub struct UploadTokenLayer(Arc<Pass>);
 
-/// Builds an [`UploadTokenLayer`].
+/// Builds an [`UploadTokenLayer`]; start with its [`builder`](UploadTokenLayer::builder). Nothing
+/// is checked before [`build`](Self::build).
 #[must_use]
 pub struct UploadTokenLayerBuilder {
     token: DelegatedToken,
@@ -22,7 +37,8 @@ pub struct UploadTokenLayerBuilder {
 }
 
 impl UploadTokenLayer {
-    /// Starts with a delegated token, and with production as the place it is for.
+    /// Starts with a delegated token, and with production as the place it is for. Where the token
+    /// comes from is no matter: it may be typed in, or sent by the account's own server.
     pub fn builder(token: impl Into<DelegatedToken>) -> UploadTokenLayerBuilder {
         UploadTokenLayerBuilder {
             token: token.into(),
@@ -38,13 +54,16 @@ impl UploadTokenLayerBuilder {
         self.base_url(environment.base_url())
     }
 
-    /// The origin of the API, such as `http://127.0.0.1:8080` for a test server. Replaces the environment's.
+    /// The origin of the API, such as `http://127.0.0.1:8080` for a test server. Replaces the
+    /// environment's. It is the only place where the token goes.
     pub fn base_url(mut self, origin: impl Into<String>) -> Self {
         self.base_url = origin.into();
         self
     }
 
     /// Allows an `http` origin that is not on this machine. Anyone on the way can then read the token.
+    ///
+    /// Default: not allowed.
     pub fn danger_allow_http(mut self) -> Self {
         self.allow_http = true;
         self

@@ -1,4 +1,7 @@
 //! The form of an upload, written around the bytes of a chunk without copying them.
+//!
+//! No crate for forms is used: a form is two short texts around bytes that must not be copied, and it
+//! has to be there a second time if it is sent again.
 
 use http::HeaderValue;
 
@@ -10,6 +13,7 @@ const MAX_NAME: usize = 1024;
 pub(super) struct Boundary(String);
 
 impl Boundary {
+    /// Letters and digits: they need no quotes in a header.
     pub(super) fn new() -> Self {
         Self(
             std::iter::repeat_with(fastrand::alphanumeric)
@@ -18,12 +22,14 @@ impl Boundary {
         )
     }
 
+    /// What tells the server where the fields end.
     pub(super) fn content_type(&self) -> HeaderValue {
         HeaderValue::try_from(format!("multipart/form-data; boundary={}", self.0))
             .expect("letters and digits are a valid header value")
     }
 
-    /// What goes before the bytes of the file.
+    /// What goes before the bytes of the file. The video's id comes first, so that a server which
+    /// reads as it goes knows it before the file.
     pub(super) fn head(&self, video_id: Option<&str>, file_name: &str) -> String {
         let boundary = &self.0;
         let id = video_id.map(|id| {

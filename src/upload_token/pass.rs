@@ -1,4 +1,8 @@
 //! Which requests a delegated token is added to.
+//!
+//! The reverse of the rule for bearers: a delegated token goes to `POST /upload` of one origin and
+//! to nothing else. A request for anything else is an error rather than passed on, since it would
+//! go out with no credential at all.
 
 use std::fmt;
 
@@ -11,7 +15,7 @@ use crate::{
     origin::Origin,
 };
 
-/// What is good for uploads, and where.
+/// What is good for uploads, and where. The origin is the token's: it is of no use at another.
 pub(super) struct Pass {
     token: DelegatedToken,
     origin: Origin,
@@ -22,11 +26,15 @@ impl Pass {
         Self { token, origin }
     }
 
+    /// To look for it in errors.
     pub(super) fn token(&self) -> &DelegatedToken {
         &self.token
     }
 
     /// Adds the token to an upload; says why not, if the request is anything else.
+    ///
+    /// `Authorization` goes: a bearer beside an upload token would send a stronger credential where
+    /// a weaker one is enough (<https://docs.api.video/vod/delegated-upload-tokens>).
     pub(super) fn admit<B>(&self, request: &mut Request<B>) -> Result<(), Error> {
         self.origin.complete(request);
         let uri = request.uri();
@@ -53,6 +61,7 @@ impl Pass {
         ))
     }
 
+    /// By the same rules as for bearers: origin, and no `Host` header that names another.
     fn is_for(&self, uri: &Uri, headers: &HeaderMap) -> bool {
         let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
             return false;
@@ -60,6 +69,8 @@ impl Pass {
         self.origin.is_origin_of(scheme, authority) && self.origin.is_named_by(headers)
     }
 
+    /// The same path with the token as one more parameter. It is put in as it is: it was checked
+    /// for letters and digits.
     fn uri(&self, query: Option<&str>) -> Result<Uri, Error> {
         let token = self.token.expose();
         let path = match query {
@@ -80,6 +91,7 @@ impl Pass {
     }
 }
 
+/// By its exact name, in whatever place. Of two tokens, nobody knows which one a server takes.
 fn has_token(query: &str) -> bool {
     query
         .split('&')

@@ -4,11 +4,14 @@ use std::{collections::BTreeSet, error::Error as StdError, fmt, sync::Arc};
 
 use crate::error::Error;
 
-/// How far an upload is: told after each chunk that was accepted.
+/// How far an upload is: told after each chunk that was accepted, through
+/// [`on_progress`](super::UploadOptions::on_progress).
+///
+/// After a [resume](super::UploadOptions::resume) it counts what was accepted before as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// How many bytes of the source are with the API.
+    /// How many bytes of the source are with the API. Forms and headers are not counted.
     pub bytes: u64,
     /// How many there are, if that is known.
     pub total: Option<u64>,
@@ -22,9 +25,26 @@ pub struct Progress {
 ///
 /// It is found in the error of [`upload`](super::upload()). The upload can be [resumed](super::UploadOptions::resume), with
 /// another token if need be; or the video can be deleted by its id.
+///
+/// ```
+/// use apivideo_auth::{Error, upload_token::Unfinished};
+///
+/// fn report(error: &Error) -> String {
+///     match Unfinished::of(error) {
+///         Some(left) => format!("video {} has {} bytes so far", left.video_id(), left.bytes()),
+///         None => format!("nothing was left behind: {error}"),
+///     }
+/// }
+/// # assert!(report(&Error::store(apivideo_auth::ErrorKind::StoreLocked, "x", None)).starts_with("nothing"));
+/// ```
+///
+/// It is kept in memory only, and holds no token. Its own source is the error that stopped the
+/// upload.
 #[derive(Clone)]
 pub struct Unfinished(pub(super) Arc<Stopped>);
 
+/// What is needed to go on. The chunk size is part of it: by another, the chunks would have other
+/// borders.
 pub(super) struct Stopped {
     pub(super) video_id: String,
     pub(super) chunk_size: usize,
@@ -32,17 +52,20 @@ pub(super) struct Stopped {
     /// The numbers of the chunks that were accepted.
     pub(super) done: BTreeSet<u64>,
     pub(super) bytes: u64,
+    /// Why it stopped.
     pub(super) cause: Error,
 }
 
 impl Unfinished {
     /// The upload behind an error, if it left a video behind.
+    ///
+    /// `None` where no video was made, or where nobody can know whether one was.
     #[must_use]
     pub fn of(error: &Error) -> Option<&Self> {
         error.source()?.downcast_ref()
     }
 
-    /// The id of the video.
+    /// The id of the video. It exists, without being playable; delete it if the upload is given up.
     #[must_use]
     pub fn video_id(&self) -> &str {
         &self.0.video_id

@@ -1,9 +1,15 @@
+//! What all requests of this module have in common.
+
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 
 use crate::error::{Error, ErrorKind};
 
 /// A request to the API whose URI is only a path; a layer below completes it.
+///
+/// # Errors
+///
+/// [`ErrorKind::Configuration`]; the path is not quoted, for it may hold a token.
 pub(super) fn request(method: Method, path: &str) -> Result<Request<Bytes>, Error> {
     Request::builder()
         .method(method)

@@ -1,4 +1,7 @@
 //! Sends a request, and says what the API's response means.
+//!
+//! The classes of statuses are those of [`crate::response`]; here they become errors that a caller
+//! of an upload understands.
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -14,10 +17,17 @@ use crate::{
     response::{self, Class},
 };
 
-/// A page of a hundred tokens has 20 KiB, a video with long descriptions not much more.
+/// How many bytes of a response are read. A page of a hundred tokens has 20 KiB, a video with long
+/// descriptions not much more.
 const RESPONSE_LIMIT: usize = 1024 * 1024;
 
 /// Sends a request and reads the response, if it is a good one, in full.
+///
+/// The bytes are wiped when they are dropped: a list of tokens is a list of secrets.
+///
+/// # Errors
+///
+/// See [the module](super#errors). What the API said is the source of the error, never its text.
 pub(super) async fn send<S, B, R>(
     service: S,
     request: Request<Bytes>,
@@ -46,11 +56,14 @@ where
     }
 }
 
+/// Reads JSON. What does not fit leaves open what the API has done, so it is ambiguous and not a
+/// refusal.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     // The parser's own error may quote the body: it is not kept.
     serde_json::from_slice(body).map_err(|_| unreadable())
 }
 
+/// A 2xx that says nothing we understand.
 pub(super) fn unreadable() -> Error {
     Error::new(
         ErrorKind::Ambiguous,
@@ -58,7 +71,7 @@ pub(super) fn unreadable() -> Error {
     )
 }
 
-/// An error of the service: ours stays as it is.
+/// An error of the service: ours stays as it is, so that a caller sees why no token could be had.
 fn failed(error: BoxError) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => *error,
@@ -71,6 +84,7 @@ fn failed(error: BoxError) -> Error {
     }
 }
 
+/// A response that is no success. The wait of a 429 goes along, for whoever sends again.
 fn declined(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
     let problem = Problem::read(status, body);
     let (kind, message) = match status.as_u16() {

@@ -1,3 +1,5 @@
+//! The service of the side that holds the token alone.
+
 use std::{
     pin::Pin,
     sync::Arc,
@@ -17,6 +19,9 @@ use crate::{
 /// A service that uploads with a delegated token, and does nothing else. See the [module docs](super).
 ///
 /// Its error is [`tower::BoxError`]: an [`Error`] of this crate, or the wrapped service's own.
+///
+/// Backpressure is the wrapped service's: nothing waits here, and the service that was polled ready
+/// is the one that is called. Clones share the token.
 #[derive(Clone, Debug)]
 pub struct DelegatedUpload<S> {
     inner: S,
@@ -57,7 +62,7 @@ where
 }
 
 pin_project! {
-    /// Response future of [`DelegatedUpload`].
+    /// Response future of [`DelegatedUpload`]. Dropping it drops the request.
     #[derive(Debug)]
     pub struct ResponseFuture<F> {
         #[pin]
@@ -97,6 +102,9 @@ where
 }
 
 /// Some clients quote the URI in their errors. Such an error is left out; all others pass through.
+///
+/// The kind is the one for a call that may have been carried out: what the error would have said is
+/// not known any more.
 fn without_token(error: BoxError, pass: &Pass) -> BoxError {
     if !response::quotes(&*error, pass.token().expose()) {
         return error;

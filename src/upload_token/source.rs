@@ -1,3 +1,5 @@
+//! What is uploaded, read once and cut into chunks.
+
 use std::{collections::BTreeSet, fmt, io, path::Path};
 
 use bytes::BufMut;
@@ -10,12 +12,25 @@ use super::multipart::Boundary;
 use crate::error::{Error, ErrorKind};
 
 /// The most that the API takes for one video.
+///
+/// In bytes; a source of known length is refused at once, another when it gets there.
 pub(super) const MAX_LENGTH: u64 = 52_428_800_000;
 
-/// What is read of a source to see whether it has ended.
+/// What is read of a source to see whether it has ended: whether a chunk is the last has to be
+/// known before it is sent.
 const PEEK: usize = 8 * 1024;
 
 /// What is to be uploaded: anything that can be read.
+///
+/// ```
+/// use apivideo_auth::upload_token::Source;
+///
+/// // From memory, a pipe or a socket: the length may be told, or be found out at the end.
+/// let film: &[u8] = b"a film";
+/// let source = Source::new(film).length(film.len() as u64).file_name("film.mp4");
+/// ```
+///
+/// It is read once, from its beginning. To resume an upload, open it anew.
 pub struct Source<A> {
     pub(super) reader: A,
     pub(super) length: Option<u64>,
@@ -23,7 +38,8 @@ pub struct Source<A> {
 }
 
 impl<A: AsyncRead + Unpin> Source<A> {
-    /// Of unknown length, as far as the reader goes.
+    /// Of unknown length, as far as the reader goes. Chunks are then numbered by parts, and the
+    /// total is told with the last one.
     pub fn new(reader: A) -> Self {
         Self {
             reader,
@@ -41,6 +57,9 @@ impl<A: AsyncRead + Unpin> Source<A> {
     }
 
     /// The name of the file, which becomes the title of a new video. Default: `video`.
+    ///
+    /// Quotes, line ends and other control characters are replaced, and what is longer than 1 KiB
+    /// is cut.
     #[must_use]
     pub fn file_name(mut self, name: impl Into<String>) -> Self {
         self.file_name = name.into();
@@ -54,6 +73,8 @@ impl Source<File> {
     /// # Errors
     ///
     /// If the file can't be opened, or is a folder.
+    ///
+    /// Of a pipe or a device, the length is not known and is found out.
     pub async fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         let file = File::open(path).await?;
@@ -90,13 +111,14 @@ pub(super) struct Chunk {
     /// From 0 on.
     pub(super) number: u64,
     pub(super) from: u64,
+    /// Without the form around it.
     pub(super) length: u64,
     pub(super) is_last: bool,
     /// The whole form with the chunk in it.
     pub(super) form: Vec<u8>,
 }
 
-/// A source being read in chunks.
+/// A source being read in chunks, one at a time: a lock around it is the order of the bytes.
 pub(super) struct Chunks<A> {
     source: Source<A>,
     chunk_size: usize,
@@ -104,10 +126,12 @@ pub(super) struct Chunks<A> {
     offset: u64,
     /// What was read ahead.
     ahead: Vec<u8>,
+    /// Nothing more is to come.
     ended: bool,
 }
 
 impl<A: AsyncRead + Unpin> Chunks<A> {
+    /// At the beginning of the source.
     pub(super) fn new(source: Source<A>, chunk_size: usize) -> Self {
         Self {
             source,
@@ -167,6 +191,7 @@ impl<A: AsyncRead + Unpin> Chunks<A> {
             .map_or(self.chunk_size, |left| left.min(self.chunk_size))
     }
 
+    /// Reads past a chunk that is with the API already. The reader may not be able to seek.
     async fn skip(&mut self) -> Result<u64, Error> {
         let size = self.size();
         let ahead = self.ahead.len().min(size);
@@ -175,6 +200,7 @@ impl<A: AsyncRead + Unpin> Chunks<A> {
         Ok(ahead as u64 + copy(&mut rest, &mut sink()).await.map_err(unread)?)
     }
 
+    /// Reads a chunk behind what is in the buffer, which is large enough: it must not grow.
     async fn fill(&mut self, form: &mut Vec<u8>, size: usize) -> io::Result<()> {
         let ahead = self.ahead.len().min(size);
         form.extend(self.ahead.drain(..ahead));
@@ -194,6 +220,9 @@ impl<A: AsyncRead + Unpin> Chunks<A> {
     }
 
     /// Counts a chunk that was read, and finds out whether it was the last.
+    ///
+    /// A source of known length is checked on the way, so that an upload of a file that is still
+    /// being written fails rather than making half a video.
     async fn finish(&mut self, length: u64) -> Result<(), Error> {
         self.number += 1;
         self.offset += length;
@@ -225,10 +254,12 @@ impl<A: AsyncRead + Unpin> Chunks<A> {
 pub(super) const TOO_LONG: &str =
     "the source is longer than the 52,428,800,000 bytes that the API takes";
 
+/// The source is at fault, and no request of ours would mend it.
 pub(super) fn wrong(message: &str) -> Error {
     Error::new(ErrorKind::UploadSource, message)
 }
 
+/// The reader's own error is kept as the source.
 fn unread(error: io::Error) -> Error {
     Error::with_source(ErrorKind::UploadSource, "the source can't be read", error)
 }

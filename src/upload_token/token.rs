@@ -1,3 +1,5 @@
+//! Upload tokens as the API gives them, and the secret in them.
+
 use std::{
     fmt,
     time::{Duration, SystemTime},
@@ -14,11 +16,20 @@ use crate::{
 
 secret! {
     /// What may upload videos into the account, and nothing else, without any other credential.
+    ///
+    /// It works any number of times, for whoever holds it, until it expires or is deleted
+    /// (<https://docs.api.video/vod/delegated-upload-tokens>). In an upload it is a part of the
+    /// URI, so it stands in the logs of whatever logs URIs.
     DelegatedToken
 }
 
 impl DelegatedToken {
     /// It is put into URIs as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] if it would change the URI, or be changed by it. The token is
+    /// not quoted.
     pub(super) fn check(&self) -> Result<(), Error> {
         let text = self.expose();
         if !text.is_empty()
@@ -37,6 +48,8 @@ impl DelegatedToken {
 }
 
 /// A delegated token and what the API knows of it.
+///
+/// `Debug` shows when it expires and not the token.
 #[derive(Clone)]
 pub struct UploadToken {
     token: DelegatedToken,
@@ -46,7 +59,7 @@ pub struct UploadToken {
 }
 
 impl UploadToken {
-    /// The token itself.
+    /// The token itself: what to give to a browser or a camera.
     #[must_use]
     pub fn token(&self) -> &DelegatedToken {
         &self.token
@@ -81,7 +94,7 @@ impl fmt::Debug for UploadToken {
     }
 }
 
-/// A token as the API writes it.
+/// A token as the API writes it. All but the token may be missing.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Wire {

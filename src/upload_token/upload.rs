@@ -1,3 +1,5 @@
+//! The upload itself: which chunk goes next, what is sent again, and what an error leaves behind.
+
 use std::{
     collections::BTreeSet,
     fmt,
@@ -29,13 +31,16 @@ use crate::{
 /// The most chunks that the API takes for one video.
 const MAX_CHUNKS: u64 = 10_000;
 
-/// The wait before a chunk is sent a second time. It doubles from one time to the next.
+/// The wait before a chunk is sent a second time. It doubles from one time to the next, and a
+/// random half of it is left out.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 /// The longest wait that is not asked for by the API.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// A video that is with the API in full. Encoding it takes a while yet.
+///
+/// Whether it can be played yet is told by the API's `/videos/{videoId}/status`.
 #[derive(Clone)]
 pub struct Uploaded {
     video_id: String,
@@ -43,13 +48,13 @@ pub struct Uploaded {
 }
 
 impl Uploaded {
-    /// The id of the video.
+    /// The id of the video: what to keep.
     #[must_use]
     pub fn video_id(&self) -> &str {
         &self.video_id
     }
 
-    /// The video as the API describes it, in JSON.
+    /// The video as the API describes it, in JSON: the last description that came.
     #[must_use]
     pub fn video(&self) -> &Bytes {
         &self.video
@@ -80,6 +85,12 @@ impl fmt::Debug for Uploaded {
 /// # Cancel safety
 ///
 /// Dropping the future ends the upload. What was accepted stays with the API, as a video that is never finished.
+///
+/// # What is sent again
+///
+/// A chunk of a known video is, freely: the API takes the same bytes at the same place twice. A
+/// request that would make a video is not, once it may have been carried out. Between two attempts
+/// lies half a second at first and 10 s at most, or what the API asks for.
 pub async fn upload<B, S, R>(
     service: S,
     source: Source<impl AsyncRead + Unpin>,
@@ -141,8 +152,11 @@ where
 }
 
 /// How chunks are sent.
+///
+/// It does not change while the upload runs.
 struct Plan {
-    /// The video to upload to, unless with a delegated token.
+    /// The video to upload to, by its path; none with a delegated token, whose requests carry the
+    /// id as a field.
     target: Option<String>,
     boundary: Boundary,
     chunk_size: usize,
@@ -151,9 +165,11 @@ struct Plan {
     concurrency: u64,
 }
 
-/// What has come of it so far.
+/// What has come of it so far. Shared by the workers, and locked for a few instructions.
 struct UploadProgress {
     video_id: Option<String>,
+    /// The numbers of the chunks that were accepted: with several on their way, they need not come
+    /// in order.
     done: BTreeSet<u64>,
     bytes: u64,
     chunks: Option<u64>,
@@ -184,6 +200,7 @@ impl UploadProgress {
         }
     }
 
+    /// Counts a chunk, and tells the caller.
     fn accept(&mut self, plan: &Plan, sent: &Accepted, video: Bytes) {
         self.done.insert(sent.number);
         self.bytes += sent.length;
@@ -207,6 +224,7 @@ impl UploadProgress {
 }
 
 impl Plan {
+    /// Checks everything that can be checked before the first request.
     fn new<A>(source: &Source<A>, options: &UploadOptions) -> Result<Self, Error> {
         let chunk_size = options.check(source.length)?;
         let mut plan = Self {
@@ -221,11 +239,14 @@ impl Plan {
         Ok(plan)
     }
 
+    /// How many chunks there will be, if the length is known.
     fn chunks(&self) -> Option<u64> {
         self.length
             .map(|length| length.div_ceil(self.chunk_size as u64))
     }
 
+    /// The error of an upload that leaves a video behind: the cause's kind and wait, with what is
+    /// needed to go on.
     fn stopped(&self, video_id: String, done: BTreeSet<u64>, bytes: u64, cause: Error) -> Error {
         let (kind, wait) = (cause.kind(), cause.retry_after());
         let message = format!("the upload of video {video_id} has stopped");
@@ -242,6 +263,9 @@ impl Plan {
     }
 
     /// Sends a chunk until it is accepted or hope is lost. The response is empty where it was lost.
+    ///
+    /// What may have been carried out is remembered over all attempts: "already uploaded" is a
+    /// success only after one of them, else the video had another source before.
     async fn send<B, S, R>(
         &self,
         service: &S,
@@ -293,6 +317,7 @@ impl Plan {
         unreachable!("the last attempt returns")
     }
 
+    /// The request for a chunk, without its body, which is added for each attempt without a copy.
     fn request(&self, chunk: &Chunk) -> Result<Request<Bytes>, Error> {
         let path = self
             .target
@@ -310,6 +335,7 @@ impl Plan {
     }
 
     /// `bytes` is what all of the API's documents know, but it can't be told without the length.
+    /// `None`, and no header, for a video in one piece.
     fn range(&self, chunk: &Chunk) -> Option<String> {
         let part = chunk.number + 1;
         match self.length {
@@ -325,6 +351,7 @@ impl Plan {
     }
 }
 
+/// The id in the API's response. It goes into paths from here on, so it has to look like one.
 fn video_id(video: &[u8]) -> Result<String, Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -339,7 +366,8 @@ fn video_id(video: &[u8]) -> Result<String, Error> {
     }
 }
 
-/// Half of it is random, so that chunks which failed together do not come together again.
+/// The wait before the next attempt. Half of it is random, so that chunks which failed together do
+/// not come together again.
 fn backoff(attempt: u32) -> Duration {
     let wait = FIRST_WAIT
         .saturating_mul(1 << attempt.min(10).saturating_sub(1))
