@@ -1,4 +1,8 @@
 //! Token calls over any `Service<http::Request<B>>`.
+//!
+//! The layers between us and the server are the user's. So a call here proves nothing by its shape:
+//! it may be repeated, redirected or answered by something on the way. What can be told below is
+//! told by [`TokenCall`]; the rest is read from statuses and errors with suspicion.
 
 use std::{error::Error as StdError, fmt, future::poll_fn, marker::PhantomData, sync::Arc};
 
@@ -28,21 +32,31 @@ use crate::{
 /// }
 /// # assert!(may_repeat(&http::Request::new(())));
 /// ```
+///
+/// Such a policy is better not there at all: with
+/// [`token_service`](crate::ApiVideoAuthLayerBuilder::token_service), token calls take a way of
+/// their own.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct TokenCall {}
 
-/// No honest response comes near it: a pair is under 4 KiB.
+/// How many bytes of a response are read. No honest one comes near it: a pair is under 4 KiB.
 const RESPONSE_LIMIT: usize = 64 * 1024;
 
+/// The user's knowledge about errors of their own client: true if the request surely never went
+/// out.
 pub(crate) type NeverSent = Arc<dyn Fn(&(dyn StdError + 'static)) -> bool + Send + Sync>;
 
-/// What token calls of one source have in common.
+/// What token calls of one source have in common. It is made once by the builder and handed to each
+/// call, so that an endpoint is no more than a service.
 #[derive(Clone)]
 pub(crate) struct EndpointConfig {
     pub(crate) origin: Origin,
+    /// The value of `AV-Origin-App`, `name:version`, which api.video's own clients send.
     pub(crate) application: Option<HeaderValue>,
+    /// What the user knows of the client's errors.
     pub(crate) never_sent: Option<NeverSent>,
+    /// For a `Retry-After` that is a date.
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -55,6 +69,8 @@ impl fmt::Debug for EndpointConfig {
 }
 
 impl EndpointConfig {
+    /// The request of a call: absolute, since no layer below completes it, without `Authorization`,
+    /// and marked as a [`TokenCall`]. The body's bytes are wiped when the last owner drops them.
     fn request(&self, grant: &Grant) -> Result<Request<Bytes>, http::Error> {
         let (path, body) = wire::request(grant);
         let uri = http::Uri::builder()
@@ -86,7 +102,8 @@ impl EndpointConfig {
     }
 }
 
-/// The API takes digits only, so a pre-release is told by its plain number.
+/// Who makes the call, as api.video's own clients tell it. The API takes digits only, so a
+/// pre-release is told by its plain number.
 const ORIGIN_CLIENT: &str = concat!(
     "apivideo-auth:",
     env!("CARGO_PKG_VERSION_MAJOR"),
@@ -96,13 +113,15 @@ const ORIGIN_CLIENT: &str = concat!(
     env!("CARGO_PKG_VERSION_PATCH")
 );
 
-/// A service that makes token calls with bodies of type `B`.
+/// A service that makes token calls with bodies of type `B`. `fn(B)` keeps it `Send` whatever `B`
+/// is.
 pub(crate) struct HttpEndpoint<S, B> {
     service: S,
     body: PhantomData<fn(B)>,
 }
 
 impl<S, B> HttpEndpoint<S, B> {
+    /// Over a service that need not be ready: each call polls a clone of it.
     pub(crate) fn new(service: S) -> Self {
         Self {
             service,

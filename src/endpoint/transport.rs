@@ -1,4 +1,8 @@
 //! Where token calls go: through the wrapped service, or through one of their own.
+//!
+//! A type parameter rather than an option, because the two ask for different things: through the
+//! wrapped service, its body type has to be `From<Bytes>`; with a service of their own, token calls
+//! ask nothing of it.
 
 use std::{
     fmt,
@@ -10,13 +14,20 @@ use bytes::Bytes;
 use super::{HttpEndpoint, TokenEndpoint};
 use crate::http_service::{HttpService, ResponseBody};
 
-/// Token calls go through a clone of the wrapped service: the default. Its body type has to be `From<Bytes>`.
+/// Token calls go through a clone of the wrapped service: the default. Its body type has to be
+/// `From<Bytes>`, as `Full<Bytes>` and `axum::body::Body` are.
+///
+/// They share its connections, proxies and TLS settings, and also its limits: behind
+/// `ConcurrencyLimit(1)`, a token call and a request wait for each other.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct SameService {}
 
 /// Token calls go through a service given with
 /// [`token_service`](crate::ApiVideoAuthLayerBuilder::token_service).
+///
+/// They wait for no slot of the wrapped service, and no layer above it sees them. The mutex is
+/// there because a Tower service need not be `Sync`; it is held for the time of a clone.
 pub struct SeparateService(Mutex<Box<dyn TokenEndpoint>>);
 
 impl SameService {
@@ -34,6 +45,7 @@ impl SeparateService {
         Self(Mutex::new(Box::new(HttpEndpoint::new(service))))
     }
 
+    /// An endpoint for one renewal.
     pub(crate) fn endpoint(&self) -> Box<dyn TokenEndpoint> {
         self.0
             .lock()
@@ -49,6 +61,9 @@ impl fmt::Debug for SeparateService {
 }
 
 /// How a client over the service `S` with request bodies `B` makes token calls. Sealed.
+///
+/// It is a bound on [`ApiVideoAuth`](crate::ApiVideoAuth), for those that name its type in generic
+/// code.
 pub trait Transport<S, B>: sealed::Transport<S, B> {}
 
 impl<S, B, T: sealed::Transport<S, B>> Transport<S, B> for T {}
@@ -58,10 +73,12 @@ pub(crate) mod sealed {
 
     #[expect(unnameable_types, reason = "this is what seals the trait")]
     pub trait Transport<S, B>: Send + Sync + 'static {
-        /// Whether token calls need readiness of the wrapped service, as requests do.
+        /// Whether token calls need readiness of the wrapped service, as requests do. Only then may
+        /// a request that finds no slot take that of a response which nobody waits for.
         #[doc(hidden)]
         const SHARES_SLOTS: bool;
 
+        /// An endpoint for one renewal, over a clone of `inner` if need be.
         #[doc(hidden)]
         #[expect(private_interfaces, reason = "the trait is sealed")]
         fn endpoint(&self, inner: &S) -> Box<dyn TokenEndpoint>;

@@ -1,5 +1,9 @@
 //! The server's JSON and statuses; nothing else knows them. The facts are from the API's reference
 //! (<https://docs.api.video/reference/api/Authentication>).
+//!
+//! No field of a response is declared required there, and its pages contradict each other on the
+//! status of a refusal (400 or 401). So this file reads whatever makes sense and takes neither for
+//! granted.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,10 +25,11 @@ use crate::{
 /// hammer the endpoint. If the token dies earlier, a 401 tells.
 const ASSUMED_LIFETIME: Duration = Duration::from_secs(300);
 
-/// No lifetime above this is believed.
+/// No lifetime above this is believed: api.video's tokens live for an hour.
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// Path and body of a token call.
+/// Path and body of a token call: `{"refreshToken": "…"}` or `{"apiKey": "…"}`. Written into a
+/// buffer of its final size, which is wiped afterwards.
 pub(super) fn request(grant: &Grant) -> (&'static str, Zeroizing<Vec<u8>>) {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -50,6 +55,7 @@ pub(super) fn request(grant: &Grant) -> (&'static str, Zeroizing<Vec<u8>>) {
     (path, body)
 }
 
+/// A call that surely never went out: the credential is as good as before.
 pub(super) fn not_sent(error: BoxError) -> Outcome {
     let error = Error::with_source(
         ErrorKind::Unavailable,
@@ -70,6 +76,11 @@ pub(super) fn lost(grant: &Grant, error: Error) -> Outcome {
     }
 }
 
+/// Puts a response into its class. Status first, then the problem's type.
+///
+/// A refusal needs both: the right status and a problem type that this crate knows. A proxy's own
+/// 401, or a login page of a hotel, must not end a refresh token. The body is `Err` where it broke
+/// off or was too long.
 pub(super) fn outcome(
     grant: &Grant,
     status: StatusCode,
@@ -118,6 +129,12 @@ pub(super) fn outcome(
     }
 }
 
+/// Reads a pair out of a 2xx.
+///
+/// Every field is optional and read on its own, so that an odd one does not cost the others.
+/// Without a usable access token the refresh token is kept all the same: the one that was sent is
+/// spent by now, and this may be all that is left. A `token_type` other than `Bearer`, in whatever
+/// case, is no token of ours.
 fn pair(grant: &Grant, body: &[u8]) -> Outcome {
     #[derive(Default, Deserialize)]
     #[serde(default)]
@@ -168,7 +185,9 @@ fn pair(grant: &Grant, body: &[u8]) -> Outcome {
     }
 }
 
-/// Whole seconds out of a number, a digit string or a fraction.
+/// Whole seconds out of a number, a digit string or a fraction, rounded down: a token that is
+/// believed to live longer than it does costs a 401. Absent, zero, negative or unreadable,
+/// [`ASSUMED_LIFETIME`].
 fn lifetime(expires_in: Option<&str>) -> Duration {
     let seconds = expires_in
         .and_then(|text| text.trim().parse::<f64>().ok())
@@ -183,13 +202,18 @@ fn lifetime(expires_in: Option<&str>) -> Duration {
 
 /// What a problem says of a token call.
 enum Meaning {
+    /// The credential is invalid.
     Refusal,
+    /// The account is suspended, whatever the credential.
     Suspension,
+    /// The API could not read our payload.
     Misunderstanding,
+    /// Nothing that this crate knows: it may be another party's.
     Unknown,
 }
 
-/// The kinds are written in two styles: `authentication-invalid-api-key` and `authenticationinvalid_credentials`.
+/// The kinds are written in two styles: `authentication-invalid-api-key` and
+/// `authenticationinvalid_credentials`. Letters and digits are all that is compared.
 fn meaning(problem: &Problem) -> Meaning {
     let name: String = problem
         .kind()
