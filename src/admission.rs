@@ -1,4 +1,8 @@
 //! Which requests get a token.
+//!
+//! The decision is taken for each request that passes the layer, redirected ones included, and from
+//! the request alone: a token is never sent to a place that is not on the list, whatever the caller
+//! set up above or below. Who gets none is not refused: the request goes on as it is.
 
 use std::time::Duration;
 
@@ -8,19 +12,51 @@ use crate::origin::Origin;
 
 /// A request extension: renew first if less than this is left of the token's lifetime.
 ///
-/// Useful before a long upload. At most half the token's lifetime can be asked for, and a tenth of a lifetime lies
-/// between two renewals for this reason. If the renewal fails, a usable token is used all the same.
+/// It is for long requests whose body can't be kept for a replay, such as the upload of a large file:
+/// should the token expire on the way, their 401 would stand. Others need none of it.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use apivideo_auth::MinLifetime;
+///
+/// let mut request = http::Request::post("/videos/vi1234/source").body(())?;
+/// request.extensions_mut().insert(MinLifetime(Duration::from_secs(20 * 60)));
+/// # Ok::<(), http::Error>(())
+/// ```
+///
+/// At most half the token's lifetime can be asked for (half an hour of api.video's hour; more
+/// counts as that), and a tenth of a lifetime lies between two renewals for this reason. So a wish
+/// that can never be met costs few renewals and delays few requests. If the renewal fails, a usable
+/// token is used all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "it is its one field")]
 pub struct MinLifetime(pub Duration);
 
-/// A request extension: leave this request alone, as if it had an `Authorization` header of its own.
+/// A request extension: leave this request alone, as if it had an `Authorization` header of its
+/// own.
+///
+/// It gets no token, causes no renewal, and its 401 is its own: it is passed on and says nothing of
+/// the source's token. A path-only URI is still completed with the API's origin.
+///
+/// ```
+/// use apivideo_auth::NoAuth;
+///
+/// // What is public needs no token.
+/// let mut request = http::Request::get("/videos/vi1234/status").body(())?;
+/// request.extensions_mut().insert(NoAuth);
+/// # Ok::<(), http::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "it is a flag")]
 pub struct NoAuth;
 
-/// Decides whether a request gets a token, and completes a URI that is only a path. The first of `origins` is the
-/// API's.
+/// Decides whether a request gets a token, and completes a URI that is only a path. The first of
+/// `origins` is the API's.
+///
+/// The order matters: the URI is completed first, so that the decision is about the place where the
+/// request will really go. A request that is left alone has its URI completed too, or it could not
+/// be sent, but no header of it is touched.
 pub(crate) fn admit<B>(origins: &[Origin], request: &mut Request<B>) -> bool {
     let spared = has_own(request.headers(), request.extensions());
     if let Some(api) = origins.first() {
@@ -35,6 +71,10 @@ pub(crate) fn admit<B>(origins: &[Origin], request: &mut Request<B>) -> bool {
 }
 
 /// Whether a complete URI leads to where tokens may go.
+///
+/// Everything that is not clearly the API is a no: a URI without scheme or authority, `CONNECT`, a
+/// path that takes no bearer, an origin that is not on the list, and a `Host` header that names
+/// another server than the URI does.
 pub(crate) fn is_for(origins: &[Origin], method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
     let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
         return false;
@@ -46,11 +86,16 @@ pub(crate) fn is_for(origins: &[Origin], method: &Method, uri: &Uri, headers: &H
             .any(|origin| origin.is_origin_of(scheme, authority) && origin.is_named_by(headers))
 }
 
+/// Whether the caller has taken care of the credentials. Any `Authorization` counts, also an empty
+/// one or several: to replace it would be to guess what the caller meant.
 pub(crate) fn has_own(headers: &HeaderMap, extensions: &Extensions) -> bool {
     headers.contains_key(header::AUTHORIZATION) || extensions.get::<NoAuth>().is_some()
 }
 
-/// Login and refresh take no bearer, and an upload with a delegated token must not have one.
+/// Login and refresh take no bearer, and an upload with a delegated token must not have one
+/// (<https://docs.api.video/reference/api/Authentication>,
+/// <https://docs.api.video/vod/delegated-upload-tokens>). A slash at the end does not make it
+/// another place: some servers take it for the same.
 fn is_for_bearers(path: &str) -> bool {
     let path = path.strip_suffix('/').unwrap_or(path);
     !(path == "/upload" || path == "/auth" || path.starts_with("/auth/"))

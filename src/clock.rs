@@ -28,10 +28,15 @@ use std::{
 };
 
 /// A source of time. See the [module docs](self).
+///
+/// `ManualClock`, with the feature `test-util`, is one for tests. An [`Arc`] of a clock is a clock
+/// too, so that a test can keep a handle to the one that it gives away.
 pub trait Clock: Send + Sync + 'static {
     /// Reads both clocks.
     ///
-    /// This is called for every request and must be cheap. A resolution of a few milliseconds is enough.
+    /// This is called for every request and must be cheap: no lock that is held for long, no I/O. A
+    /// resolution of a few milliseconds is enough. The two readings should be taken together, since
+    /// a token is expired as soon as one of them says so.
     fn now(&self) -> Now;
 }
 
@@ -42,6 +47,10 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 }
 
 /// One reading of the wall clock and the monotonic clock.
+///
+/// A token's lifetime is counted on both: it is over as soon as either says so. So a wall clock
+/// that is set back makes no token live longer, and neither does a monotonic clock that stood still
+/// while the machine slept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Now {
@@ -52,7 +61,8 @@ pub struct Now {
 }
 
 impl Now {
-    /// A reading made of its two parts.
+    /// A reading made of its two parts, for a [`Clock`] of your own. Only differences between
+    /// readings of `monotonic` count, so it may start anywhere.
     #[must_use]
     pub fn new(wall: SystemTime, monotonic: Duration) -> Self {
         Self { wall, monotonic }
@@ -69,7 +79,11 @@ impl Clock for SystemClock {
     }
 }
 
-// The coarse clocks cost a tenth of the fine ones and are at most a scheduler tick late.
+/// The one place that reads the system's time on Linux and Android; stores, which have no
+/// [`Clock`], use it too.
+///
+/// The coarse clocks cost a tenth of the fine ones and are at most a scheduler tick late: a few
+/// milliseconds, where what is judged by them takes a tenth of a second at least.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn system_now() -> Now {
     let read = |id| {
@@ -83,6 +97,8 @@ pub(crate) fn system_now() -> Now {
     }
 }
 
+/// The one place that reads the system's time elsewhere. The monotonic reading counts from the
+/// first call, since an `Instant` can't be told as a number.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[expect(
     clippy::disallowed_methods,
@@ -98,16 +114,23 @@ pub(crate) fn system_now() -> Now {
 }
 
 /// A moment kept on both clocks. It has come as soon as either of them says so.
+///
+/// Each clock lies in its own way and only in one direction that does harm: the wall clock when it
+/// is set back, the monotonic one when it sleeps. The earlier of the two is the safe one for a
+/// token's end of life, and for a pause: no pause becomes endless because somebody set the clock.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Deadline {
     wall: SystemTime,
     monotonic: Duration,
 }
 
-/// Further away than any program runs, and near enough for every clock.
+/// Further away than any program runs, and near enough for every clock: a sum with it does not
+/// overflow.
 const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 impl Deadline {
+    /// The moment `wait` after `start`. A wall clock that can't count so far stays where it is, and
+    /// the moment has come at once: a token with an absurd lifetime is renewed, not trusted.
     pub(crate) fn after(start: Now, wait: Duration) -> Self {
         Self {
             wall: start.wall.checked_add(wait.min(FAR)).unwrap_or(start.wall),
@@ -115,6 +138,7 @@ impl Deadline {
         }
     }
 
+    /// The same moment, `lead` earlier on both clocks; never before their beginnings.
     pub(crate) fn earlier_by(self, lead: Duration) -> Self {
         Self {
             wall: self
@@ -125,15 +149,19 @@ impl Deadline {
         }
     }
 
+    /// What is left until it has come, by the clock that is nearer to it; zero afterwards.
     pub(crate) fn left(&self, now: Now) -> Duration {
         let wall = self.wall.duration_since(now.wall).unwrap_or(Duration::ZERO);
         wall.min(self.monotonic.saturating_sub(now.monotonic))
     }
 
+    /// Whether it has come. On the hot path: two comparisons.
     pub(crate) fn has_passed(&self, now: Now) -> bool {
         now.wall >= self.wall || now.monotonic >= self.monotonic
     }
 
+    /// By the wall clock, for people and for stores to read: a monotonic reading means nothing to
+    /// others.
     pub(crate) fn wall(&self) -> SystemTime {
         self.wall
     }

@@ -1,4 +1,9 @@
 //! The one error type.
+//!
+//! A caller needs to know three things of a failure: what to do about it ([`kind`](Error::kind)),
+//! whether to try again ([`is_transient`](Error::is_transient)), and when
+//! ([`retry_after`](Error::retry_after)). The text is for people. It holds no secret, no URL query
+//! and nothing of a response's body.
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
@@ -17,12 +22,33 @@ use tower::BoxError;
 /// assert_eq!(error.kind(), ErrorKind::Configuration);
 /// assert!(!error.is_transient());
 /// ```
+///
+/// The wrapped service's error type is hidden in the box, so look for ours first:
+///
+/// ```
+/// use apivideo_auth::{Error, ErrorKind};
+/// use tower::BoxError;
+///
+/// fn explain(error: &BoxError) -> &'static str {
+///     match error.downcast_ref::<Error>() {
+///         Some(error) if error.is_transient() => "no token now; try again later",
+///         Some(error) if error.kind() == ErrorKind::Refused => "log in again",
+///         Some(_) => "no token; see the message",
+///         None => "the request itself failed",
+///     }
+/// }
+/// # let refused = Error::store(ErrorKind::StoreLocked, "busy", None);
+/// # assert_eq!(explain(&refused.into()), "no token now; try again later");
+/// ```
+///
+/// [`source`](std::error::Error::source) gives what lies behind it, which the text does not repeat.
 #[derive(Clone)]
 pub struct Error {
     inner: Arc<Inner>,
     retry_after: Option<Duration>,
 }
 
+/// What clones share. The wait is not here: each caller is told what is left of it when it asks.
 struct Inner {
     kind: ErrorKind,
     message: String,
@@ -30,48 +56,67 @@ struct Inner {
 }
 
 /// What sort of failure an [`Error`] is.
+///
+/// *Transient* kinds end by themselves, see [`Error::is_transient`]. The others wait for a person
+/// or for [`set_credentials`](crate::ApiVideoAuthLayer::set_credentials).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A setting can't work. The message says which and what to do.
+    /// A setting can't work. The message says which and what to do. It comes from a `build`, a
+    /// setter or a constructor, and from [`TokenSource::pair`](crate::TokenSource::pair) where a
+    /// store owns the pair.
     Configuration,
-    /// A token is needed and there is nothing to get one with.
+    /// A token is needed and there is nothing to get one with: give the builder an API key, a
+    /// refresh token or a store that holds a pair, or call `set_credentials`.
     NoCredentials,
-    /// The API refused the credential, and no other is left.
+    /// The API refused the credential, and no other is left. A refused refresh token is forgotten:
+    /// someone has to log in again. A refused API key is asked again after five minutes, should
+    /// someone have mended it.
     Refused,
-    /// The account is suspended. It is asked again every five minutes at most.
+    /// The account is suspended. Nothing is forgotten, and the API is asked again every five
+    /// minutes at most.
     Suspended,
-    /// The token endpoint could not be reached, or said that it can't serve now.
+    /// The token endpoint could not be reached, or said that it can't serve now. Transient; the
+    /// credential is as good as before.
     Unavailable,
-    /// A token call was sent and no usable response came: it may or may not have been carried out.
+    /// A token call was sent and no usable response came: it may or may not have been carried out,
+    /// and the refresh token may be spent. Transient. Of uploads: the call may have been carried
+    /// out.
     Ambiguous,
-    /// The renewal took longer than this caller may wait.
+    /// The renewal took longer than this caller may wait. It goes on without the caller. Transient.
     TimedOut,
-    /// The API did not understand our token call: a bug of this crate.
+    /// The API did not understand our token call: a bug of this crate, please report it.
     Protocol,
-    /// The token service, or a callback, panicked.
+    /// The token service, a store or a callback panicked. Nothing is poisoned; the next renewal
+    /// starts anew.
     Panicked,
-    /// A renewal was needed outside a Tokio runtime.
+    /// A renewal, or a keeper, was needed outside a Tokio runtime.
     NoRuntime,
-    /// The token source was shut down or handed over.
+    /// The token source was shut down, and its token has expired since, or it never had a pair.
     Closed,
-    /// The request's body can't be sent as it announced itself.
+    /// The request's body can't be sent as it announced itself: it has trailers that it did not
+    /// announce, and the copy that is kept for a replay would lose them.
     RequestBody,
-    /// The store can't be reached, or did not answer in time.
+    /// The store can't be reached, or did not answer in time. Transient.
     StoreUnavailable,
-    /// The store's lock could not be had in time.
+    /// The store's lock could not be had in time: another process renews, or hangs. Transient.
     StoreLocked,
-    /// Another pair was stored in the meantime, or the store's lock was lost.
+    /// Another pair was stored in the meantime, or the store's lock was lost. Transient.
     StoreConflict,
-    /// What is stored is damaged, or open to others.
+    /// What is stored is damaged, or open to others. A source that holds an API key moves it aside
+    /// and logs in.
     StoreCorrupt,
-    /// What is stored is sound but can't be read here: it was written by a newer version, or encrypted with another key.
+    /// What is stored is sound but can't be read here: it was written by a newer version, or
+    /// encrypted with another key. It is left alone.
     StoreUnreadable,
-    /// What is stored belongs to another API key.
+    /// What is stored belongs to another API key. After a change of keys, see
+    /// [`replace_foreign_pair`](crate::ApiVideoAuthLayerBuilder::replace_foreign_pair).
     StoreForeign,
-    /// The API understood a call about upload tokens, or an upload, and declined it.
+    /// The API understood a call about upload tokens, or an upload, and declined it for a reason of
+    /// its own.
     Rejected,
-    /// The API knows no such upload token or video.
+    /// The API knows no such upload token or video: it was deleted, has expired, or is of another
+    /// account.
     NotFound,
     /// The request is not one that a delegated token is for: nothing was sent.
     WrongTarget,
@@ -80,6 +125,8 @@ pub enum ErrorKind {
 }
 
 impl Error {
+    /// Without a cause behind it. The message begins in lower case, has no full stop, and says what
+    /// to do where there is something to do.
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -91,6 +138,8 @@ impl Error {
         }
     }
 
+    /// With a cause, which is kept as it is and never quoted in the message: it may hold what must
+    /// not be printed, and whoever prints the chain would see it twice.
     pub(crate) fn with_source(
         kind: ErrorKind,
         message: impl Into<String>,
@@ -107,6 +156,7 @@ impl Error {
         }
     }
 
+    /// The same error with what is left of a wait. Cheap: the rest is shared.
     pub(crate) fn after(self, wait: Option<Duration>) -> Self {
         Self {
             retry_after: wait,
@@ -114,9 +164,19 @@ impl Error {
         }
     }
 
-    /// An error for a [`TokenStore`](crate::store::TokenStore) of your own. `kind` is one of the `Store…` kinds; any
-    /// other becomes [`ErrorKind::StoreUnavailable`]: what the API says is not for a store to say. No secret may stand
-    /// in `message`.
+    /// An error for a [`TokenStore`](crate::store::TokenStore) of your own. `kind` is one of the
+    /// `Store…` kinds; it decides what the source does next (log in around a store that is
+    /// unavailable, leave one alone that can't be read). Any other kind becomes
+    /// [`ErrorKind::StoreUnavailable`]: what the API says is not for a store to say. No secret may
+    /// stand in `message`.
+    ///
+    /// ```
+    /// use apivideo_auth::{Error, ErrorKind};
+    ///
+    /// let cause = std::io::Error::other("connection refused");
+    /// let error = Error::store(ErrorKind::StoreUnavailable, "etcd is away", Some(cause.into()));
+    /// assert!(error.is_transient());
+    /// ```
     pub fn store(kind: ErrorKind, message: impl Into<String>, source: Option<BoxError>) -> Self {
         use ErrorKind::{
             StoreConflict, StoreCorrupt, StoreForeign, StoreLocked, StoreUnavailable,
@@ -132,13 +192,19 @@ impl Error {
         }
     }
 
-    /// What sort of failure this is.
+    /// What sort of failure this is: what a program decides by.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.inner.kind
     }
 
-    /// Whether the same request may well succeed later, with nothing changed by anyone on this side.
+    /// Whether the same request may well succeed later, with nothing changed by anyone on this
+    /// side: true of `Unavailable`, `Ambiguous`, `TimedOut`, `StoreUnavailable`, `StoreLocked` and
+    /// `StoreConflict`.
+    ///
+    /// A retry layer above this crate can go by it. It need not wait longer than
+    /// [`retry_after`](Self::retry_after), and calls in the meantime cost nothing: they get the
+    /// same error at once, without a token call.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         use ErrorKind::{
@@ -150,8 +216,13 @@ impl Error {
         )
     }
 
-    /// How long to wait, from the moment the error was returned, before the source tries again. `None` if that is
-    /// not known, or if it never will by itself.
+    /// How long to wait, from the moment the error was returned, before the source tries again.
+    /// `None` if that is not known, or if it never will by itself.
+    ///
+    /// Each caller is told what is left, so callers of one outage hear different numbers. It is the
+    /// source's own cool-down (from about a second up to half a minute, as the outage goes on), the
+    /// five minutes after a refused API key or for a suspended account, or the wait that the API
+    /// asked for (up to 120 s).
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after

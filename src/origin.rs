@@ -10,6 +10,9 @@ use http::{
 use crate::error::{Error, ErrorKind};
 
 /// Scheme, host and port of a server that may see a token.
+///
+/// Host and port are kept in one form (lower case, the port written out), the authority as the user
+/// wrote it: the first is for comparing, the second for sending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
     scheme: Scheme,
@@ -19,7 +22,12 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Reads an origin as a user writes it; a path other than `/`, a query or user information is refused.
+    /// Reads an origin as a user writes it; a path other than `/`, a query or user information is
+    /// refused.
+    ///
+    /// Nothing is mended: who gives a path expects it to be used, and a token sent elsewhere than
+    /// expected is worse than an error at start. Without TLS, tokens go to this machine only,
+    /// unless `allow_http`.
     pub(crate) fn parse(url: &str, allow_http: bool) -> Result<Self, Error> {
         let refuse = |why: &str| {
             // User information may be a password, a query a token, and what has no scheme may be a key by mistake.
@@ -60,12 +68,17 @@ impl Origin {
     }
 
     /// Scheme, host and port, all written out.
+    ///
+    /// Pairs are stored under it, so it must stay the same for the same server.
     pub(crate) fn name(&self) -> String {
         format!("{}://{}:{}", self.scheme, self.host, self.port)
     }
 
     /// Completes a request whose URI is only a path. A `Host` that names another server, a gateway's own for example,
     /// would contradict the URI, and goes.
+    ///
+    /// On an absolute URI a contradiction costs the token instead, see `is_named_by`: there nobody
+    /// can know which of the two was meant.
     pub(crate) fn complete<B>(&self, request: &mut Request<B>) {
         if self.complete_uri(request.uri_mut()) && !self.is_named_by(request.headers()) {
             request.headers_mut().remove(header::HOST);
@@ -86,19 +99,25 @@ impl Origin {
         is_path
     }
 
+    /// For a URI that is built, as the user wrote it.
     pub(crate) fn scheme(&self) -> &Scheme {
         &self.scheme
     }
 
+    /// For a URI that is built, as the user wrote it: the port stands there only if it was given.
     pub(crate) fn authority(&self) -> &Authority {
         &self.authority
     }
 
+    /// Whether scheme and authority of a URI are this origin. An explicit default port makes no
+    /// difference; a dot at the end of the host is another host.
     pub(crate) fn is_origin_of(&self, scheme: &Scheme, authority: &Authority) -> bool {
         *scheme == self.scheme && self.is_authority(authority)
     }
 
     /// Whether a `Host` header, if there is one, names this origin.
+    ///
+    /// All values have to: with two `Host` headers, nobody knows which one the server believes.
     pub(crate) fn is_named_by(&self, headers: &HeaderMap) -> bool {
         headers.get_all(header::HOST).iter().all(|host| {
             host == self.authority.as_str()
@@ -110,6 +129,8 @@ impl Origin {
         })
     }
 
+    /// The first comparison is the common one and allocates nothing; the second knows that
+    /// `API:443` is `api`.
     fn is_authority(&self, authority: &Authority) -> bool {
         authority.as_str() == self.authority.as_str()
             || parts(&self.scheme, authority)
@@ -118,6 +139,9 @@ impl Origin {
 }
 
 /// Host in lower case and port written out; `None` where there is user information, or the port is invalid.
+///
+/// User information has no place in a request with a bearer, and two parsers may not agree where
+/// the host begins.
 fn parts(scheme: &Scheme, authority: &Authority) -> Option<(String, u16)> {
     let text = authority.as_str();
     let host = authority.host();
@@ -133,6 +157,8 @@ fn parts(scheme: &Scheme, authority: &Authority) -> Option<(String, u16)> {
     (!text.contains('@') && !host.is_empty()).then(|| (host.to_ascii_lowercase(), port))
 }
 
+/// Whether a host is this machine beyond doubt: `localhost`, 127.0.0.0/8 or `::1`, by their text.
+/// No name is looked up: what a name stands for can change between the question and the connection.
 pub(crate) fn is_loopback(host: &str) -> bool {
     if host == "localhost" {
         return true;

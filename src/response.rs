@@ -1,4 +1,7 @@
 //! What can be told of any response, and of an error in place of one.
+//!
+//! Token calls, uploads and the middleware judge responses by the same rules, so the rules are
+//! here, once. All of it is pure but [`read`] and [`drain`].
 
 use std::{
     error::Error as StdError,
@@ -22,14 +25,25 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, ErrorKind};
 
-/// No server makes us wait longer than this.
+/// No server makes us wait longer than this. api.video counts its limits by the minute
+/// (<https://docs.api.video/reference/too-many-requests>); a longer wait is a mistake somewhere on the
+/// way.
 const MAX_WAIT: Duration = Duration::from_secs(120);
 
-/// How much of a response that nobody wants is read, and for how long. The API's problem documents are far below both.
+/// How much of a response that nobody wants is read. The API's problem documents are far below it.
 const DRAIN_BYTES: usize = 16 * 1024;
+/// For how long it is read. The rest of a short response is here already, or is not worth waiting
+/// for.
 const DRAIN_TIME: Duration = Duration::from_millis(100);
 
 /// Reads a body of at most `limit` bytes into memory that is wiped afterwards: it may hold tokens.
+///
+/// It sets no time limit: the caller has one for the whole call.
+///
+/// # Errors
+///
+/// [`ErrorKind::Ambiguous`] if the body breaks off or is too long: the call itself may have been
+/// carried out.
 pub(crate) async fn read<R>(body: R, limit: usize) -> Result<Zeroizing<Vec<u8>>, Error>
 where
     R: Body,
@@ -79,6 +93,9 @@ pub(crate) enum Class {
     Other,
 }
 
+/// 504 and its kin come from a gateway that had passed the request on; 503 from one that had not,
+/// or from the API itself before it did anything. 3xx is transient: somebody on the way (a captive
+/// portal) answers in the API's place, and a redirect of a token call is never followed.
 pub(crate) fn class(status: StatusCode) -> Class {
     match status.as_u16() {
         // 408 is a server's word that the request did not arrive; but a timeout layer below answers so as well, when the
@@ -91,6 +108,10 @@ pub(crate) fn class(status: StatusCode) -> Class {
 
 /// Reads a response that nobody wants to its end, so that its connection can be used again; unless that takes too
 /// much or too long: then the connection is not worth it.
+///
+/// # Cancel safety
+///
+/// Dropping it drops the body, and with it the connection: nothing else is lost.
 pub(crate) async fn drain<R: Body>(body: R) {
     let read = async {
         let mut body = pin!(body);
@@ -111,12 +132,19 @@ pub(crate) async fn drain<R: Body>(body: R) {
 
 /// Whether only a client that is signed in is answered so. A gateway that limits rates, redirects to a captive portal or
 /// has lost its upstream answers anybody.
+///
+/// So a 404 proves that a token was accepted, and a 403 does not.
 pub(crate) fn is_from_signed_in(status: StatusCode) -> bool {
     status.is_success()
         || status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 407 | 408 | 425 | 429)
 }
 
 /// Whether an error proves that the request never left: it failed while connecting.
+///
+/// Only a proof counts. Taken for unsent by mistake, a refresh token would be presented twice, and
+/// the server may take that for theft. So a client's own word (`is_connect`) goes before anything
+/// deeper in the chain, and "unreachable" counts only where no client speaks: on an established
+/// connection the same error comes after the request.
 pub(crate) fn never_sent(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -137,7 +165,9 @@ pub(crate) fn never_sent(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-/// Whether an error, or what it comes from, is the timeout of a layer or of a client below us.
+/// Whether an error, or what it comes from, is the timeout of a layer or of a client below us. Such
+/// a timeout, shorter than the call's own, throws responses away that hold the only living refresh
+/// token; a warning says so.
 pub(crate) fn is_timeout(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -156,8 +186,11 @@ pub(crate) fn is_timeout(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-/// What the server asks for in seconds, or as a date. `X-RateLimit-Retry-After` stands on every response and means
-/// "wait" on a 429 only.
+/// What the server asks for in seconds, or as a date. `X-RateLimit-Retry-After` stands on every
+/// response and means "wait" on a 429 only (<https://docs.api.video/reference/too-many-requests>).
+/// `Retry-After` is a gateway's, and is believed on a 429 and a 503.
+///
+/// The longer of the two counts, up to [`MAX_WAIT`]. What can't be read is no wait.
 pub(crate) fn wait(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let read = |name: &str| headers.get(name)?.to_str().ok();
     let seconds = |text: &str| {
@@ -197,6 +230,8 @@ pub(crate) fn wait(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> 
 }
 
 /// Whether an error, or what it comes from, shows a secret when it is printed. Some clients quote the request.
+///
+/// Such an error is replaced, not mended: nobody can cut a secret out of an opaque error.
 pub(crate) fn quotes(error: &(dyn StdError + 'static), secret: &str) -> bool {
     let mut shown = format!("{error:?}");
     let mut next = Some(error);
@@ -208,8 +243,9 @@ pub(crate) fn quotes(error: &(dyn StdError + 'static), secret: &str) -> bool {
     shown.contains(secret)
 }
 
-/// A string or a number as text, wiped after use; anything else reads as absent, so that one odd field does not
-/// cost the others.
+/// A string or a number as text, wiped after use; anything else reads as absent, so that one odd
+/// field does not cost the others. A server that sends `"expires_in": "3600"` or `"name": null`
+/// still gets its tokens read.
 #[derive(Clone, Default)]
 pub(crate) struct Text(pub(crate) Option<Zeroizing<String>>);
 
@@ -222,6 +258,8 @@ impl Text {
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// Takes every kind of value. Lists and maps are read to their end and dropped: the parser
+        /// must arrive behind them.
         struct Any;
 
         impl<'de> Visitor<'de> for Any {
