@@ -1,0 +1,9 @@
+//! Guides: how the crate works, for those who use it.
+//!
+//! The reference says what each item does. A guide tells one story from its beginning to its end, with
+//! the numbers and the reasons. These modules have no items: they are to be read.
+//!
+//! - [Expiry and renewal](expiry_and_renewal): the life of a token, which credential is presented next,
+//!   and what a caller sees while a renewal runs, fails or hangs.
+
+pub mod expiry_and_renewal;
