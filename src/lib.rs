@@ -84,6 +84,7 @@ pub mod clock;
 mod credentials;
 mod endpoint;
 mod error;
+pub mod guide;
 mod http_service;
 pub mod middleware;
 mod origin;
