@@ -13,7 +13,7 @@ use std::{
 };
 
 use apivideo_auth::{
-    ApiVideoAuthLayer, Error, TokenSource,
+    ApiVideoAuthLayer,
     store::FileStore,
     testing::{FakeApi, GatePoint},
 };
@@ -49,9 +49,7 @@ async fn program(api: &str) -> Result<String, BoxError> {
     let mut builder = ApiVideoAuthLayer::builder()
         .base_url(api)
         .store(store)
-        .call_timeout(Duration::from_secs(2))
-        // The mark of a killed run settles when its last call can't bring a response any more: here after 7 s.
-        .renewal_timeout(Duration::from_secs(4));
+        .call_timeout(Duration::from_secs(2));
     if let Ok(key) = env::var("RESTART_API_KEY") {
         builder = builder.api_key(key);
     }
@@ -70,7 +68,7 @@ async fn program(api: &str) -> Result<String, BoxError> {
         if status != StatusCode::OK {
             return Err(format!("status {status}").into());
         }
-        renew(&client.source()).await?;
+        client.source().renew().await?;
     }
     layer.shutdown(Duration::from_secs(5)).await;
     Ok(format!(
@@ -81,18 +79,6 @@ async fn program(api: &str) -> Result<String, BoxError> {
             "out a"
         }
     ))
-}
-
-/// A run that was killed may have spent the refresh token. Until that is settled, the error says when to try again.
-async fn renew(source: &TokenSource) -> Result<(), Error> {
-    while let Err(error) = source.renew().await {
-        let Some(wait) = error.retry_after().filter(|_| error.is_transient()) else {
-            return Err(error);
-        };
-        eprintln!("{error}: again in {wait:.0?}");
-        tokio::time::sleep(wait).await;
-    }
-    Ok(())
 }
 
 async fn parent() -> Result<String, BoxError> {

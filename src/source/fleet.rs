@@ -76,21 +76,21 @@ pub(super) async fn enter(
                     pause: Pause::For(wait),
                 });
             }
-            Opened::Locked(session) if !state.has_room(deadline, Duration::ZERO) => {
-                session.close().await;
-                let message = "the store's lock was free too late for a token call";
-                return Err(Failure::outage(Error::new(ErrorKind::StoreLocked, message)));
-            }
             Opened::Locked(mut session) => {
                 let wait = someone_elses_mark(state, &session);
-                if wait.is_zero() {
+                if !wait.is_zero() {
+                    // Whoever made the mark needs the lock to save what comes of it.
+                    session.close().await;
+                    wait_for_mark(state, deadline, wait).await?;
+                } else if !state.has_room(deadline, Duration::ZERO) {
+                    session.close().await;
+                    let message = "the store's lock was free too late for a token call";
+                    return Err(Failure::outage(Error::new(ErrorKind::StoreLocked, message)));
+                } else {
                     let agreed = agree(state, &mut session).await;
                     *store.session().await.map_err(Failure::outage)? = Some(session);
                     return agreed.map(|()| None).map_err(Failure::outage);
                 }
-                // Whoever made the mark needs the lock to save what comes of it.
-                session.close().await;
-                wait_for_mark(state, deadline, wait).await?;
             }
         }
     }
@@ -182,6 +182,21 @@ pub(super) async fn clear_mark(state: &State, grant: &Grant) {
                 tracing::warn!(%error, "the mark on the stored refresh token was not cleared")
             }
         }
+    }
+}
+
+/// The response to the call that the mark is for is read for `rest` longer than others know.
+pub(super) async fn extend_mark(state: &State, rest: Duration) {
+    let Some(store) = &state.store else { return };
+    let Ok(mut session) = store.session().await else {
+        return;
+    };
+    // What no sibling knows has no mark.
+    if let Some(session) = session.as_mut().filter(|session| session.marks() > 0)
+        && let Err(error) = session.extend_mark(rest).await
+    {
+        // Read on all the same: to call again now would be worse.
+        tracing::warn!(%error, "the mark on a refresh token was not extended");
     }
 }
 

@@ -250,7 +250,7 @@ impl Renewal {
             read_until = limit.max(self.deadline - state.call_timeout());
         }
         let caller = Caller::new(state.clone(), leader.id(), self.reason, self.saves_later);
-        let reads_for = read_until.saturating_duration_since(begun);
+        let reads_for = limit.saturating_duration_since(begun);
         let mut attempt = Attempt::start(caller, &*self.endpoint, grant, reads_for);
         let mut until = limit;
         loop {
@@ -269,6 +269,9 @@ impl Renewal {
                     return self.newer_token().map_or(Reply::Superseded, Reply::Token);
                 }
                 Err(_) if until < read_until && attempt.was_sent() => {
+                    // Others have to wait for as long as this response is read.
+                    let rest = read_until.saturating_duration_since(Instant::now());
+                    fleet::extend_mark(state, rest).await;
                     // Callers need not wait for it, and its slot is for whoever needs one.
                     attempt.goes_on(state);
                     let waited = state.call_timeout();

@@ -338,6 +338,13 @@ impl Session {
         ))
     }
 
+    /// The response is read for `rest` longer than the mark says.
+    pub(super) async fn extend_mark(&mut self, rest: Duration) -> Result<(), Error> {
+        let count = self.marks();
+        self.change(|snapshot| snapshot.mark(count, rest + MARK_GRACE))
+            .await
+    }
+
     /// Changes what is stored, if anything is.
     pub(super) async fn change(&mut self, change: impl FnOnce(&mut Snapshot)) -> Result<(), Error> {
         let Some(mut snapshot) = self.snapshot.clone() else {

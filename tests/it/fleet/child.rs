@@ -67,13 +67,9 @@ fn obeying(step: String) -> Hook {
 async fn child_of_a_fleet() {
     let [api, store, step, timeout, key] = orders();
     let timeout = Duration::from_millis(timeout.parse().expect("a number"));
-    let mut builder = ApiVideoAuthLayer::builder()
+    let builder = ApiVideoAuthLayer::builder()
         .base_url(api)
         .call_timeout(timeout);
-    if step == "stop after marking" {
-        // No room for a second call, so that the mark covers one call only.
-        builder = builder.renewal_timeout(timeout * 2);
-    }
     let builder = if key.is_empty() {
         builder
     } else {

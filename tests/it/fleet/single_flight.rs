@@ -136,7 +136,7 @@ async fn g21_g22_a_mark_stands_until_a_transient_outcome_clears_it() {
     let mark = fleet.store.mark().expect("a mark");
     assert_eq!(mark.count, 1);
     assert!(
-        mark.settles_in > seconds(24.0) && mark.settles_in <= seconds(25.0),
+        mark.settles_in > seconds(14.0) && mark.settles_in <= SETTLED,
         "{mark:?}"
     );
     gate.open();
