@@ -88,8 +88,8 @@ pub use self::redis::{RedisStore, RedisStoreBuilder};
 /// with [`Error::store`] ends it. The source gives each operation 10 s and then takes it for
 /// failed; a store that panics is taken for unavailable.
 ///
-/// A store needs no cache and no retry of its own: it is read when a token is needed and none is
-/// usable, not for each request. It may be used from several runtimes at once.
+/// A store needs no cache and no retry of its own: it is read when a token is renewed, not for each
+/// request. It may be used from several runtimes at once.
 ///
 /// ```
 /// use apivideo_auth::{
@@ -174,6 +174,11 @@ pub trait StoreLock: Send {
     ///
     /// [`ErrorKind::StoreConflict`] as said above, [`ErrorKind::StoreUnavailable`] if the store
     /// does not take it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the save may or may not be carried out. The same call again, under the same lock,
+    /// settles it.
     fn save<'a>(
         &'a mut self,
         expected: Option<Version>,
@@ -186,16 +191,34 @@ pub trait StoreLock: Send {
     /// # Errors
     ///
     /// Those of [`save`](Self::save).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for a save: it may be asked for again.
     fn quarantine(&mut self) -> BoxFuture<'_, Result<(), Error>>;
 
     /// Frees the lock. It can't fail: a lock that can't be freed ends by itself, as that of a dead
     /// process.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the lock ends as one that was dropped without it.
     fn unlock(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
 
 impl dyn StoreLock {
     /// Forgets the record and keeps the counters, so that an older pair can't come back in its
-    /// place. It is what a log-out does.
+    /// place.
+    ///
+    /// For a program that uses a store by itself, to take a pair away; sources do not call it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`StoreLock::save`].
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`StoreLock::save`].
     pub async fn clear(&mut self, mut stored: Stored) -> Result<(), Error> {
         let expected = Some(stored.header.version);
         stored.record = None;

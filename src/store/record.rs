@@ -143,6 +143,7 @@ impl StoredTokens {
     /// [`ErrorKind::StoreUnreadable`] if it was written by a newer version or is encrypted: that
     /// one is sound, and must not be quarantined.
     pub(crate) fn open(record: &Record) -> Result<Self, Error> {
+        /// Read first, and alone: a newer form may have fields that this one can't read.
         #[derive(Deserialize)]
         struct Envelope {
             form: u32,

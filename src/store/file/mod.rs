@@ -192,14 +192,18 @@ struct Form {
     form: u32,
     family: u64,
     revision: u64,
+    /// The two parts of a mark; a count without a time has settled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mark_count: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mark_settles: Option<u64>,
+    /// The end of a cool-down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     not_before: Option<u64>,
+    /// When the access token expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires: Option<u64>,
+    /// Missing after a log-out: the version stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     record: Option<Zeroizing<String>>,
 }
@@ -312,6 +316,7 @@ impl Paths {
             .read_to_end(&mut text)
             .map_err(|error| unavailable(&path, error))?;
 
+        /// Read first, and alone: a newer form may have fields that this one can't read.
         #[derive(Deserialize)]
         struct Which {
             form: u32,
@@ -358,6 +363,7 @@ impl Paths {
         }
         // The same: only a message is poorer without it.
         let _ = sign(&mut file);
+        // Under the lock: before, the leftover could be the save of the process that holds it.
         self.remove_leftovers();
         let held = LockedFile {
             _file: file,
@@ -419,6 +425,8 @@ impl Paths {
         let write = || -> io::Result<()> {
             let mut file =
                 permissions::open(OpenOptions::new().write(true).create_new(true), &temporary)?;
+            // Whole and on the disk before it takes the record's name, and the name on the disk
+            // before this returns: a power cut at any line leaves the old record or the new one.
             file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(&temporary, self.record())?;

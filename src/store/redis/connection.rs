@@ -199,6 +199,7 @@ impl Redis {
     async fn try_twice(&self, call: &Cmd, used: &AtomicU64) -> Result<Value, Error> {
         for may_be_stale in [true, false] {
             let (mut connection, number, kept) = self.connection().await?;
+            // Before the call: if time runs out in it, `run` has to know which connection hangs.
             used.store(number, Relaxed);
             let failed = match call.query_async(&mut connection).await {
                 Ok(value) => return Ok(value),

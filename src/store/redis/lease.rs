@@ -88,6 +88,8 @@ impl StoreLock for Lease {
         expected: Option<Version>,
         stored: Stored,
     ) -> BoxFuture<'a, Result<(), Error>> {
+        // Counted when it is asked for, not when it is sent: a save that was given up has the lower
+        // number, whenever it gets to Redis.
         self.saves += 1;
         let Header {
             version,
@@ -146,6 +148,7 @@ impl StoreLock for Lease {
     fn unlock(mut self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             self.release().await;
+            // Not before: dropped in the middle, `Drop` frees the lock.
             self.released = true;
         })
     }

@@ -1,6 +1,12 @@
 //! What Redis is asked to do, each in one step. Each can be sent twice: a response may be lost.
+//!
+//! A script runs as a whole, and no other command in between. Its text is the same for all
+//! accounts, with keys and values as arguments, so nothing that a user wrote becomes a part of it.
 
 /// The time in ms, whether there is a record, and its fields.
+///
+/// Both in one step, so that the moments can be counted down by the clock that they were written
+/// by.
 pub(super) const LOAD: &str = "
 local time = redis.call('TIME')
 local fields = redis.call('HMGET', KEYS[1], 'form', 'family', 'revision', 'mark_count', 'mark_settles',
@@ -9,6 +15,9 @@ return {string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)), redi
     unpack(fields)}";
 
 /// ARGV: owner, lease in ms. Returns 1, or who holds it.
+///
+/// For the holder itself it is an extension, so a lock whose response was lost can be asked for
+/// again.
 pub(super) const LOCK: &str = "
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return holder end
@@ -21,6 +30,8 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
 
 /// ARGV: owner.
+///
+/// Only the owner's: a lease that was lost may be another's by now.
 pub(super) const UNLOCK: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])";
@@ -29,6 +40,11 @@ return redis.call('DEL', KEYS[1])";
 /// names of the times with their span in ms, an empty name, the fields with their values.
 ///
 /// Numbers are compared as text: Lua's would round a version.
+///
+/// What it says: `saved`; `lost`, if the lock is another's; `conflict`, if another version is
+/// stored; `overtaken`, if a later save of the same lock has come before. The same save again is
+/// `saved`, by its number. All that can go wrong stands before the first write: a script that
+/// breaks off undoes nothing.
 pub(super) const SAVE: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'lost' end
 local found = redis.call('HMGET', KEYS[2], 'family', 'revision', 'saved_by', 'saves')
@@ -59,6 +75,8 @@ redis.call('HSET', KEYS[2], 'saved_by', ARGV[1], 'saves', ARGV[2], unpack(fields
 return 'saved'";
 
 /// KEYS: lock, record, where to. ARGV: owner.
+///
+/// Nothing there to be moved is as good as moved.
 pub(super) const QUARANTINE: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'lost' end
 if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAME', KEYS[2], KEYS[3]) end
