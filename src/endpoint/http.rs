@@ -159,6 +159,8 @@ where
             if let Err(error) = poll_fn(|cx| service.poll_ready(cx)).await {
                 return wire::not_sent(error.into());
             }
+            // After readiness, before the call: while this waits for a slot, nothing may say that
+            // it was sent, and once it is sent, the store has to say so already.
             if let Err(error) = before_send.await {
                 return Outcome::HeldBack(error);
             }

@@ -31,6 +31,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Path and body of a token call: `{"refreshToken": "…"}` or `{"apiKey": "…"}`. Written into a
 /// buffer of its final size, which is wiped afterwards.
 pub(super) fn request(grant: &Grant) -> (&'static str, Zeroizing<Vec<u8>>) {
+    /// The one field of the request's JSON, by the API's name for it.
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     enum Form<'a> {
@@ -136,6 +137,7 @@ pub(super) fn outcome(
 /// spent by now, and this may be all that is left. A `token_type` other than `Bearer`, in whatever
 /// case, is no token of ours.
 fn pair(grant: &Grant, body: &[u8]) -> Outcome {
+    /// The fields of a pair, none of them required.
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Pair {

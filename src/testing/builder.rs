@@ -158,6 +158,10 @@ impl FakeApiBuilder {
     ///
     /// It binds a free port of 127.0.0.1 and nothing else. It ends with the runtime, or with the
     /// last [`FakeApi`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, no server is left behind.
     pub async fn serve(self) -> io::Result<FakeApi> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let url = format!("http://{}", listener.local_addr()?);

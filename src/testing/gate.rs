@@ -95,6 +95,8 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
+        // First: a call that comes in between passes, where it would otherwise be counted at an
+        // open gate.
         self.gates.remove(self.point, &self.state);
         self.state.open.send_replace(true);
     }
@@ -118,6 +120,8 @@ pub(super) struct GateState {
 impl GateState {
     /// Counts the call, then waits. A call that is dropped here stays counted.
     pub(super) async fn pass(&self) {
+        // Before it waits: whoever sees the count knows that the call is here, and stays until the
+        // gate is opened.
         self.arrived.send_modify(|arrived| *arrived += 1);
         let _ = self.open.subscribe().wait_for(|open| *open).await;
     }

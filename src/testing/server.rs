@@ -30,6 +30,10 @@ impl FakeApi {
 
     /// Starts an HTTP server with the defaults. Use it where the client is a real one; a service
     /// without a socket is faster and works with paused time.
+    ///
+    /// # Errors
+    ///
+    /// If no port of the loopback interface is free.
     pub async fn start() -> io::Result<Self> {
         Self::builder().serve().await
     }

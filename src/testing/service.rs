@@ -140,6 +140,7 @@ where
     {
         shared.lock().journal.read(entry, body);
     }
+    // Judged before and carried out after, see above. No lock is held while it waits.
     shared.gates.pass(GatePoint::ApiResponse).await;
 
     let mut state = shared.lock();

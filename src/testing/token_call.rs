@@ -92,6 +92,8 @@ where
             let now = shared.clock.now();
             let response = commit(&shared, call, now);
             shared.gates.pass(GatePoint::AfterCommit).await;
+            // Asked for after the other gate: a test may have shut this one while the call was
+            // stopped there.
             let gate = shared.gates.at(GatePoint::MidBody);
             after(fault, response, gate)?
         }

@@ -186,6 +186,10 @@ where
     /// # Errors
     ///
     /// An item is an error if its page can't be had; see [the module](super#errors).
+    ///
+    /// # Cancel safety
+    ///
+    /// The stream can be dropped at any item; nothing is changed.
     pub fn list(
         &self,
         options: ListOptions,

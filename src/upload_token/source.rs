@@ -75,6 +75,10 @@ impl Source<File> {
     /// If the file can't be opened, or is a folder.
     ///
     /// Of a pipe or a device, the length is not known and is found out.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is changed.
     pub async fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         let file = File::open(path).await?;
