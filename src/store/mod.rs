@@ -85,8 +85,8 @@ pub use self::redis::{RedisStore, RedisStoreBuilder};
 /// A place where pairs of tokens outlive the process. See the [module docs](self).
 ///
 /// No method may block the runtime, and none waits for longer than a few seconds: an [`Error`] made
-/// with [`Error::store`] ends it. The source gives each operation 10 s and then takes it for
-/// failed; a store that panics is taken for unavailable.
+/// with [`Error::store`] ends it. The source gives each operation 10 s and then takes it for failed;
+/// one that panics has failed too.
 ///
 /// A store needs no cache and no retry of its own: it is read when a token is renewed, not for each
 /// request. It may be used from several runtimes at once.
