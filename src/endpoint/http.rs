@@ -191,7 +191,13 @@ where
                 }
             };
             let (head, body) = response.into_parts();
-            let body = response::read(body, RESPONSE_LIMIT).await;
+            let body =
+                response::read(body, RESPONSE_LIMIT)
+                    .await
+                    .map_err(|error| match response::quotes(&error, grant.secret()) {
+                        true => Error::new(error.kind(), error.to_string()),
+                        false => error,
+                    });
             wire::outcome(&grant, head.status, &head.headers, body, clock.now().wall)
         })
     }

@@ -226,6 +226,10 @@ impl Tokens {
                 Err(_) => futures::FutureExt::now_or_never(idle).is_some(),
             };
             state.enter(Phase::Ended);
+            if let Some(store) = state.store.as_ref().filter(|_| is_idle) {
+                // A renewal whose runtime has gone may have left the store's lock behind.
+                store.close().await;
+            }
             is_idle
         }
     }
@@ -271,7 +275,15 @@ pub(super) fn acquire(
         }
         Handle::try_current().map_err(|_| no_runtime())?;
         for _ in 0..=MAX_TAKEOVERS {
-            let mut flight = match join_or_start(state, older)? {
+            let joined = match join_or_start(state, older) {
+                Ok(joined) => joined,
+                Err(error) => {
+                    // No renewal is to be had: a token that a 401 took out of use is all there is.
+                    state.rejections.renewal_failed(&state.current, state.now());
+                    return or_usable(state, older, error);
+                }
+            };
+            let mut flight = match joined {
                 Joined::Have(bearer) => return Ok(bearer),
                 Joined::Wait(flight) => flight,
                 Joined::Lead(flight, leader) => {
@@ -296,8 +308,10 @@ pub(super) fn acquire(
                 }
                 Ok(Heard::Lost) => {}
                 Err(_) => match later {
-                    Some(error) => return or_usable(state, older, error),
-                    None => state.renewals.replace(&flight),
+                    Some(error) if time::Instant::now() < flight.deadline() + WAITER_GRACE => {
+                        return or_usable(state, older, error);
+                    }
+                    _ => state.renewals.replace(&flight),
                 },
             }
         }

@@ -32,7 +32,7 @@ use crate::{
     endpoint::{BeforeSend, Grant, HeldBack, Outcome, TokenEndpoint, TokenResponse},
     error::{Error, ErrorKind},
     response::is_timeout,
-    store::{Header, InUseMark, StoredTokens, Version},
+    store::{Fingerprint, Header, InUseMark, StoredTokens, Version},
     token::{AccessToken, Bearer},
 };
 
@@ -57,6 +57,7 @@ pub(super) enum Reply {
 pub(super) struct Attempt {
     reply: oneshot::Receiver<Reply>,
     sent: Arc<OnceLock<(Bought, Now)>>,
+    has_slot: Arc<AtomicBool>,
     call: Call,
 }
 
@@ -110,7 +111,7 @@ impl Attempt {
             caller,
             grant: grant.clone(),
             sent: sent.clone(),
-            has_slot,
+            has_slot: has_slot.clone(),
             arrived: arrived.clone(),
             _busy: busy,
         };
@@ -121,6 +122,7 @@ impl Attempt {
         Self {
             reply,
             sent,
+            has_slot,
             call: Call::new(task.abort_handle(), arrived),
         }
     }
@@ -162,19 +164,24 @@ impl Attempt {
                 };
                 state.awaited.go_on(self.call.clone()).then_some(outcome)
             }
+            None if self.has_slot.load(Ordering::Acquire) => {
+                // All was ready but the store.
+                let message = format!("the token store took longer than {waited:.1?}");
+                let error = Error::new(ErrorKind::StoreUnavailable, message);
+                let held_back = Outcome::HeldBack(HeldBack::Store(error));
+                self.call.stop().then_some(held_back)
+            }
             sent => {
-                let what = if sent.is_some() {
-                    "no response to a token call"
-                } else {
-                    "a token call was not sent"
+                let what = match sent {
+                    Some(_) => "no response to a token call",
+                    None => "a token call was not sent",
                 };
                 let error = Error::new(
                     ErrorKind::Unavailable,
                     format!("{what} within {waited:.1?}"),
                 );
-                self.call
-                    .stop()
-                    .then_some(Outcome::Transient { error, wait: None })
+                let outcome = Outcome::Transient { error, wait: None };
+                self.call.stop().then_some(outcome)
             }
         }
     }
@@ -384,7 +391,11 @@ impl Run {
     /// Keeps a refresh token that came without a usable access token.
     async fn keep(&self, token: RefreshToken, bought: &Bought, sent: Now) {
         let state = &self.caller.state;
-        if !state.ledger().received_alone(bought, token.clone()) {
+        let generation = state.current.generation();
+        if !state
+            .ledger()
+            .received_alone(bought, token.clone(), generation)
+        {
             return;
         }
         let Some(store) = &state.store else { return };
@@ -436,10 +447,8 @@ impl Run {
             });
         }
         tokens.lifetime = lifetime;
-        tokens.api_key = state
-            .ledger()
-            .api_key()
-            .map(|key| crate::store::Fingerprint::of(key.expose()));
+        // Of the account that it was bought for, whatever key is held by now.
+        tokens.api_key = bought.api_key().map(|key| Fingerprint::of(key.expose()));
         BoughtPair::new(Snapshot::new(header, tokens), bought.version())
     }
 }
@@ -453,8 +462,8 @@ pub(super) fn adopt(state: &State, stored: Snapshot, reason: RenewalReason) -> O
         Deadline::after(state.now(), stored.lives()),
         GrantType::Store,
     );
-    state.publish(new, reason, |ledger, _| {
-        ledger.adopt(&stored);
+    state.publish(new, reason, |ledger, generation| {
+        ledger.adopt(&stored, generation);
         true
     })
 }

@@ -70,23 +70,23 @@ impl CoolDown {
         (started, now): (Now, Now),
         jitter: f64,
     ) -> (Error, Option<Deadline>) {
+        if pause == Pause::None {
+            self.pause = None;
+            return (error, None);
+        }
+        let started = started.monotonic;
+        let going_on = self
+            .outage
+            .filter(|outage| started.saturating_sub(outage.last) < FORGET_OUTAGE);
+        let since = going_on.map_or(started, |outage| outage.since);
+        self.outage = Some(Outage {
+            since,
+            last: now.monotonic,
+        });
         let until = match pause {
-            Pause::None => {
-                self.pause = None;
-                return (error, None);
-            }
-            Pause::UntilCredentialsChange => None,
+            Pause::None | Pause::UntilCredentialsChange => None,
             Pause::For(wait) => Some(Deadline::after(now, wait)),
             Pause::Outage { asked } => {
-                let started = started.monotonic;
-                let going_on = self
-                    .outage
-                    .filter(|outage| started.saturating_sub(outage.last) < FORGET_OUTAGE);
-                let since = going_on.map_or(started, |outage| outage.since);
-                self.outage = Some(Outage {
-                    since,
-                    last: now.monotonic,
-                });
                 let outage = now.monotonic.saturating_sub(since);
                 Some(Deadline::after(
                     now,

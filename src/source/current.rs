@@ -110,10 +110,11 @@ impl Current {
                 .is_ok()
     }
 
-    /// Puts a generation that was taken out back in use, unless another has replaced it.
-    pub(super) fn put_back(&self, generation: u64) {
+    /// Puts a generation that was taken out back in use, unless another has replaced it. `which` runs under the lock.
+    pub(super) fn put_back(&self, which: impl FnOnce() -> u64) {
         self.read(|bearer| {
             // Under the lock: no swap comes between the look and the change.
+            let generation = which();
             if bearer.is_some_and(|bearer| bearer.generation() == generation) {
                 let _ =
                     self.live

@@ -175,7 +175,8 @@ pub(super) async fn clear_mark(state: &State, grant: &Grant) {
     let Ok(mut session) = store.session().await else {
         return;
     };
-    if let Some(session) = session.as_mut().filter(|session| session.marks() > 0) {
+    // Also where the session knows of no mark: it may have been written, and its acknowledgement lost.
+    if let Some(session) = session.as_mut() {
         match session.change(Snapshot::clear_mark).await {
             Ok(()) => state.ledger().marked(session.version(), 0),
             Err(error) => {

@@ -49,6 +49,8 @@ pub(super) struct Ledger {
     is_unsaved: bool,
     /// New credentials are tried at once, also in a cool-down that others share.
     ignores_pause: bool,
+    /// The generation that the refresh token makes a pair with, or 0.
+    pair_of: u64,
 }
 
 /// What one renewal remembers of its own calls.
@@ -69,6 +71,8 @@ pub(super) struct Round {
 #[derive(Clone, Debug)]
 pub(super) struct Bought {
     grant: Grant,
+    /// The API key that was held then, whatever was presented.
+    api_key: Option<ApiKey>,
     edition: u64,
     /// The token in use at that time.
     generation: u64,
@@ -125,6 +129,10 @@ impl Bought {
         &self.grant
     }
 
+    pub(super) fn api_key(&self) -> Option<&ApiKey> {
+        self.api_key.as_ref()
+    }
+
     pub(super) fn version(&self) -> Option<Version> {
         self.version
     }
@@ -149,6 +157,7 @@ impl Ledger {
     pub(super) fn give(&mut self, credentials: Credentials) {
         self.take(credentials);
         self.edition += 1;
+        self.pair_of = 0;
         self.ignores_pause = true;
         self.refused_in_a_row = 0;
         self.skip_refresh_until = None;
@@ -174,8 +183,10 @@ impl Ledger {
         self.api_key.clone()
     }
 
-    pub(super) fn refresh_token(&self) -> Option<RefreshToken> {
-        self.refresh_token.clone()
+    /// The refresh token that makes a pair with this generation; `None` also if it may be spent.
+    pub(super) fn refresh_token_of(&self, generation: u64) -> Option<RefreshToken> {
+        let is_pair = self.pair_of == generation && !self.in_doubt;
+        self.refresh_token.clone().filter(|_| is_pair)
     }
 
     /// Whether there is, or was given, a refresh token.
@@ -279,6 +290,7 @@ impl Ledger {
         let edition = self.edition;
         Some(Bought {
             grant: grant.clone(),
+            api_key: self.api_key.clone(),
             edition,
             generation,
             version: stored,
@@ -345,12 +357,10 @@ impl Ledger {
         saved: Option<(Version, bool)>,
     ) -> bool {
         let is_login = matches!(bought.grant, Grant::ApiKey(_));
-        // A token that was refused is forgotten, not replaced: the refusal was of its second presentation.
-        let was_forgotten =
-            !is_login && self.refresh_token.is_none() && generation == bought.generation;
-        if self.edition != bought.edition || !(self.has(&bought.grant) || was_forgotten) {
+        if !self.is_newest(bought, generation) {
             return false;
         }
+        self.pair_of = generation + 1;
         if let Grant::RefreshToken(token) = &bought.grant {
             self.seed.take_if(|seed| seed == token);
             self.refused_in_a_row = 0;
@@ -371,12 +381,27 @@ impl Ledger {
     }
 
     /// A refresh token came in without a usable access token. Says whether it is kept.
-    pub(super) fn received_alone(&mut self, bought: &Bought, token: RefreshToken) -> bool {
-        let is_kept = self.edition == bought.edition && self.has(&bought.grant);
+    pub(super) fn received_alone(
+        &mut self,
+        bought: &Bought,
+        token: RefreshToken,
+        generation: u64,
+    ) -> bool {
+        let is_kept = self.is_newest(bought, generation);
         if is_kept {
             self.put(Some(token), matches!(bought.grant, Grant::ApiKey(_)));
         }
         is_kept
+    }
+
+    /// Whether nothing newer came since this was bought, and its credentials were not replaced. `generation` is the one
+    /// in use now.
+    fn is_newest(&self, bought: &Bought, generation: u64) -> bool {
+        // A token that was refused is forgotten, not replaced: the refusal was of its second presentation.
+        let was_forgotten = matches!(bought.grant, Grant::RefreshToken(_))
+            && self.refresh_token.is_none()
+            && generation == bought.generation;
+        self.edition == bought.edition && (self.has(&bought.grant) || was_forgotten)
     }
 
     /// What we hold is in the store now, under this version.
@@ -393,7 +418,8 @@ impl Ledger {
     }
 
     /// Takes over a pair that another process has saved.
-    pub(super) fn adopt(&mut self, stored: &Snapshot) {
+    pub(super) fn adopt(&mut self, stored: &Snapshot, generation: u64) {
+        self.pair_of = generation + 1;
         self.put(stored.tokens().refresh_token.clone(), false);
         self.in_doubt = stored.marks() > 0;
         self.saved(stored.version());
@@ -416,6 +442,10 @@ impl Ledger {
             let token = stored.tokens().refresh_token.clone().filter(|_| !is_spent);
             self.put(token, false);
             self.saved(stored.version());
+        }
+        if stored.tokens().refresh_token.is_none() {
+            // Somebody has seen it refused, or has logged out.
+            self.put(None, false);
         }
         if stored.marks() != self.marks {
             // Somebody has presented it since.
@@ -739,7 +769,7 @@ mod tests {
         let bought = present(&mut ledger, &refresh("one"));
         ledger.give(credentials(false, "other"));
         assert!(!ledger.received(&bought, Some("two".into()), 0, None));
-        assert!(!ledger.received_alone(&bought, "two".into()));
+        assert!(!ledger.received_alone(&bought, "two".into(), 0));
         assert!(
             ledger.presented(&refresh("one"), 0, None).is_none(),
             "and it is not sent any more"
@@ -759,7 +789,7 @@ mod tests {
             (false, false, "StoreUnavailable"),
         ] {
             let mut ledger = Ledger::new(credentials(key, ""), GrantPreference::default(), true);
-            ledger.adopt(&stored(1, 1, 0, "one"));
+            ledger.adopt(&stored(1, 1, 0, "one"), 0);
             if is_unsaved {
                 ledger.unsaved(Version {
                     family: 1,
@@ -787,7 +817,7 @@ mod tests {
             (Some(stored(8, 1, 0, "login")), false, "login"),
         ] {
             let mut ledger = Ledger::new(credentials(false, ""), GrantPreference::default(), true);
-            ledger.adopt(&stored(7, 2, 0, "ours"));
+            ledger.adopt(&stored(7, 2, 0, "ours"), 0);
             let back = ledger.write_back(found.as_ref());
             assert_eq!(back.is_some(), writes_back, "{found:?}");
             if back.is_none() {
@@ -804,7 +834,7 @@ mod tests {
     #[test]
     fn g22_a_mark_that_is_not_ours_puts_the_token_in_doubt() {
         let mut ledger = Ledger::new(credentials(false, ""), GrantPreference::default(), true);
-        ledger.adopt(&stored(7, 2, 0, "ours"));
+        ledger.adopt(&stored(7, 2, 0, "ours"), 0);
         assert!(!ledger.is_own_mark(
             Some(Version {
                 family: 7,

@@ -143,15 +143,30 @@ impl RejectionGuard {
         }
     }
 
+    /// Callers do not wait for the renewal any longer: a token that a 401 took out of use is put back for them. It still
+    /// counts as rejected.
+    pub(super) fn put_back(&self, current: &Current) {
+        self.end_rejection(current, None);
+    }
+
     /// A renewal failed. If a 401 had taken the token out of use, it is put back: one path that answers 401 for reasons of
     /// its own must not take the API from everybody.
     pub(super) fn renewal_failed(&self, current: &Current, now: Now) {
-        let mut guard = self.guard();
-        let rejected = std::mem::take(&mut guard.rejected);
-        if rejected != 0 {
-            guard.close(rejected, now);
-            current.put_back(rejected);
-        }
+        self.end_rejection(current, Some(now));
+    }
+
+    fn end_rejection(&self, current: &Current, failed: Option<Now>) {
+        // First the token, then the guard, as where a token is published. The other way round two threads would wait for
+        // each other.
+        current.put_back(|| {
+            let mut guard = self.guard();
+            let rejected = guard.rejected;
+            if let Some(now) = failed.filter(|_| rejected != 0) {
+                guard.rejected = 0;
+                guard.close(rejected, now);
+            }
+            rejected
+        });
     }
 
     /// The user takes the newest generation out of use: nothing puts it back.

@@ -37,6 +37,10 @@ pub(super) struct Renewal {
     round: Round,
     /// The store can't be used in this renewal.
     saves_later: bool,
+    /// How often the store's lock was lost.
+    conflicts: u32,
+    /// A call went out.
+    was_sent: bool,
 }
 
 impl Renewal {
@@ -57,11 +61,17 @@ impl Renewal {
             calls: 0,
             round,
             saves_later: false,
+            conflicts: 0,
+            was_sent: false,
         }
     }
 
     pub(super) async fn run(mut self, mut leader: LeaderGuard<Bearer>) {
         let state = self.state.clone();
+        if leader.is_probe() {
+            // Callers wait for a probe for a second at most.
+            state.rejections.put_back(&state.current);
+        }
         let result = {
             let deadline = self.deadline;
             let mut work = pin!(AssertUnwindSafe(self.work(&leader)).catch_unwind());
@@ -73,6 +83,7 @@ impl Renewal {
                         "no token within {:?}: the renewal goes on",
                         state.renewal_timeout()
                     );
+                    state.rejections.put_back(&state.current);
                     leader.send_away(Error::new(ErrorKind::TimedOut, message));
                     work.await
                 }
@@ -94,7 +105,7 @@ impl Renewal {
         // What is wrong with this process alone is no reason for others to wait.
         let concerns_all = result.as_ref().is_err_and(|error| {
             use ErrorKind::{Ambiguous, Suspended, Unavailable};
-            self.calls > 0 && matches!(error.kind(), Unavailable | Ambiguous | Suspended)
+            self.was_sent && matches!(error.kind(), Unavailable | Ambiguous | Suspended)
         });
         if result.is_err() && state.renewals.is_current(leader.id()) {
             // Before callers hear of the failure: they find the token that was in use back in use.
@@ -216,7 +227,8 @@ impl Renewal {
                 }
                 Outcome::HeldBack(HeldBack::Store(error)) => {
                     self.round.held_back();
-                    if error.kind() == ErrorKind::StoreConflict {
+                    self.conflicts += u32::from(error.kind() == ErrorKind::StoreConflict);
+                    if error.kind() == ErrorKind::StoreConflict && self.conflicts == 1 {
                         // The lock was lost: whoever has it now may have saved another pair.
                         if let Some(store) = &self.state.store {
                             store.close().await;
@@ -240,7 +252,7 @@ impl Renewal {
 
     /// Makes a call, and waits for its reply or for a token from elsewhere: a response that is still awaited may come.
     async fn call(&mut self, grant: &Grant, leader: &LeaderGuard<Bearer>) -> Reply {
-        let state = &self.state;
+        let state = &self.state.clone();
         let begun = Instant::now();
         let limit = self.deadline.min(begun + state.call_timeout());
         let mut read_until = limit;
@@ -253,7 +265,7 @@ impl Renewal {
         let reads_for = limit.saturating_duration_since(begun);
         let mut attempt = Attempt::start(caller, &*self.endpoint, grant, reads_for);
         let mut until = limit;
-        loop {
+        let reply = loop {
             let heard = async {
                 tokio::select! {
                     biased;
@@ -263,10 +275,10 @@ impl Renewal {
             };
             let heard = { timeout_unless_overslept(until, pin!(heard)).await };
             match heard {
-                Ok(Some(reply)) => return reply,
+                Ok(Some(reply)) => break reply,
                 Ok(None) => {
                     attempt.stop();
-                    return self.newer_token().map_or(Reply::Superseded, Reply::Token);
+                    break self.newer_token().map_or(Reply::Superseded, Reply::Token);
                 }
                 Err(_) if until < read_until && attempt.was_sent() => {
                     // Others have to wait for as long as this response is read.
@@ -278,18 +290,21 @@ impl Renewal {
                     let message = format!(
                         "no response from the token endpoint within {waited:.1?}; it is still awaited"
                     );
+                    state.rejections.put_back(&state.current);
                     leader.send_away(Error::new(ErrorKind::Ambiguous, message));
                     until = read_until;
                 }
                 Err(_) => {
                     if let Some(outcome) = attempt.leave(state, begun.elapsed()) {
-                        return Reply::Outcome(outcome);
+                        break Reply::Outcome(outcome);
                     }
                     // Its response is there, and is being saved.
-                    return attempt.reply().await;
+                    break attempt.reply().await;
                 }
             }
-        }
+        };
+        self.was_sent |= attempt.was_sent();
+        reply
     }
 
     fn newer_token(&self) -> Option<Bearer> {

@@ -26,8 +26,18 @@ pub(super) fn save_later(state: &Arc<State>, pair: BoughtPair) {
     }
 }
 
+/// Lets another task take the place of one whose runtime was shut down.
+struct Serving<'s>(&'s SourceStore);
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        self.0.is_served_no_more();
+    }
+}
+
 async fn save_again(state: Arc<State>, _busy: Busy) {
     let Some(store) = &state.store else { return };
+    let _serving = Serving(store);
     // A source that can log in lets the lock go when the mark of its call has settled: its fleet can log in too. One
     // that can't keeps the lock, so that no sibling presents the token that this pair has replaced.
     let settles_in = state.call_timeout() + MARK_GRACE;

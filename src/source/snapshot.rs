@@ -173,7 +173,8 @@ impl BoughtPair {
     }
 
     pub(super) fn has_expired(&self) -> bool {
-        self.snapshot.lives().is_zero()
+        // A refresh token that came alone has no life that is known.
+        self.snapshot.tokens.access_token.is_some() && self.snapshot.lives().is_zero()
     }
 
     /// Whether what is stored by now goes before this pair.

@@ -261,7 +261,15 @@ impl SourceStore {
             Opened::Enough(()) => Err(NotSaved::MovedOn),
             Opened::Locked(mut session) => {
                 let result = session.save(pair.snapshot().clone()).await;
-                session.close().await;
+                match &result {
+                    // The lock stays with the source, as it does where its session fails to save.
+                    Err(error) if error.kind() != ErrorKind::StoreConflict => {
+                        if let Ok(mut open) = self.session().await {
+                            open.get_or_insert(session);
+                        }
+                    }
+                    _ => session.close().await,
+                }
                 result.map_err(NotSaved::Failed)
             }
         }
@@ -280,6 +288,11 @@ impl SourceStore {
         let mut unsaved = self.unsaved();
         unsaved.is_served = unsaved.pair.is_some();
         unsaved.pair.clone()
+    }
+
+    /// The task that tried to save is gone.
+    pub(super) fn is_served_no_more(&self) {
+        self.unsaved().is_served = false;
     }
 
     /// A pair was saved, or is worth nothing any more; so is what came before it.

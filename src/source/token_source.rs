@@ -215,11 +215,9 @@ impl TokenSource {
                 )
             };
             let bearer = bearer.cloned().ok_or_else(none)?;
-            // A token that may be spent is no part of a pair.
-            Ok(TokenPair::new(
-                bearer,
-                ledger.refresh_token().filter(|_| !ledger.is_in_doubt()),
-            ))
+            // A token that may be spent, or that came with other credentials, is no part of this pair.
+            let refresh_token = ledger.refresh_token_of(bearer.generation());
+            Ok(TokenPair::new(bearer, refresh_token))
         })
     }
 

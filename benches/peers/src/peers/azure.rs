@@ -176,7 +176,7 @@ impl<S: Inner> Policy for Transport<S> {
         request: &mut AzureRequest,
         _: &[Arc<dyn Policy>],
     ) -> PolicyResult {
-        self.response(request)
+        self.answer(request)
             .await
             .map_err(|error| Error::new(ErrorKind::Io, error))
     }
