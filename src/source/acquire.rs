@@ -18,6 +18,7 @@ use super::{
     renewal::Renewal,
     single_flight::{Flight, Heard, Joined, LeaderGuard},
     state::{Phase, Settings, State},
+    store_session::SourceStore,
 };
 use crate::{
     clock::{Deadline, Now},
@@ -230,7 +231,8 @@ impl Tokens {
                 // A renewal whose runtime has gone may have left the store's lock behind.
                 store.close().await;
             }
-            is_idle
+            // An unsaved pair that nobody tries to save any more is lost with this process.
+            is_idle && !state.store.as_ref().is_some_and(SourceStore::has_unsaved)
         }
     }
 

@@ -202,10 +202,15 @@ fn before_send(
     has_slot: Arc<AtomicBool>,
 ) -> BeforeSend {
     Box::pin(async move {
-        let Caller { state, leader, .. } = caller;
+        let Caller {
+            state,
+            leader,
+            saves_later,
+            ..
+        } = caller;
         has_slot.store(true, Ordering::Release);
         let mut stored = state.ledger().version();
-        if let Some(store) = &state.store {
+        if let Some(store) = state.store.as_ref().filter(|_| !saves_later) {
             let mut session = store.session().await.map_err(HeldBack::Store)?;
             if let Grant::RefreshToken(token) = &grant {
                 // Asked under the session's lock: a pair that has just been saved needs a mark from now on.
@@ -347,16 +352,14 @@ impl Run {
                 expires,
                 bought,
             );
-            let (version, key) = (pair.version(), state.ledger().api_key());
+            let version = pair.version();
             let result = if self.caller.saves_later {
                 Err(NotSaved::Failed(Error::new(
                     ErrorKind::StoreUnavailable,
                     "the token store can't be used",
                 )))
             } else {
-                store
-                    .save(&pair, key.as_ref(), Instant::now() + LOCK_WAIT)
-                    .await
+                store.save(&pair, Instant::now() + LOCK_WAIT).await
             };
             match result {
                 Ok(()) => store.forget_unsaved(),
@@ -364,7 +367,7 @@ impl Run {
                 Err(NotSaved::Failed(error)) => {
                     // If the lock was lost, whose pair stands is for the store to say.
                     if error.kind() == ErrorKind::StoreConflict
-                        && let Ok(Some(stored)) = store.look(key.as_ref()).await
+                        && let Ok(Some(stored)) = store.look(pair.api_key()).await
                         && let Some(Settled::Pair(stored)) = stored.settles(Some(version))
                         && let Some(bearer) = adopt(state, stored, *reason)
                     {
@@ -401,11 +404,8 @@ impl Run {
         let Some(store) = &state.store else { return };
         let expires = Deadline::after(sent, Duration::ZERO);
         let pair = self.stored_form(None, Some(&token), Duration::ZERO, expires, bought);
-        let (version, key) = (pair.version(), state.ledger().api_key());
-        match store
-            .save(&pair, key.as_ref(), Instant::now() + LOCK_WAIT)
-            .await
-        {
+        let version = pair.version();
+        match store.save(&pair, Instant::now() + LOCK_WAIT).await {
             Ok(()) => state.ledger().saved(version),
             Err(error) => {
                 tracing::error!(
@@ -449,7 +449,11 @@ impl Run {
         tokens.lifetime = lifetime;
         // Of the account that it was bought for, whatever key is held by now.
         tokens.api_key = bought.api_key().map(|key| Fingerprint::of(key.expose()));
-        BoughtPair::new(Snapshot::new(header, tokens), bought.version())
+        BoughtPair::new(
+            Snapshot::new(header, tokens),
+            bought.version(),
+            bought.api_key().cloned(),
+        )
     }
 }
 

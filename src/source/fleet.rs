@@ -45,10 +45,11 @@ pub(super) async fn enter(
     };
     loop {
         // The lock is ours already if this renewal takes over from another, or an unsaved pair has kept it.
-        if let Some(session) = store.session().await.map_err(Failure::outage)?.as_mut()
-            && agree(state, session).await.is_ok()
-        {
-            return Ok(None);
+        if let Some(session) = store.session().await.map_err(Failure::outage)?.as_mut() {
+            store.refresh(session, key.as_ref()).await;
+            if agree(state, session).await.is_ok() {
+                return Ok(None);
+            }
         }
         store.close().await;
         let enough = |stored: &Snapshot| {

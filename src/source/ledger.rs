@@ -165,7 +165,12 @@ impl Ledger {
     }
 
     fn take(&mut self, credentials: Credentials) {
+        let is_new_key = credentials.api_key.is_some() && credentials.api_key != self.api_key;
         self.api_key = credentials.api_key;
+        if is_new_key {
+            // It may be another account's: what is stored says so, and our copy does not.
+            self.put(None, false);
+        }
         if self.has_store {
             self.seed = credentials.refresh_token;
         } else {
@@ -174,6 +179,7 @@ impl Ledger {
     }
 
     fn put(&mut self, token: Option<RefreshToken>, from_login: bool) {
+        self.is_unsaved = false;
         self.refresh_token = token;
         self.in_doubt = false;
         self.from_login = from_login;
@@ -443,6 +449,8 @@ impl Ledger {
             self.put(token, false);
             self.saved(stored.version());
         }
+        // Under our number there is our pair: its save was done, perhaps without a word.
+        self.is_unsaved = false;
         if stored.tokens().refresh_token.is_none() {
             // Somebody has seen it refused, or has logged out.
             self.put(None, false);

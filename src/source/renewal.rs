@@ -346,7 +346,10 @@ impl Renewal {
         }
         match fleet::enter(&state, store, self.reason, self.deadline).await {
             // A store that fails is no reason to stop where there is a safe way on: see `Ledger::next_grant`.
-            Err(Failure { error, .. }) if is_broken(&error) && self.has_way_around_store() => {
+            Err(Failure { error, .. })
+                if is_broken(&error) && self.has_way_around_store()
+                    || error.kind() == ErrorKind::StoreLocked && state.ledger().is_unsaved() =>
+            {
                 self.store_failed(error);
                 Ok(None)
             }

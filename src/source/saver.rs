@@ -79,11 +79,7 @@ async fn save_again(state: Arc<State>, _busy: Busy) {
 }
 
 async fn try_once(state: &State, store: &SourceStore, pair: &BoughtPair) {
-    let key = state.ledger().api_key();
-    match store
-        .save(pair, key.as_ref(), Instant::now() + LOCK_WAIT)
-        .await
-    {
+    match store.save(pair, Instant::now() + LOCK_WAIT).await {
         Ok(()) => {
             let mut ledger = state.ledger();
             if ledger.version() == Some(pair.version()) {

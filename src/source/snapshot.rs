@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::policy;
 use crate::{
-    credentials::RefreshToken,
+    credentials::{ApiKey, RefreshToken},
     store::{Header, InUseMark, Stored, StoredTokens, Version},
 };
 
@@ -36,6 +36,8 @@ pub(super) struct BoughtPair {
     snapshot: Snapshot,
     /// What was stored when it was bought.
     base: Option<Version>,
+    /// The API key that was held then: a pair of its account is not foreign.
+    api_key: Option<ApiKey>,
 }
 
 impl Snapshot {
@@ -160,8 +162,16 @@ impl Snapshot {
 }
 
 impl BoughtPair {
-    pub(super) fn new(snapshot: Snapshot, base: Option<Version>) -> Self {
-        Self { snapshot, base }
+    pub(super) fn new(snapshot: Snapshot, base: Option<Version>, api_key: Option<ApiKey>) -> Self {
+        Self {
+            snapshot,
+            base,
+            api_key,
+        }
+    }
+
+    pub(super) fn api_key(&self) -> Option<&ApiKey> {
+        self.api_key.as_ref()
     }
 
     pub(super) fn version(&self) -> Version {

@@ -31,6 +31,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// The longest that one operation of a store may take.
 const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest wait for another task of this process that is at work on the store. Its runtime may not be polled.
+const SESSION_WAIT: Duration = Duration::from_secs(5);
+
 /// The store of a source. Its session belongs to the source and not to a task: a renewal that takes over from another
 /// finds the lock with it.
 pub(crate) struct SourceStore {
@@ -90,12 +93,20 @@ impl SourceStore {
     ///
     /// Another task of this process holds it for too long: perhaps nobody polls its runtime.
     pub(super) async fn session(&self) -> Result<MutexGuard<'_, Option<Session>>, Error> {
-        time::timeout(STORE_TIMEOUT, self.session.lock())
+        time::timeout(SESSION_WAIT, self.session.lock())
             .await
             .map_err(|_| {
                 let message = "another task of this process is at work on the token store";
                 Error::new(ErrorKind::StoreUnavailable, message)
             })
+    }
+
+    /// Looks again at what is stored, in a session that has been open for a while: a save may have been done whose
+    /// acknowledgement was lost.
+    pub(super) async fn refresh(&self, session: &mut Session, key: Option<&ApiKey>) {
+        if let Ok(Some(stored)) = self.look(key).await {
+            session.snapshot = Some(stored);
+        }
     }
 
     /// Ends the session of this source, if one is open.
@@ -224,12 +235,7 @@ impl SourceStore {
     }
 
     /// Saves a pair: in the session of this source, or else in one of its own.
-    pub(super) async fn save(
-        &self,
-        pair: &BoughtPair,
-        key: Option<&ApiKey>,
-        until: Instant,
-    ) -> Result<(), NotSaved> {
+    pub(super) async fn save(&self, pair: &BoughtPair, until: Instant) -> Result<(), NotSaved> {
         let mut open = self.session().await.map_err(NotSaved::Failed)?;
         if let Some(session) = open.as_mut() {
             if session
@@ -254,7 +260,7 @@ impl SourceStore {
         drop(open);
         let enough = |stored: &Snapshot| pair.gives_way_to(stored).then_some(());
         match self
-            .open(key, until, enough)
+            .open(pair.api_key(), until, enough)
             .await
             .map_err(NotSaved::Failed)?
         {
