@@ -207,7 +207,7 @@ impl Tokens {
     pub(crate) fn set_credentials(&self, credentials: Credentials) -> Result<(), Error> {
         credentials.check()?;
         self.state.ledger().give(credentials);
-        self.state.rejections.forget_rejected(&self.state.current);
+        self.state.rejections.forget_rejected();
         self.state.renewals.end_cool_down();
         Ok(())
     }
@@ -275,7 +275,10 @@ pub(super) fn acquire(
         if let Some(bearer) = have(&state.current, older, state.now()) {
             return Ok(bearer);
         }
-        Handle::try_current().map_err(|_| no_runtime())?;
+        if Handle::try_current().is_err() {
+            state.rejections.renewal_failed(&state.current, state.now());
+            return or_usable(state, older, no_runtime());
+        }
         for _ in 0..=MAX_TAKEOVERS {
             let joined = match join_or_start(state, older) {
                 Ok(joined) => joined,

@@ -5,7 +5,7 @@ use std::{
     future::poll_fn,
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::Poll,
@@ -58,6 +58,8 @@ pub(super) struct Attempt {
     reply: oneshot::Receiver<Reply>,
     sent: Arc<OnceLock<(Bought, Now)>>,
     has_slot: Arc<AtomicBool>,
+    /// Sent or stopped: which of the two comes first is settled under this lock.
+    is_stopped: Arc<Mutex<bool>>,
     call: Call,
 }
 
@@ -96,13 +98,13 @@ impl Attempt {
         reads_for: Duration,
     ) -> Self {
         let (sent, has_slot) = (Arc::new(OnceLock::new()), Arc::new(AtomicBool::new(false)));
-        let before_send = before_send(
-            caller.clone(),
-            grant.clone(),
-            reads_for,
-            sent.clone(),
-            has_slot.clone(),
-        );
+        let is_stopped = Arc::new(Mutex::new(false));
+        let marks = Marks {
+            sent: sent.clone(),
+            has_slot: has_slot.clone(),
+            is_stopped: is_stopped.clone(),
+        };
+        let before_send = before_send(caller.clone(), grant.clone(), reads_for, marks);
         let call = endpoint.call(caller.state.endpoint(), grant, before_send);
         let (report, reply) = oneshot::channel();
         let busy = caller.state.renewals.busy();
@@ -123,6 +125,7 @@ impl Attempt {
             reply,
             sent,
             has_slot,
+            is_stopped,
             call: Call::new(task.abort_handle(), arrived),
         }
     }
@@ -154,6 +157,11 @@ impl Attempt {
     /// Stops waiting for the reply after `waited`, unless it is about to come: then `None`. What came of the call is
     /// `Transient` if nothing was sent. The response to a refresh that was sent is still awaited.
     pub(super) fn leave(&self, state: &State, waited: Duration) -> Option<Outcome> {
+        let mut is_stopped = self
+            .is_stopped
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *is_stopped = self.sent.get().is_none();
         match self.sent.get() {
             Some((bought, _)) if matches!(bought.grant(), Grant::RefreshToken(_)) => {
                 let message = format!("no response from the token endpoint within {waited:.1?}");
@@ -192,15 +200,16 @@ impl Attempt {
     }
 }
 
-/// Runs in the moment before the request goes out. Notes, in the store first, that the refresh token may be spent from
-/// now on.
-fn before_send(
-    caller: Caller,
-    grant: Grant,
-    reads_for: Duration,
+/// What a call leaves behind on its way, for the renewal that waits for it.
+struct Marks {
     sent: Arc<OnceLock<(Bought, Now)>>,
     has_slot: Arc<AtomicBool>,
-) -> BeforeSend {
+    is_stopped: Arc<Mutex<bool>>,
+}
+
+/// Runs in the moment before the request goes out. Notes, in the store first, that the refresh token may be spent from
+/// now on.
+fn before_send(caller: Caller, grant: Grant, reads_for: Duration, marks: Marks) -> BeforeSend {
     Box::pin(async move {
         let Caller {
             state,
@@ -208,7 +217,7 @@ fn before_send(
             saves_later,
             ..
         } = caller;
-        has_slot.store(true, Ordering::Release);
+        marks.has_slot.store(true, Ordering::Release);
         let mut stored = state.ledger().version();
         if let Some(store) = state.store.as_ref().filter(|_| !saves_later) {
             let mut session = store.session().await.map_err(HeldBack::Store)?;
@@ -245,11 +254,18 @@ fn before_send(
             return Err(HeldBack::Replaced);
         }
         let generation = state.current.generation();
+        let is_stopped = marks
+            .is_stopped
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *is_stopped {
+            return Err(HeldBack::Replaced);
+        }
         let bought = state
             .ledger()
             .presented(&grant, generation, stored)
             .ok_or(HeldBack::Changed)?;
-        let _ = sent.set((bought, state.now()));
+        let _ = marks.sent.set((bought, state.now()));
         Ok(())
     })
 }

@@ -178,11 +178,9 @@ impl RejectionGuard {
         current.take_out(generation);
     }
 
-    /// The credentials were replaced: a token that a 401 took out of use belongs to others.
-    pub(super) fn forget_rejected(&self, current: &Current) {
-        let mut guard = self.guard();
-        let rejected = std::mem::take(&mut guard.rejected);
-        current.take_out(rejected);
+    /// The credentials were replaced: a token that a 401 took out of use belongs to others, and nothing puts it back.
+    pub(super) fn forget_rejected(&self) {
+        self.guard().rejected = 0;
     }
 
     fn guard(&self) -> MutexGuard<'_, Guard> {
@@ -307,7 +305,7 @@ mod tests {
         for take_out in [
             (|guard, current| guard.invalidate(current.generation(), current))
                 as fn(&RejectionGuard, &Current),
-            |guard, current| guard.forget_rejected(current),
+            |guard, _| guard.forget_rejected(),
         ] {
             let (guard, current) = (RejectionGuard::new(), Current::new());
             assert!(guard.should_renew(renew(&guard, &current), true, &current, at(0)));

@@ -187,6 +187,12 @@ impl BoughtPair {
         self.snapshot.tokens.access_token.is_some() && self.snapshot.lives().is_zero()
     }
 
+    /// Whether it came from a login: it begins a family of its own.
+    pub(super) fn is_login(&self) -> bool {
+        self.base
+            .is_none_or(|base| base.family != self.version().family)
+    }
+
     /// Whether what is stored by now goes before this pair.
     pub(super) fn gives_way_to(&self, stored: &Snapshot) -> bool {
         Some(stored.version()) != self.base && !stored.is_behind(self.version())

@@ -238,11 +238,10 @@ impl SourceStore {
     pub(super) async fn save(&self, pair: &BoughtPair, until: Instant) -> Result<(), NotSaved> {
         let mut open = self.session().await.map_err(NotSaved::Failed)?;
         if let Some(session) = open.as_mut() {
-            if session
-                .snapshot
-                .as_ref()
-                .is_some_and(|stored| pair.gives_way_to(stored))
-            {
+            // Under our own lock only we save. A login does not give way to what it overtakes: a late response, perhaps
+            // of credentials that were replaced.
+            let gives_way = |stored: &Snapshot| !pair.is_login() && pair.gives_way_to(stored);
+            if session.snapshot.as_ref().is_some_and(gives_way) {
                 return Err(NotSaved::MovedOn);
             }
             let result = session.save(pair.snapshot().clone()).await;

@@ -1,5 +1,6 @@
 //! G21 to G26: layers that share a store, each played as a process of its own.
 
+mod attacked;
 mod child;
 mod failed_saves;
 mod lost_locks;
