@@ -17,30 +17,24 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     awaited::{self, Call},
+    commit::Commit,
     deadline::timeout_unless_overslept,
-    events::{GrantType, RenewalReason},
+    events::RenewalReason,
     ledger::Bought,
-    saver::save_later,
     single_flight::Busy,
-    snapshot::{BoughtPair, Settled, Snapshot, new_family},
-    state::{NewToken, State},
-    store_session::{NotSaved, Session},
+    state::State,
+    store_session::Session,
 };
 use crate::{
-    clock::{Deadline, Now},
-    credentials::RefreshToken,
-    endpoint::{BeforeSend, Grant, HeldBack, Outcome, TokenEndpoint, TokenResponse},
+    clock::Now,
+    endpoint::{BeforeSend, Grant, HeldBack, Outcome, TokenEndpoint},
     error::{Error, ErrorKind},
     response::is_timeout,
-    store::{Fingerprint, Header, InUseMark, StoredTokens, Version},
-    token::{AccessToken, Bearer},
+    token::Bearer,
 };
 
 /// How long the response to a refresh is read, whoever has stopped waiting.
 const READ_FOR: Duration = Duration::from_secs(60);
-
-/// How long a pair waits for the store's lock to be saved under.
-const LOCK_WAIT: Duration = Duration::from_secs(20);
 
 /// What a renewal hears of its call.
 #[derive(Debug)]
@@ -318,24 +312,32 @@ impl Run {
                  layer, or give token calls a service of their own with `token_service`"
             );
         }
-        match (outcome, self.sent.get()) {
-            (Outcome::Granted(tokens), Some((bought, sent))) => {
-                self.commit(tokens, bought, *sent).await
+        let Some(sent) = self.sent.get() else {
+            return Reply::Outcome(outcome);
+        };
+        let Caller {
+            state,
+            reason,
+            saves_later,
+            ..
+        } = &self.caller;
+        let commit = Commit::new(state, *reason, *saves_later, sent);
+        match outcome {
+            Outcome::Granted(tokens) => {
+                let bearer = commit.pair(tokens).await;
+                bearer.map_or(Reply::Superseded, Reply::Token)
             }
-            (
-                Outcome::Ambiguous {
-                    error,
-                    refresh_token: Some(token),
-                },
-                Some((bought, sent)),
-            ) => {
-                self.keep(token, bought, *sent).await;
+            Outcome::Ambiguous {
+                error,
+                refresh_token: Some(token),
+            } => {
+                commit.lone_refresh_token(token).await;
                 Reply::Outcome(Outcome::Ambiguous {
                     error,
                     refresh_token: None,
                 })
             }
-            (outcome, _) => Reply::Outcome(outcome),
+            outcome => Reply::Outcome(outcome),
         }
     }
 
@@ -349,141 +351,4 @@ impl Run {
             _ => Outcome::Transient { error, wait: None },
         }
     }
-
-    /// Saves a pair, then puts it to use: what a sibling sees in use can be found in the store.
-    async fn commit(&self, tokens: TokenResponse, bought: &Bought, sent: Now) -> Reply {
-        let Caller { state, reason, .. } = &self.caller;
-        let TokenResponse {
-            access_token,
-            refresh_token,
-            lifetime,
-        } = tokens;
-        let expires = Deadline::after(sent, lifetime);
-        let mut saved = None;
-        if let Some(store) = &state.store {
-            let pair = self.stored_form(
-                Some(&access_token),
-                refresh_token.as_ref(),
-                lifetime,
-                expires,
-                bought,
-            );
-            let version = pair.version();
-            let result = if self.caller.saves_later {
-                Err(NotSaved::Failed(Error::new(
-                    ErrorKind::StoreUnavailable,
-                    "the token store can't be used",
-                )))
-            } else {
-                store.save(&pair, Instant::now() + LOCK_WAIT).await
-            };
-            match result {
-                Ok(()) => store.forget_unsaved(),
-                Err(NotSaved::MovedOn) => return Reply::Superseded,
-                Err(NotSaved::Failed(error)) => {
-                    // If the lock was lost, whose pair stands is for the store to say.
-                    if error.kind() == ErrorKind::StoreConflict
-                        && let Ok(Some(stored)) = store.look(pair.api_key()).await
-                        && let Some(Settled::Pair(stored)) = stored.settles(Some(version))
-                        && let Some(bearer) = adopt(state, stored, *reason)
-                    {
-                        return Reply::Token(bearer);
-                    }
-                    tracing::error!(%error, "the new pair of tokens is in use but could not be saved; trying again");
-                    save_later(state, pair);
-                    saved = Some((version, false));
-                }
-            }
-            saved = saved.or(Some((version, true)));
-        }
-        let grant = match bought.grant() {
-            Grant::RefreshToken(_) => GrantType::RefreshToken,
-            Grant::ApiKey(_) => GrantType::ApiKey,
-        };
-        let new = NewToken::new(access_token, lifetime, expires, grant);
-        let bearer = state.publish(new, *reason, |ledger, generation| {
-            ledger.received(bought, refresh_token, generation, saved)
-        });
-        bearer.map_or(Reply::Superseded, Reply::Token)
-    }
-
-    /// Keeps a refresh token that came without a usable access token.
-    async fn keep(&self, token: RefreshToken, bought: &Bought, sent: Now) {
-        let state = &self.caller.state;
-        let generation = state.current.generation();
-        if !state
-            .ledger()
-            .received_alone(bought, token.clone(), generation)
-        {
-            return;
-        }
-        let Some(store) = &state.store else { return };
-        let expires = Deadline::after(sent, Duration::ZERO);
-        let pair = self.stored_form(None, Some(&token), Duration::ZERO, expires, bought);
-        let version = pair.version();
-        match store.save(&pair, Instant::now() + LOCK_WAIT).await {
-            Ok(()) => state.ledger().saved(version),
-            Err(error) => {
-                tracing::error!(
-                    ?error,
-                    "a new refresh token is held but could not be saved; trying again"
-                );
-                state.ledger().unsaved(version);
-                save_later(state, pair);
-            }
-        }
-    }
-
-    fn stored_form(
-        &self,
-        access_token: Option<&AccessToken>,
-        refresh_token: Option<&RefreshToken>,
-        lifetime: Duration,
-        expires: Deadline,
-        bought: &Bought,
-    ) -> BoughtPair {
-        let state = &self.caller.state;
-        let mut header = Header::new(match (bought.grant(), bought.version()) {
-            (Grant::RefreshToken(_), Some(Version { family, revision })) => Version {
-                family,
-                revision: revision.saturating_add(1),
-            },
-            _ => new_family(1),
-        });
-        header.expires_in = access_token.map(|_| expires.left(state.now()));
-        let mut tokens = StoredTokens::default();
-        tokens.access_token = access_token.cloned();
-        tokens.refresh_token = refresh_token.cloned();
-        if let (None, Grant::RefreshToken(token)) = (refresh_token, bought.grant()) {
-            // It counts as spent, and may be all there is.
-            tokens.refresh_token = Some(token.clone());
-            header.mark = Some(InUseMark {
-                count: 1,
-                settles_in: Duration::ZERO,
-            });
-        }
-        tokens.lifetime = lifetime;
-        // Of the account that it was bought for, whatever key is held by now.
-        tokens.api_key = bought.api_key().map(|key| Fingerprint::of(key.expose()));
-        BoughtPair::new(
-            Snapshot::new(header, tokens),
-            bought.version(),
-            bought.api_key().cloned(),
-        )
-    }
-}
-
-/// Puts a pair to use that another process has saved. `None` if it can't be used.
-pub(super) fn adopt(state: &State, stored: Snapshot, reason: RenewalReason) -> Option<Bearer> {
-    let tokens = stored.tokens();
-    let new = NewToken::new(
-        tokens.access_token.clone()?,
-        tokens.lifetime,
-        Deadline::after(state.now(), stored.lives()),
-        GrantType::Store,
-    );
-    state.publish(new, reason, |ledger, generation| {
-        ledger.adopt(&stored, generation);
-        true
-    })
 }

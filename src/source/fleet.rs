@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::time::{self, Instant};
 
 use super::{
-    attempt::adopt,
+    commit::adopt,
     cool_down::Pause,
     events::RenewalReason,
-    ledger::{Failure, LOOK_AGAIN},
+    failure::{Failure, LOOK_AGAIN},
     snapshot::{Settled, Snapshot},
     state::State,
     store_session::{Opened, Session, SourceStore},

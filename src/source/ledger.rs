@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use super::{cool_down::Pause, snapshot::Snapshot};
+use super::{failure::Failure, snapshot::Snapshot};
 use crate::{
     clock::{Deadline, Now},
     credentials::{ApiKey, Credentials, GrantPreference, RefreshToken},
     endpoint::{Grant, Outcome},
-    error::{Error, ErrorKind},
+    error::Error,
     store::{StoredTokens, Version},
 };
 
@@ -18,9 +18,6 @@ pub(super) const ASK_AGAIN: Duration = Duration::from_secs(300);
 /// How long refreshing is given up when others keep ending our refresh tokens. Two processes that log in with one key do
 /// so to each other for ever; an hour of logins costs 1 call in place of 2.
 const SKIP_REFRESH: Duration = Duration::from_secs(3600);
-
-/// How often a store is looked at for another pair when there is nothing left to try.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The credentials of a source, and what is known of them.
 #[derive(Debug, Default)]
@@ -78,22 +75,6 @@ pub(super) struct Bought {
     generation: u64,
     /// The stored pair at that time.
     version: Option<Version>,
-}
-
-/// Why a renewal ends without a token.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) error: Error,
-    pub(super) pause: Pause,
-}
-
-impl Failure {
-    pub(super) fn outage(error: Error) -> Self {
-        Self {
-            error,
-            pause: Pause::Outage { asked: None },
-        }
-    }
 }
 
 impl Round {
@@ -499,47 +480,16 @@ impl Ledger {
     }
 
     fn nothing_left(&self, round: &Round, now: Now) -> Failure {
-        if let Some(error) = &round.store_failed {
-            let message =
-                "the store can't note that the refresh token is in use, so it was not presented";
-            return Failure::outage(Error::with_source(error.kind(), message, error.clone()));
-        }
-        // A store may show another pair one day.
-        let forever = if self.has_store {
-            Pause::For(LOOK_AGAIN)
-        } else {
-            Pause::UntilCredentialsChange
-        };
         // The store had a pair, and has none now: somebody's refusal is as good as ours.
         let was_cleared = self.refresh_token.is_none()
             && self.version.is_some_and(|version| version.revision > 0);
-        if let Some(wait) = left(self.key_refused_until, now) {
-            let error = Error::new(ErrorKind::Refused, "the API key was refused");
-            let wait = if self.has_store {
-                wait.min(LOOK_AGAIN)
-            } else {
-                wait
-            };
-            return Failure {
-                error: round.refused.clone().unwrap_or(error),
-                pause: Pause::For(wait),
-            };
-        }
-        let error = if round.refused.is_some() || was_cleared {
-            Error::new(
-                ErrorKind::Refused,
-                "the refresh token was refused and no API key is held; log in again and call `set_credentials`",
-            )
-        } else {
-            Error::new(
-                ErrorKind::NoCredentials,
-                "there is nothing to get a token with; give the builder an API key or a refresh token (renewal by API \
-                 key needs the key), or call `set_credentials`",
-            )
-        };
-        Failure {
-            error,
-            pause: forever,
+        match (&round.store_failed, left(self.key_refused_until, now)) {
+            (Some(error), _) => Failure::kept_back(error),
+            (None, Some(wait)) => Failure::key_refused(round.refused.clone(), wait, self.has_store),
+            (None, None) => {
+                let is_refused = round.refused.is_some() || was_cleared;
+                Failure::nothing_left(is_refused, self.has_store)
+            }
         }
     }
 }
@@ -556,7 +506,9 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::{endpoint::TokenResponse, store::Header};
+    use crate::{
+        endpoint::TokenResponse, error::ErrorKind, source::cool_down::Pause, store::Header,
+    };
 
     fn at(seconds: u64) -> Now {
         let since = Duration::from_secs(seconds);

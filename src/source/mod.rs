@@ -11,12 +11,16 @@
 //! | `single_flight` | one leader at a time; knows no tokens |
 //! | `current` | the token that requests use; the one owner of generations |
 //! | `rejections` | which 401s are worth a renewal |
-//! | `store_session` | what is stored, and which pair goes before which |
+//! | `snapshot` | what is stored, and which pair goes before which |
+//! | `store_session` | the store under its lock, and the pair that could not be saved |
+//! | `failure` | why a renewal ends without a token |
 //! | `ledger` | which credential comes next; the one home of the refresh token |
 //! | `awaited` | the one response that nobody waits for any more |
 //! | `state` | all of the above in one place |
 //! | `saver` | goes on saving a pair that could not be saved |
+//! | `commit` | saves what came in, then puts it to use |
 //! | `attempt` | one token call, which commits what it brings |
+//! | `fleet` | adopts from the store, agrees with it, leaves it to others |
 //! | `renewal` | the leader: calls until there is a token |
 //! | `acquire` | have a token, or join or start a renewal, and wait |
 //! | `keeper` | renewal without traffic |
@@ -25,10 +29,12 @@
 mod acquire;
 mod attempt;
 mod awaited;
+mod commit;
 mod cool_down;
 mod current;
 mod deadline;
 mod events;
+mod failure;
 mod fleet;
 mod keeper;
 mod ledger;
