@@ -280,21 +280,9 @@ pub(super) fn acquire(
             return or_usable(state, older, no_runtime());
         }
         for _ in 0..=MAX_TAKEOVERS {
-            let joined = match join_or_start(state, older) {
-                Ok(joined) => joined,
-                Err(error) => {
-                    // No renewal is to be had: a token that a 401 took out of use is all there is.
-                    state.rejections.renewal_failed(&state.current, state.now());
-                    return or_usable(state, older, error);
-                }
-            };
-            let mut flight = match joined {
-                Joined::Have(bearer) => return Ok(bearer),
-                Joined::Wait(flight) => flight,
-                Joined::Lead(flight, leader) => {
-                    spawn(state, &flight, leader, reason, endpoint());
-                    flight
-                }
+            let mut flight = match find(state, older, reason, &mut endpoint) {
+                Ok(flight) => flight,
+                Err(outcome) => return outcome,
             };
             let later = flight.later();
             // A leader has finished by its deadline, or has said that it goes on. If nothing is heard by then, nobody
@@ -322,6 +310,29 @@ pub(super) fn acquire(
         }
         let message = "several renewals in a row ended without what this caller waited for; is their runtime shut down?";
         Err(Error::new(ErrorKind::TimedOut, message))
+    }
+}
+
+/// The renewal to wait for, started if there is none; an error is what the caller gets at once. It is a function of its
+/// own so that what it holds is no part of those that wait.
+fn find(
+    state: &Arc<State>,
+    older: u64,
+    reason: Option<RenewalReason>,
+    endpoint: impl FnOnce() -> Box<dyn TokenEndpoint>,
+) -> Result<Flight<Bearer>, Result<Bearer, Error>> {
+    match join_or_start(state, older) {
+        Ok(Joined::Have(bearer)) => Err(Ok(bearer)),
+        Ok(Joined::Wait(flight)) => Ok(flight),
+        Ok(Joined::Lead(flight, leader)) => {
+            spawn(state, &flight, leader, reason, endpoint());
+            Ok(flight)
+        }
+        Err(error) => {
+            // No renewal is to be had: a token that a 401 took out of use is all there is.
+            state.rejections.renewal_failed(&state.current, state.now());
+            Err(or_usable(state, older, error))
+        }
     }
 }
 
