@@ -115,7 +115,11 @@ pub(crate) fn plugin() -> Option<Result<(), BoxError>> {
 
 fn credential(url: &str, path: PathBuf) -> Result<(), BoxError> {
     let response = refresh(url, &fs::read_to_string(&path)?)?;
-    let text = |name: &str| response[name].as_str().ok_or("the response is not complete");
+    let text = |name: &str| {
+        response[name]
+            .as_str()
+            .ok_or("the response is not complete")
+    };
     fs::write(path, text("refresh_token")?)?;
     let lifetime = Duration::from_secs(
         response["expires_in"]
