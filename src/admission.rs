@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::{Extensions, HeaderMap, Method, Request, Uri, header};
 
-use crate::origin::Origin;
+use crate::origin::{Origin, is_path_only};
 
 /// A request extension: renew first if less than this is left of the token's lifetime.
 ///
@@ -59,7 +59,9 @@ pub struct NoAuth;
 /// be sent, but no header of it is touched.
 pub(crate) fn admit<B>(origins: &[Origin], request: &mut Request<B>) -> bool {
     let spared = has_own(request.headers(), request.extensions());
-    if let Some(api) = origins.first() {
+    if is_path_only(request.uri())
+        && let Some(api) = origins.first()
+    {
         if spared {
             // Its headers stay as they are.
             api.complete_uri(request.uri_mut());
@@ -88,8 +90,11 @@ pub(crate) fn is_for(origins: &[Origin], method: &Method, uri: &Uri, headers: &H
 
 /// Whether the caller has taken care of the credentials. Any `Authorization` counts, also an empty
 /// one or several: to replace it would be to guess what the caller meant.
+#[inline]
 pub(crate) fn has_own(headers: &HeaderMap, extensions: &Extensions) -> bool {
-    headers.contains_key(header::AUTHORIZATION) || extensions.get::<NoAuth>().is_some()
+    // Most requests have neither, and hashing a name costs more than all else here.
+    (!headers.is_empty() && headers.contains_key(header::AUTHORIZATION))
+        || (!extensions.is_empty() && extensions.get::<NoAuth>().is_some())
 }
 
 /// Login and refresh take no bearer, and an upload with a delegated token must not have one

@@ -88,8 +88,7 @@ impl Origin {
     /// Sets scheme and authority of a URI that is only a path, and says whether it is. Nothing is joined or parsed
     /// again: `//x` stays a path.
     pub(crate) fn complete_uri(&self, uri: &mut Uri) -> bool {
-        let is_path =
-            uri.scheme().is_none() && uri.authority().is_none() && uri.path().starts_with('/');
+        let is_path = is_path_only(uri);
         if is_path {
             let mut parts = mem::take(uri).into_parts();
             parts.scheme = Some(self.scheme.clone());
@@ -119,14 +118,16 @@ impl Origin {
     ///
     /// All values have to: with two `Host` headers, nobody knows which one the server believes.
     pub(crate) fn is_named_by(&self, headers: &HeaderMap) -> bool {
-        headers.get_all(header::HOST).iter().all(|host| {
-            host == self.authority.as_str()
-                || host
-                    .to_str()
-                    .ok()
-                    .and_then(|host| host.parse().ok())
-                    .is_some_and(|host| self.is_authority(&host))
-        })
+        // Before the name is hashed: clients add `Host` below us, so most requests have none here.
+        headers.is_empty()
+            || headers.get_all(header::HOST).iter().all(|host| {
+                host == self.authority.as_str()
+                    || host
+                        .to_str()
+                        .ok()
+                        .and_then(|host| host.parse().ok())
+                        .is_some_and(|host| self.is_authority(&host))
+            })
     }
 
     /// The first comparison is the common one and allocates nothing; the second knows that
@@ -136,6 +137,11 @@ impl Origin {
             || parts(&self.scheme, authority)
                 .is_some_and(|(host, port)| host == self.host && port == self.port)
     }
+}
+
+/// Whether a URI lacks scheme and authority, and is no `*` either.
+pub(crate) fn is_path_only(uri: &Uri) -> bool {
+    uri.scheme().is_none() && uri.authority().is_none() && uri.path().starts_with('/')
 }
 
 /// Host in lower case and port written out; `None` where there is user information, or the port is invalid.
