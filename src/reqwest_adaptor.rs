@@ -56,7 +56,7 @@ use crate::{
     middleware::ApiVideoAuthLayer,
     origin::Origin,
     response::drain,
-    source::{AfterRejection, RenewalReason, TokenSource, Tokens},
+    source::{RenewalReason, TokenSource, Tokens},
 };
 
 /// A timeout of the client's own must not end a refresh whose response is still read. `source/attempt` reads it for
@@ -176,12 +176,13 @@ impl Middleware for ApiVideoAuthMiddleware {
             tokens.answered(bearer.generation(), first.status());
             return Ok(first);
         }
-        let after = tokens.rejected(bearer.generation(), kept.is_some());
-        let (AfterRejection::Replay { newer_than }, Some(mut request)) = (after, kept) else {
+        let refused = bearer.generation();
+        let is_worth_it = tokens.rejected(refused, kept.is_some());
+        let Some(mut request) = kept.filter(|_| is_worth_it) else {
             return Ok(first);
         };
         let reason = Some(RenewalReason::Unauthorized);
-        let Ok(bearer) = tokens.acquire(newer_than, reason, endpoint).await else {
+        let Ok(bearer) = tokens.acquire(refused, reason, endpoint).await else {
             return Ok(first);
         };
         drain(reqwest::Body::from(first)).await;

@@ -17,11 +17,7 @@ use super::{
     replay::sealed,
     token_cache::{Shared, SourceRef},
 };
-use crate::{
-    endpoint::Transport,
-    http_service::HttpService,
-    source::{AfterRejection, RenewalReason},
-};
+use crate::{endpoint::Transport, http_service::HttpService, source::RenewalReason};
 
 pin_project! {
     /// Response future of [`ApiVideoAuth`](super::ApiVideoAuth).
@@ -253,8 +249,8 @@ where
         retry,
     } = sent;
     // Without a replay the token is at least out of use: the next request gets a new one.
-    let after = source.tokens.rejected(generation, retry.is_some());
-    let (AfterRejection::Replay { newer_than }, Some(retry)) = (after, retry) else {
+    let is_worth_it = source.tokens.rejected(generation, retry.is_some());
+    let Some(retry) = retry.filter(|_| is_worth_it) else {
         return Ok(first);
     };
     let (request, inner) = P::rebuild(retry);
@@ -263,7 +259,7 @@ where
         inner,
         request,
         first,
-        newer_than,
+        generation,
     )))
 }
 
@@ -273,7 +269,7 @@ async fn replay<S, B, T, P>(
     mut inner: S,
     mut request: Request<B>,
     first: Response<S::ResponseBody>,
-    newer_than: u64,
+    refused: u64,
 ) -> Result<Response<S::ResponseBody>, BoxError>
 where
     S: HttpService<B>,
@@ -283,7 +279,7 @@ where
     let tokens = &shared.tokens;
     let reason = Some(RenewalReason::Unauthorized);
     let Ok(bearer) = tokens
-        .acquire(newer_than, reason, shared.endpoints(&mut inner))
+        .acquire(refused, reason, shared.endpoints(&mut inner))
         .await
     else {
         return Ok(first);

@@ -52,15 +52,6 @@ impl Drop for SlotWanted {
     }
 }
 
-/// What to do about a 401.
-#[derive(Debug)]
-pub(crate) enum AfterRejection {
-    /// The response stands.
-    Stands,
-    /// Send the request again, with a token of a later generation.
-    Replay { newer_than: u64 },
-}
-
 impl Tokens {
     pub(crate) fn new(settings: Settings) -> Self {
         Self {
@@ -168,19 +159,13 @@ impl Tokens {
         }
     }
 
-    /// The API answered 401 to a first send with this generation. `can_replay` says whether the request can be sent
-    /// again.
-    pub(crate) fn rejected(&self, generation: u64, can_replay: bool) -> AfterRejection {
+    /// The API answered 401 to a first send with this generation: whether the request is to be sent again with a later
+    /// one, if it can be (`can_replay`). If not, the response stands.
+    pub(crate) fn rejected(&self, generation: u64, can_replay: bool) -> bool {
         let (state, now) = (&self.state, self.now());
-        match state
+        state
             .rejections
             .should_renew(generation, can_replay, &state.current, now)
-        {
-            true => AfterRejection::Replay {
-                newer_than: generation,
-            },
-            false => AfterRejection::Stands,
-        }
     }
 
     /// The API answered a replay with this generation.

@@ -21,7 +21,7 @@ pub(super) struct Awaited {
 #[derive(Clone, Debug)]
 pub(super) struct Call {
     task: AbortHandle,
-    /// Written under the lock of [`Awaited`]: what commits a response is never stopped.
+    /// Whether the response is there. `stop` asks and aborts under this lock: what commits a response is never stopped.
     arrived: Arc<Mutex<bool>>,
 }
 

@@ -57,6 +57,7 @@ pub(super) fn start(
 }
 
 async fn keep(state: &Arc<State>, mut endpoint: Box<dyn TokenEndpoint>) {
+    // Before the first look: a renewal between look and sleep still wakes it.
     let mut events = state.current.subscribe();
     let mut rest: Option<Deadline> = None;
     loop {

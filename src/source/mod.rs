@@ -49,7 +49,7 @@ mod store_session;
 mod token_source;
 
 pub(crate) use self::{
-    acquire::{AfterRejection, SlotWanted, Tokens},
+    acquire::{SlotWanted, Tokens},
     state::Settings,
     store_session::SourceStore,
 };

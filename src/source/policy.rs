@@ -1,4 +1,4 @@
-//! Decisions as pure functions: numbers in, a decision out. Here are also the numbers that nobody may set, each with its reason.
+//! Decisions as pure functions: numbers in, a decision out. A number that only one file needs stands there.
 
 use std::time::Duration;
 

@@ -91,6 +91,7 @@ impl RejectionGuard {
             return true;
         }
         let mut guard = self.guard();
+        // Asked again under the lock: a renewal or another 401 may have come in between.
         if current.live() != generation || guard.rejected == generation {
             return true;
         }
@@ -112,6 +113,7 @@ impl RejectionGuard {
         // Before the token goes out of use: a caller that finds none asks why.
         guard.rejected = generation;
         // A request that can't be replayed starts no renewal: the next one finds no token, and does.
+        // It is an atomic: the lock of `current` would have to be taken before this guard.
         if !(guard.is_wary && can_replay) {
             current.take_out(generation);
         }

@@ -81,8 +81,8 @@ impl<T> SingleFlight<T> {
         }
     }
 
-    /// Joins the work under way, or starts it. `have` looks for what the caller wants once more, under the lock. A leader
-    /// publishes before it finishes, so nobody starts over for what has just been brought.
+    /// Joins the work under way, or starts it. `have` looks for what the caller wants once more, under the lock. The
+    /// token is published before the leader finishes, so nobody starts over for what has just been brought.
     ///
     /// # Errors
     ///
@@ -297,6 +297,7 @@ impl<T> LeaderGuard<T> {
         }
         drop(state);
         self.finished = true;
+        // Room first, then word: a caller that comes in between finds the token or the cool-down, and nobody to wait for.
         self.report.send_replace(Progress::Done(result));
         until
     }
