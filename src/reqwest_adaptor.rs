@@ -59,9 +59,8 @@ use crate::{
     source::{RenewalReason, TokenSource, Tokens},
 };
 
-/// A timeout of the client's own must not end a refresh whose response is still read. `source/attempt` reads it for
-/// 60 s; the bounds for callers are the source's.
-const TIMEOUT: Duration = Duration::from_secs(65);
+/// A timeout of the client's own must not end a refresh whose response is still read: it comes so much later.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Keeps a reqwest client authenticated against api.video. See the [module docs](self).
 #[derive(Clone)]
@@ -82,11 +81,13 @@ impl ApiVideoAuthMiddleware {
         layer: &ApiVideoAuthLayer<T, P>,
         calls: reqwest::ClientBuilder,
     ) -> Result<Self, Error> {
+        let shared = &layer.shared;
+        let timeout = shared.tokens.read_for() + GRACE;
         let calls = calls
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
-            .timeout(TIMEOUT)
-            .read_timeout(TIMEOUT);
+            .timeout(timeout)
+            .read_timeout(timeout);
         let calls = calls.build().map_err(|error| {
             Error::with_source(
                 ErrorKind::Configuration,
@@ -94,7 +95,6 @@ impl ApiVideoAuthMiddleware {
                 error,
             )
         })?;
-        let shared = &layer.shared;
         let (tokens, origins) = (shared.tokens.clone(), shared.origins.clone());
         Ok(Self {
             tokens,
@@ -188,7 +188,9 @@ impl Middleware for ApiVideoAuthMiddleware {
         drain(reqwest::Body::from(first)).await;
         authorize(&mut request, bearer.header());
         let response = next.run(request, extensions).await?;
-        tokens.replayed(bearer.generation(), response.status());
+        if self.is_ours(response.url()) {
+            tokens.replayed(bearer.generation(), response.status());
+        }
         Ok(response)
     }
 }

@@ -155,6 +155,10 @@ pub(crate) fn never_sent(error: &(dyn StdError + 'static)) -> bool {
         if let Some(error) = error.downcast_ref::<reqwest::Error>() {
             return error.is_connect();
         }
+        if error.is::<tower::load_shed::error::Overloaded>() {
+            // What `LoadShed` answers instead of waiting for readiness.
+            return true;
+        }
         // An unreachable host is no proof: an established connection may end so, after the request was sent.
         let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
         if error.downcast_ref().is_some_and(is_refused) {

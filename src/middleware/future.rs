@@ -10,7 +10,7 @@ use std::{
 use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode, header};
 use pin_project_lite::pin_project;
-use tower::{BoxError, Service};
+use tower::{BoxError, Service, load_shed::error::Overloaded};
 
 use super::{
     ReplayPolicy,
@@ -112,7 +112,16 @@ where
                     });
                 }
                 StateProj::Calling { future, sent } => match ready!(future.poll(cx)) {
-                    Err(error) => return Poll::Ready(Err(error.into())),
+                    Err(error) => {
+                        let error = error.into();
+                        if T::SHARES_SLOTS
+                            && let Some(sent) = sent
+                            && error.is::<Overloaded>()
+                        {
+                            sent.source.tokens.found_no_slot();
+                        }
+                        return Poll::Ready(Err(error));
+                    }
                     Ok(response) if response.status() != StatusCode::UNAUTHORIZED => {
                         if let Some(sent) = sent {
                             sent.source
@@ -221,7 +230,9 @@ where
     poll_fn(|cx| {
         let ready = inner.poll_ready(cx);
         if T::SHARES_SLOTS && ready.is_pending() {
-            wanted.get_or_insert_with(|| shared.tokens.wants_slot());
+            wanted
+                .get_or_insert_with(|| shared.tokens.wants_slot())
+                .ask(cx);
         }
         ready.map_err(Into::into)
     })

@@ -124,12 +124,12 @@ where
         let ready = self.inner.poll_ready(cx);
         if T::SHARES_SLOTS {
             // The slot that is missing may be that of a response to a token call which nobody waits for any more.
-            match ready.is_pending() {
-                true if self.wanted.is_none() => {
-                    self.wanted = Some(self.shared.tokens.wants_slot())
-                }
-                false if self.wanted.is_some() => self.wanted = None,
-                _ => {}
+            if ready.is_pending() {
+                self.wanted
+                    .get_or_insert_with(|| self.shared.tokens.wants_slot())
+                    .ask(cx);
+            } else if self.wanted.is_some() {
+                self.wanted = None;
             }
         }
         ready.map_err(Into::into)

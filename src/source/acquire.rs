@@ -2,8 +2,10 @@
 
 use std::{
     fmt,
+    pin::Pin,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
+    task::Context,
     time::Duration,
 };
 
@@ -11,6 +13,7 @@ use http::StatusCode;
 use tokio::{runtime::Handle, time};
 
 use super::{
+    awaited::SLOT_PATIENCE,
     current::Current,
     deadline::timeout_unless_overslept,
     events::{RenewalEvents, RenewalReason},
@@ -43,12 +46,35 @@ pub(crate) struct Tokens {
     min_lifetime_after: Mutex<Option<Deadline>>,
 }
 
-/// Somebody waits for a slot of the wrapped service: none is kept for a response that is only awaited.
-pub(crate) struct SlotWanted(Arc<State>);
+/// Somebody that has found no slot in the wrapped service, until it has one.
+pub(crate) struct SlotWanted {
+    state: Arc<State>,
+    number: u64,
+    patience: Option<Pin<Box<time::Sleep>>>,
+}
+
+impl SlotWanted {
+    /// For each poll that finds no slot. After a while, a response that is only awaited gives its slot up.
+    pub(crate) fn ask(&mut self, cx: &mut Context<'_>) {
+        if !self.state.awaited.want(self.number, cx.waker()) {
+            return;
+        }
+        let has_waited = Handle::try_current().is_err()
+            || self
+                .patience
+                .get_or_insert_with(|| Box::pin(time::sleep(SLOT_PATIENCE)))
+                .as_mut()
+                .poll(cx)
+                .is_ready();
+        if has_waited {
+            self.state.awaited.give_up();
+        }
+    }
+}
 
 impl Drop for SlotWanted {
     fn drop(&mut self) {
-        self.0.awaited.unwant();
+        self.state.awaited.unwant(self.number);
     }
 }
 
@@ -69,6 +95,12 @@ impl Tokens {
     #[inline]
     pub(crate) fn now(&self) -> Now {
         self.state.now()
+    }
+
+    /// How long the response to a token call is read at the most.
+    #[cfg(feature = "reqwest-middleware")]
+    pub(crate) fn read_for(&self) -> Duration {
+        self.state.read_for()
     }
 
     /// The generation that requests may use, or 0.
@@ -166,6 +198,8 @@ impl Tokens {
         state
             .rejections
             .should_renew(generation, can_replay, &state.current, now)
+            // To join a renewal that is under way costs nothing, whatever it was begun for.
+            || can_replay && state.renewals.is_working()
     }
 
     /// The API answered a replay with this generation.
@@ -177,10 +211,18 @@ impl Tokens {
         self.answered(generation, status);
     }
 
-    /// A request has found no slot in the wrapped service. It keeps the guard until it has one.
+    /// A request has found no slot in the wrapped service. It keeps this until it has one.
     pub(crate) fn wants_slot(&self) -> SlotWanted {
-        self.state.awaited.want();
-        SlotWanted(self.state.clone())
+        SlotWanted {
+            state: self.state.clone(),
+            number: self.state.awaited.new_want(),
+            patience: None,
+        }
+    }
+
+    /// A layer below has refused a request for want of a slot, where others would have let it wait.
+    pub(crate) fn found_no_slot(&self) {
+        self.state.awaited.give_up();
     }
 
     pub(crate) fn invalidate(&self, token: &Bearer) {
@@ -194,6 +236,7 @@ impl Tokens {
         self.state.ledger().give(credentials);
         self.state.rejections.forget_rejected();
         self.state.renewals.end_cool_down();
+        self.state.credentials_given.notify_waiters();
         Ok(())
     }
 
@@ -212,7 +255,9 @@ impl Tokens {
                 Err(_) => futures::FutureExt::now_or_never(idle).is_some(),
             };
             state.enter(Phase::Ended);
-            if let Some(store) = state.store.as_ref().filter(|_| is_idle) {
+            if let Some(store) = state.store.as_ref().filter(|_| is_idle)
+                && Handle::try_current().is_ok()
+            {
                 // A renewal whose runtime has gone may have left the store's lock behind.
                 store.close().await;
             }

@@ -2,21 +2,24 @@
 //! wait for that, so a response that comes late is a response like any other.
 
 use std::{
-    future::poll_fn,
+    future,
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
     time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::oneshot,
+    time::{self, Instant},
+};
 
 use super::{
-    awaited::{self, Call},
+    awaited::{self, Call, SLOT_PATIENCE},
     commit::Commit,
     deadline::timeout_unless_overslept,
     events::RenewalReason,
@@ -32,9 +35,6 @@ use crate::{
     response::is_timeout,
     token::Bearer,
 };
-
-/// How long the response to a refresh is read, whoever has stopped waiting.
-const READ_FOR: Duration = Duration::from_secs(60);
 
 /// What a renewal hears of its call.
 #[derive(Debug)]
@@ -279,16 +279,23 @@ impl Run {
         let state = &self.caller.state;
         let mut call = AssertUnwindSafe(call).catch_unwind();
         let begun = Instant::now();
-        // Once, to see whether it finds a slot.
-        let first = poll_fn(|cx| Poll::Ready(call.poll_unpin(cx))).await;
-        if first.is_pending() && !self.has_slot.load(Ordering::Acquire) {
-            // The slot that this call waits for may be that of the response that is still awaited.
-            state.awaited.give_up();
-        }
-        let outcome = match first {
-            Poll::Ready(outcome) => Ok(outcome),
-            Poll::Pending => timeout_unless_overslept(begun + READ_FOR, call).await,
+        let has_found = async {
+            time::sleep(SLOT_PATIENCE).await;
+            if !self.has_slot.load(Ordering::Acquire) {
+                // The slot that this call waits for may be that of the response that is still awaited.
+                state.awaited.give_up();
+            }
+            future::pending().await
         };
+        let read_for = state.read_for();
+        let call = async {
+            tokio::select! {
+                biased;
+                outcome = &mut call => outcome,
+                never = has_found => never,
+            }
+        };
+        let outcome = timeout_unless_overslept(begun + read_for, pin!(call)).await;
         let outcome = match outcome {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_payload)) => self.lost(Error::new(
@@ -296,7 +303,7 @@ impl Run {
                 "the token service panicked",
             )),
             Err(_) => {
-                let message = format!("no response from the token endpoint within {READ_FOR:?}");
+                let message = format!("no response from the token endpoint within {read_for:?}");
                 self.lost(Error::new(ErrorKind::Ambiguous, message))
             }
         };

@@ -1,11 +1,21 @@
 //! The one response that is still awaited after its renewal has stopped waiting (guarantee G4).
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::HashMap,
+    mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Waker,
+    time::Duration,
 };
 
 use tokio::task::AbortHandle;
+
+/// Who finds no slot waits for this long before one is taken from a response that is only awaited: below a limit of many,
+/// another is free before, and no pair is lost.
+pub(super) const SLOT_PATIENCE: Duration = Duration::from_millis(900);
 
 /// A refresh that was sent is read for a while even if it takes too long for those that wait: its response may hold
 /// the only living refresh token. While it is read it occupies a slot of the service below, which it gives up as soon
@@ -13,8 +23,10 @@ use tokio::task::AbortHandle;
 #[derive(Debug, Default)]
 pub(super) struct Awaited {
     call: Mutex<Option<Call>>,
-    /// Requests and calls that have found no slot and wait for one.
-    wanted: AtomicUsize,
+    /// Those that have found no slot. They are woken when a response begins to be only awaited: one that still waits
+    /// asks again, and one that nobody polls any more does not.
+    wanted: Mutex<HashMap<u64, Waker>>,
+    last_want: AtomicU64,
 }
 
 /// A token call that can be stopped until its response is there.
@@ -41,7 +53,7 @@ impl Call {
 }
 
 impl Awaited {
-    /// Goes on awaiting the response to `call`, unless somebody waits for its slot. Of two, the earlier stays: a server
+    /// Goes on awaiting the response to `call`, until somebody needs its slot. Of two, the earlier stays: a server
     /// that is only slow gives its pair to the first presentation. Says whether the call is awaited or stopped now; it
     /// is neither if its response is there.
     pub(super) fn go_on(&self, call: Call) -> bool {
@@ -49,25 +61,36 @@ impl Awaited {
         let is_other = |earlier: &Call| {
             !earlier.task.is_finished() && !Arc::ptr_eq(&earlier.arrived, &call.arrived)
         };
-        // Asked under the lock, which a newcomer takes after it has counted itself in.
-        if self.wanted.load(Ordering::SeqCst) > 0 || awaited.as_ref().is_some_and(is_other) {
+        if awaited.as_ref().is_some_and(is_other) {
             return call.stop();
         }
         let has_arrived = *lock(&call.arrived);
         if !has_arrived {
             *awaited = Some(call);
         }
+        drop(awaited);
+        // After the call is there to be given up, and with no lock held: a waker may run anything.
+        let wanted = mem::take(&mut *lock(&self.wanted));
+        wanted.into_values().for_each(Waker::wake);
         !has_arrived
     }
 
-    /// Somebody has found no slot: from now on, until `unwant`, none is kept for a response that is only awaited.
-    pub(super) fn want(&self) {
-        self.wanted.fetch_add(1, Ordering::SeqCst);
-        self.give_up();
+    /// A number for [`want`](Self::want).
+    pub(super) fn new_want(&self) -> u64 {
+        self.last_want.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(super) fn unwant(&self) {
-        self.wanted.fetch_sub(1, Ordering::SeqCst);
+    /// Somebody has found no slot. Says whether a response has one that is only awaited; if not, it is woken when there
+    /// is such a response.
+    pub(super) fn want(&self, number: u64, waker: &Waker) -> bool {
+        // First the waker, then the look: `go_on` does the reverse, so one of the two sees the other.
+        lock(&self.wanted).insert(number, waker.clone());
+        let call = lock(&self.call);
+        call.as_ref().is_some_and(|call| !call.task.is_finished())
+    }
+
+    pub(super) fn unwant(&self, number: u64) {
+        lock(&self.wanted).remove(&number);
     }
 
     /// Stops awaiting: its slot is needed, or a newer pair is there.

@@ -34,6 +34,8 @@ pub(super) struct Ledger {
     /// The refresh token came straight from a login of ours.
     from_login: bool,
     refused_in_a_row: u32,
+    /// The last refresh token was refused, and nothing has taken its place.
+    was_refused: bool,
     skip_refresh_until: Option<Deadline>,
     key_refused_until: Option<Deadline>,
     fallbacks: u64,
@@ -140,6 +142,7 @@ impl Ledger {
         self.edition += 1;
         self.pair_of = 0;
         self.ignores_pause = true;
+        self.was_refused = false;
         self.refused_in_a_row = 0;
         self.skip_refresh_until = None;
         self.key_refused_until = None;
@@ -148,6 +151,13 @@ impl Ledger {
     fn take(&mut self, credentials: Credentials) {
         let is_new_key = credentials.api_key.is_some() && credentials.api_key != self.api_key;
         self.api_key = credentials.api_key;
+        if !self.has_store
+            && credentials.refresh_token.is_some()
+            && credentials.refresh_token == self.refresh_token
+        {
+            // It may be on its way, and what it brings is still wanted.
+            return;
+        }
         if is_new_key {
             // It may be another account's: what is stored says so, and our copy does not.
             self.put(None, false);
@@ -160,6 +170,7 @@ impl Ledger {
     }
 
     fn put(&mut self, token: Option<RefreshToken>, from_login: bool) {
+        self.was_refused &= token.is_none();
         self.is_unsaved = false;
         self.refresh_token = token;
         self.in_doubt = false;
@@ -227,6 +238,10 @@ impl Ledger {
         now: Now,
     ) -> Result<Option<(Grant, Option<u64>)>, Failure> {
         if round.edition != self.edition {
+            if !may_call {
+                // They were not tried: whatever this renewal ends with is not held against them.
+                return Ok(None);
+            }
             *round = Round {
                 edition: self.edition,
                 store_failed: round.store_failed.take(),
@@ -325,6 +340,7 @@ impl Ledger {
             0
         };
         self.put(None, false);
+        self.was_refused = true;
         let gives_up = self.refused_in_a_row >= 2 && self.api_key.is_some();
         if gives_up {
             self.refused_in_a_row = 0;
@@ -384,11 +400,14 @@ impl Ledger {
     /// Whether nothing newer came since this was bought, and its credentials were not replaced. `generation` is the one
     /// in use now.
     fn is_newest(&self, bought: &Bought, generation: u64) -> bool {
+        let is_refresh = matches!(bought.grant, Grant::RefreshToken(_));
         // A token that was refused is forgotten, not replaced: the refusal was of its second presentation.
-        let was_forgotten = matches!(bought.grant, Grant::RefreshToken(_))
-            && self.refresh_token.is_none()
-            && generation == bought.generation;
-        self.edition == bought.edition && (self.has(&bought.grant) || was_forgotten)
+        let was_forgotten =
+            is_refresh && self.refresh_token.is_none() && generation == bought.generation;
+        let has = self.has(&bought.grant);
+        // A refresh token that was given again is not replaced either.
+        let is_given_again = has && is_refresh && !self.has_store;
+        is_given_again || self.edition == bought.edition && (has || was_forgotten)
     }
 
     /// What we hold is in the store now, under this version.
@@ -472,7 +491,8 @@ impl Ledger {
         }
     }
 
-    fn has(&self, grant: &Grant) -> bool {
+    /// Whether this credential is still the one held.
+    pub(super) fn has(&self, grant: &Grant) -> bool {
         match grant {
             Grant::RefreshToken(token) => self.refresh_token.as_ref() == Some(token),
             Grant::ApiKey(key) => self.api_key.as_ref() == Some(key),
@@ -487,7 +507,7 @@ impl Ledger {
             (Some(error), _) => Failure::kept_back(error),
             (None, Some(wait)) => Failure::key_refused(round.refused.clone(), wait, self.has_store),
             (None, None) => {
-                let is_refused = round.refused.is_some() || was_cleared;
+                let is_refused = round.refused.is_some() || self.was_refused || was_cleared;
                 Failure::nothing_left(is_refused, self.has_store)
             }
         }
@@ -590,7 +610,7 @@ mod tests {
             (ambiguous, true, "key", "key"),
             (ambiguous, false, "one", "one"),
             (refused, true, "key", "key"),
-            (refused, false, "Refused", "NoCredentials"),
+            (refused, false, "Refused", "Refused"),
             (suspended, true, "one", "one"),
             (suspended, false, "one", "one"),
             (misunderstood, true, "one", "one"),

@@ -15,6 +15,10 @@ use crate::clock::{Deadline, Now};
 /// for a person to wait for.
 const CLOSED: Duration = Duration::from_secs(30);
 
+/// The same after a renewal that failed: those that waited for it use the old token first. More is the cool-down's part.
+/// A real revocation must not outlast a short outage.
+const CLOSED_BY_FAILURE: Duration = Duration::from_secs(1);
+
 /// So many renewals may be made for 401s at once. An operator who revokes tokens does so once or twice.
 const BUDGET: u32 = 5;
 
@@ -104,7 +108,7 @@ impl RejectionGuard {
         let did_not_cure = guard.fetched_for_401 == generation
             && self.accepted.load(Ordering::Acquire) < generation;
         if did_not_cure && guard.closed_by != generation {
-            guard.close(generation, now);
+            guard.close(generation, now, CLOSED);
             return false;
         }
         if !guard.budget.has(now.monotonic, BUDGET, REFILL) {
@@ -141,7 +145,7 @@ impl RejectionGuard {
         if is_accepted {
             guard.is_wary = false;
         } else if guard.fetched_for_401 == generation {
-            guard.close(generation, now);
+            guard.close(generation, now, CLOSED);
         }
     }
 
@@ -165,7 +169,7 @@ impl RejectionGuard {
             let rejected = guard.rejected;
             if let Some(now) = failed.filter(|_| rejected != 0) {
                 guard.rejected = 0;
-                guard.close(rejected, now);
+                guard.close(rejected, now, CLOSED_BY_FAILURE);
             }
             rejected
         });
@@ -191,9 +195,9 @@ impl RejectionGuard {
 }
 
 impl Guard {
-    fn close(&mut self, generation: u64, now: Now) {
+    fn close(&mut self, generation: u64, now: Now, wait: Duration) {
         self.closed_by = generation;
-        self.closed_until = Some(Deadline::after(now, CLOSED));
+        self.closed_until = Some(Deadline::after(now, wait));
         self.is_wary = true;
     }
 }
@@ -298,10 +302,15 @@ mod tests {
         guard.renewal_failed(&current, at(1));
         assert_eq!(current.live(), generation);
         assert!(
-            !guard.should_renew(generation, true, &current, at(2)),
+            !guard.should_renew(generation, true, &current, at(1)),
             "the guard is closed"
         );
-        assert!(guard.should_renew(generation, true, &current, at(32)));
+        assert!(guard.should_renew(generation, true, &current, at(2)));
+        assert_eq!(
+            current.live(),
+            generation,
+            "the next renewal takes it from nobody"
+        );
 
         // What the user took out stays out, and so does the token of replaced credentials.
         for take_out in [

@@ -257,11 +257,14 @@ impl Renewal {
         let begun = Instant::now();
         let limit = self.deadline.min(begun + state.call_timeout());
         let mut read_until = limit;
-        if self.is_last_resort(grant) && !leader.is_probe() {
-            // Next would come presenting the same token again, which ends the pair that a slow response brings. So this
-            // response gets all the time that leaves room for that.
+        if self.is_last_resort(grant) {
+            // Next would come presenting the same token again, here or in the next probe, which ends the pair that a slow
+            // response brings. So this response gets all the time that leaves room for that.
             read_until = limit.max(self.deadline - state.call_timeout());
         }
+        // Before the call: credentials that are given from here on are noticed here, earlier ones hold the call back.
+        let mut given = Box::pin(state.credentials_given.notified());
+        given.as_mut().enable();
         let caller = Caller::new(state.clone(), leader.id(), self.reason, self.saves_later);
         let reads_for = limit.saturating_duration_since(begun);
         let mut attempt = Attempt::start(caller, &*self.endpoint, grant, reads_for);
@@ -270,14 +273,24 @@ impl Renewal {
             let heard = async {
                 tokio::select! {
                     biased;
-                    reply = attempt.reply() => Some(reply),
-                    () = state.current.newer_than(self.generation) => None,
+                    reply = attempt.reply() => Heard::Reply(reply),
+                    () = state.current.newer_than(self.generation) => Heard::NewerToken,
+                    () = given.as_mut() => Heard::Credentials,
                 }
             };
             let heard = { timeout_unless_overslept(until, pin!(heard)).await };
             match heard {
-                Ok(Some(reply)) => break reply,
-                Ok(None) => {
+                Ok(Heard::Reply(reply)) => break reply,
+                Ok(Heard::Credentials) => {
+                    given.set(state.credentials_given.notified());
+                    given.as_mut().enable();
+                    // What was bought with others is not put to use, so there is nothing to wait for.
+                    let is_replaced = !state.ledger().has(grant);
+                    if is_replaced && attempt.leave(state, begun.elapsed()).is_some() {
+                        break Reply::Superseded;
+                    }
+                }
+                Ok(Heard::NewerToken) => {
                     attempt.stop();
                     break self.newer_token().map_or(Reply::Superseded, Reply::Token);
                 }
@@ -390,6 +403,14 @@ impl Renewal {
         self.saves_later = true;
         self.round.store_failed(error);
     }
+}
+
+/// What ends the wait for a call.
+enum Heard {
+    Reply(Reply),
+    /// From elsewhere: a response that was still awaited, perhaps.
+    NewerToken,
+    Credentials,
 }
 
 /// Whether a store failed that could serve again, with nothing changed by anyone.

@@ -14,6 +14,9 @@ use crate::{
     error::Error,
 };
 
+/// After a leader whose runtime ended, work that nobody waits for rests: from the first time to the longest.
+const LOST_REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
 /// Lets one leader work at a time, and none while a failure is fresh.
 #[derive(Debug)]
 pub(super) struct SingleFlight<T> {
@@ -28,6 +31,10 @@ struct State<T> {
     flight: Option<Flight<T>>,
     cool_down: CoolDown,
     closed: Option<Error>,
+    /// Leaders in a row whose runtime ended before their work.
+    lost: u32,
+    /// Nobody waits for work in the background: after a lost leader it takes its time.
+    rests_until: Option<Instant>,
 }
 
 /// What has come of the work so far.
@@ -74,6 +81,8 @@ impl<T> SingleFlight<T> {
             flight: None,
             cool_down: CoolDown::default(),
             closed: None,
+            lost: 0,
+            rests_until: None,
         };
         Self {
             state: Mutex::new(state),
@@ -136,11 +145,14 @@ impl<T> SingleFlight<T> {
         Ok(Joined::Lead(flight, guard))
     }
 
-    /// Whether work could start now.
+    /// Whether work that nobody waits for could start now.
     pub(super) fn is_open(&self, now: Now) -> bool {
         let state = self.lock();
         state.flight.is_none()
             && state.closed.is_none()
+            && state
+                .rests_until
+                .is_none_or(|until| until <= Instant::now())
             && !matches!(state.cool_down.look(now), Found::Paused(_))
     }
 
@@ -285,6 +297,7 @@ impl<T> LeaderGuard<T> {
             result = match result {
                 Ok(value) => {
                     state.cool_down.end();
+                    (state.lost, state.rests_until) = (0, None);
                     Ok(value)
                 }
                 Err(error) => {
@@ -307,10 +320,17 @@ impl<T> Drop for LeaderGuard<T> {
     fn drop(&mut self) {
         if !self.finished {
             // Before `report` closes: a waiter that wakes from that must find room for another.
-            self.flights
-                .lock()
+            let mut state = self.flights.lock();
+            if state
                 .flight
-                .take_if(|flight| flight.id == self.id);
+                .take_if(|flight| flight.id == self.id)
+                .is_some()
+            {
+                // A program with a runtime for each request would make a token call for each.
+                state.lost += 1;
+                let rest = LOST_REST.0 * 2_u32.saturating_pow(state.lost - 1);
+                state.rests_until = Some(Instant::now() + rest.min(LOST_REST.1));
+            }
         }
     }
 }

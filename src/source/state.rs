@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use super::{
     awaited::Awaited,
@@ -37,6 +40,9 @@ pub(crate) struct Settings {
     pub(crate) store: Option<SourceStore>,
 }
 
+/// The response to a refresh may hold the only living refresh token.
+const READ_FOR: Duration = Duration::from_secs(60);
+
 /// All that the tasks and the callers of one source share.
 ///
 /// Locks are taken in this order: the store's session, `renewals`, `current`, then `ledger` or `rejections`. Only the
@@ -46,6 +52,8 @@ pub(super) struct State {
     pub(super) rejections: RejectionGuard,
     pub(super) renewals: Arc<SingleFlight<Bearer>>,
     pub(super) awaited: Awaited,
+    /// Tells the renewal under way.
+    pub(super) credentials_given: Notify,
     pub(super) store: Option<SourceStore>,
     ledger: Mutex<Ledger>,
     phase: watch::Sender<Phase>,
@@ -107,6 +115,7 @@ impl State {
             rejections: RejectionGuard::new(),
             renewals: Arc::new(SingleFlight::new()),
             awaited: Awaited::default(),
+            credentials_given: Notify::new(),
             ledger: Mutex::new(Ledger::new(credentials, preference, store.is_some())),
             store,
             phase: watch::Sender::new(Phase::Open),
@@ -128,6 +137,11 @@ impl State {
 
     pub(super) fn call_timeout(&self) -> Duration {
         self.call_timeout
+    }
+
+    /// How long the response to a token call is read at the most, whoever has stopped waiting.
+    pub(super) fn read_for(&self) -> Duration {
+        READ_FOR.max(self.call_timeout)
     }
 
     pub(super) fn renewal_timeout(&self) -> Duration {
