@@ -119,7 +119,7 @@ async fn parent() -> Result<String, BoxError> {
         .token_lifetime(TOKEN_LIFETIME)
         .serve()
         .await?;
-    api.set_default_fault(Some(Fault::Latency(Duration::from_millis(50))));
+    api.fault(Fault::latency(Duration::from_millis(50)).always());
     let folder = tempfile::tempdir()?;
     let is_file = env::args().skip(1).collect::<Vec<_>>() == ["--store", "file"];
     let (store, _redis) = if is_file {

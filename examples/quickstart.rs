@@ -92,7 +92,7 @@ async fn fake() -> Result<String, BoxError> {
         .token_lifetime(TOKEN_LIFETIME)
         .serve()
         .await?;
-    api.set_default_fault(Some(Fault::Latency(TOKEN_CALL)));
+    api.fault(Fault::latency(TOKEN_CALL).always());
     let layer = ApiVideoAuthLayer::builder()
         .base_url(api.url())
         .api_key(api.api_key())

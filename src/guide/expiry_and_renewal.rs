@@ -138,7 +138,7 @@
 //! # let layer = ApiVideoAuthLayer::builder().base_url(api.url()).api_key(api.api_key()).build()?;
 //! # let client = layer.layer(api.service());
 //! # let get = || http::Request::get("/echo").body(Full::<Bytes>::default());
-//! api.set_default_fault(Some(Fault::status(503)));
+//! api.fault(Fault::status(503).always());
 //! let error = client.clone().oneshot(get()?).await.unwrap_err();
 //! let error = error.downcast_ref::<Error>().expect("an error of this crate");
 //! assert_eq!(error.kind(), ErrorKind::Unavailable);

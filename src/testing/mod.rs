@@ -30,8 +30,8 @@
 //! # }
 //! ```
 //!
-//! A [`Fault`] makes the next token call go wrong; a [`Gate`] stops calls at a chosen point until the test
-//! has seen what it wanted to see:
+//! A [`Fault`] makes a call go wrong, before or after the server has carried it out: the next token call, or any others.
+//! A [`Gate`] stops calls at a chosen point until the test has seen what it wanted to see:
 //!
 //! ```
 //! use apivideo_auth::testing::{FakeApi, Fault, GatePoint};
@@ -108,20 +108,18 @@ mod route;
 mod server;
 mod service;
 mod state;
+mod strike;
 #[cfg(test)]
 mod tests;
 mod token_call;
 mod tokens;
-#[cfg(test)]
-#[cfg(feature = "upload-tokens")]
-mod upload_tests;
 #[cfg(feature = "upload-tokens")]
 mod uploads;
 
 pub use body::FakeBody;
 pub use builder::FakeApiBuilder;
 pub use clock::{ManualClock, TimeHold, hold_time};
-pub use fault::{Fault, JsonEdit};
+pub use fault::Fault;
 pub use gate::{Gate, GatePoint};
 pub use handle::FakeApi;
 pub use recorded_request::RecordedRequest;

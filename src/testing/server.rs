@@ -13,7 +13,7 @@ use http::{Response, request};
 use super::uploads::Received;
 use super::{
     builder::FakeApiBuilder,
-    fault::Fault,
+    fault::{Fault, Faults},
     gate::{Gate, GatePoint},
     handle::FakeApi,
     recorded_request::RecordedRequest,
@@ -136,41 +136,26 @@ impl FakeApi {
         self.0.shared.lock().reported_lifetime = lifetime;
     }
 
-    /// Queues a fault: each token call takes the next one when it arrives, before it waits at any
-    /// gate.
+    /// Lets a call go wrong: the next token call, unless the [`Fault`] says otherwise. `None` takes all faults back.
+    ///
+    /// A call takes its fault when it arrives, before it waits at any gate, and takes one at the most: the oldest that
+    /// is for it and has a number of calls left, or else the newest that is for [always](Fault::always).
     ///
     /// ```
     /// use apivideo_auth::testing::{FakeApi, Fault};
     ///
     /// let api = FakeApi::in_process();
     /// // The first call is lost after the server has carried it out, the second meets a gateway.
-    /// api.fault(Fault::DropAfter);
+    /// api.fault(Fault::disconnect().after_commit());
     /// api.fault(Fault::status(502));
     /// ```
-    pub fn fault(&self, fault: Fault) {
-        self.faults(1, fault);
-    }
-
-    /// Queues the same fault for `calls` token calls, after those that are queued already.
-    pub fn faults(&self, calls: usize, fault: Fault) {
-        self.0
-            .shared
-            .lock()
-            .faults
-            .extend(std::iter::repeat_n(fault, calls));
-    }
-
-    /// The fault of all token calls that find the queue empty, until cleared with `None`: an
-    /// outage.
-    pub fn set_default_fault(&self, fault: Option<Fault>) {
-        self.0.shared.lock().default_fault = fault;
-    }
-
-    /// Removes all faults, queued ones too.
-    pub fn clear_faults(&self) {
-        let mut state = self.0.shared.lock();
-        state.faults.clear();
-        state.default_fault = None;
+    pub fn fault(&self, fault: impl Into<Option<Fault>>) {
+        let fault = fault.into();
+        let faults = &mut self.0.shared.lock().faults;
+        match fault {
+            Some(fault) => faults.add(fault),
+            None => *faults = Faults::default(),
+        }
     }
 
     /// Shuts a gate, at which all calls that get to this point wait until it is opened.

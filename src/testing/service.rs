@@ -15,10 +15,13 @@ use tower::{BoxError, Service};
 
 use super::{
     body::{self, FakeBody},
+    fault::{Fault, Point},
     gate::GatePoint,
+    recorded_request::Entry,
     responses,
     route::Route,
     state::{Shared, State},
+    strike::{send, strike},
     token_call,
 };
 
@@ -106,26 +109,49 @@ where
     B: Body,
     B::Error: Into<BoxError>,
 {
-    let (entry, early, overriding) = {
+    let (entry, faults) = {
         let mut state = shared.lock();
         state.counts.api_calls += 1;
         if let Some(token) = bearer(&parts) {
             *state.bearers.entry(token.to_owned()).or_default() += 1;
         }
-        (
-            state.journal.arrived(&parts, false),
-            state.answer_early,
-            state.on_api_request.clone(),
-        )
+        (state.journal.arrived(&parts, false), state.faults.clone())
     };
+    let fault = faults.take(&parts);
+    let response = steps(&shared, &parts, body, entry, fault).await?;
+    let mut state = shared.lock();
+    state.counts.unauthorized += usize::from(response.status() == StatusCode::UNAUTHORIZED);
+    state.journal.answered(entry, response.status());
+    Ok(response)
+}
+
+/// All that happens to a request, with its fault at one of the points.
+async fn steps<B>(
+    shared: &Shared,
+    parts: &request::Parts,
+    body: B,
+    entry: Entry,
+    fault: Option<Fault>,
+) -> io::Result<Response<FakeBody>>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    if let Some(struck) = strike(fault.as_ref(), Point::BeforeRead).await {
+        return struck;
+    }
     let route = Route::of(parts.uri.path());
     let now = shared.clock.now();
-    let overridden = overriding.and_then(|response| response(&parts));
+    let (early, overriding) = {
+        let state = shared.lock();
+        (state.answer_early, state.on_api_request.clone())
+    };
+    let overridden = overriding.and_then(|response| response(parts));
     let preflight = shared.cors.is_some() && parts.method == Method::OPTIONS;
     let preflight = || preflight.then(|| responses::empty(StatusCode::NO_CONTENT));
     let verdict = overridden
         .or_else(preflight)
-        .or_else(|| judge(&shared, &shared.lock(), &parts, now.monotonic));
+        .or_else(|| judge(shared, &shared.lock(), parts, now.monotonic));
 
     let unauthorized = verdict
         .as_ref()
@@ -140,31 +166,35 @@ where
     {
         shared.lock().journal.read(entry, body);
     }
-    // Judged before and carried out after, see above. No lock is held while it waits.
+    // Judged before and carried out after, see `api_call`. No lock is held while it waits.
     shared.gates.pass(GatePoint::ApiResponse).await;
+    if let Some(struck) = strike(fault.as_ref(), Point::BeforeCommit).await {
+        return struck;
+    }
 
-    let mut state = shared.lock();
     let mut response = match (verdict, read) {
         (Some(verdict), _) => verdict,
         (None, Err(too_large)) => too_large,
         (None, Ok(body)) => match route {
-            Route::Echo => echo(&parts, body),
+            Route::Echo => echo(parts, body),
             Route::Unknown => responses::problem("resource-not-found"),
             #[cfg(feature = "upload-tokens")]
-            Route::Resource(resource) => state.resources.response(resource, &parts, &body, now),
+            Route::Resource(resource) => shared
+                .lock()
+                .resources
+                .response(resource, parts, &body, now),
             #[cfg(not(feature = "upload-tokens"))]
             Route::Resource(_) => responses::problem("not-played"),
         },
     };
-    if response.status() == StatusCode::UNAUTHORIZED {
-        state.counts.unauthorized += 1;
+    if let Some(struck) = strike(fault.as_ref(), Point::AfterCommit).await {
+        return struck;
     }
-    state.journal.answered(entry, response.status());
     responses::add_rate_limit(response.headers_mut(), 499, 60);
     if let Some(origin) = &shared.cors {
         responses::allow_origin(response.headers_mut(), origin);
     }
-    Ok(response.map(FakeBody::whole))
+    send(fault, response, None)
 }
 
 /// The refusal of a request that may not pass, if it may not.

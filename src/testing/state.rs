@@ -1,7 +1,7 @@
 //! All that the fake server knows, behind one lock that is never held across an await. Gates have a lock of their own.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,7 +12,7 @@ use http::{HeaderValue, Response, request};
 #[cfg(feature = "upload-tokens")]
 use super::resources::Resources;
 use super::{
-    fault::Fault,
+    fault::Faults,
     gate::Gates,
     recorded_request::Journal,
     tokens::{Pair, Tokens},
@@ -75,9 +75,7 @@ pub(super) struct State {
     pub(super) suspended: bool,
     /// Judge first, read afterwards, or never.
     pub(super) answer_early: bool,
-    pub(super) faults: VecDeque<Fault>,
-    /// For calls that find the queue empty.
-    pub(super) default_fault: Option<Fault>,
+    pub(super) faults: Faults,
     pub(super) on_api_request: Option<Override>,
     pub(super) counts: Counts,
     /// How often each refresh token was presented.
@@ -106,8 +104,7 @@ impl State {
             refuse_all_bearers: false,
             suspended: false,
             answer_early: false,
-            faults: VecDeque::new(),
-            default_fault: None,
+            faults: Faults::default(),
             on_api_request: None,
             counts: Counts::default(),
             presentations: HashMap::new(),

@@ -4,32 +4,26 @@
 //! gate, processed, stopped again, answered. A fault says at which step it goes wrong, so that a
 //! test knows what the server has done by then.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
-use http::{HeaderValue, Method, Response, StatusCode, header, request};
+use http::{Method, Response, StatusCode, header, request};
 use http_body::Body;
 use serde_json::{Value, json};
 use tower::BoxError;
 
 use super::{
     body::{self, FakeBody},
-    fault::Fault,
-    gate::{GatePoint, GateState},
+    fault::{Fault, Point},
+    gate::GatePoint,
+    recorded_request::Entry,
     responses,
     route::BODY_LIMIT,
     state::{InFlight, Shared, State},
+    strike::{send, strike},
     tokens::{Pair, Refused},
 };
 use crate::Now;
-
-/// Between two bytes of [`Fault::Drip`].
-const DRIP_INTERVAL: Duration = Duration::from_millis(100);
-/// A piece of [`Fault::Huge`], in bytes.
-const HUGE_CHUNK: usize = 64 * 1024;
-/// How many pieces there are: 8 MiB in all.
-const HUGE_CHUNKS: usize = 128;
 
 /// What a call asks for.
 enum Call {
@@ -53,24 +47,40 @@ where
     B::Error: Into<BoxError>,
 {
     let in_flight = InFlight::new(&shared);
-    let (entry, fault) = {
+    let (entry, faults) = {
         let mut state = shared.lock();
         state.counts.token_calls += 1;
         state.counts.logins += usize::from(parts.uri.path() == "/auth/api-key");
         state.counts.refreshes += usize::from(parts.uri.path() == "/auth/refresh");
         let authorized = parts.headers.contains_key(header::AUTHORIZATION);
         state.counts.authorization_on_token_calls += usize::from(authorized);
-        let fault = state
-            .faults
-            .pop_front()
-            .or_else(|| state.default_fault.clone());
-        (state.journal.arrived(&parts, true), fault)
+        (state.journal.arrived(&parts, true), state.faults.clone())
     };
+    let fault = faults.take(&parts);
+    let response = steps(&shared, &parts, body, entry, fault).await?;
+    shared.lock().journal.answered(entry, response.status());
+    Ok(response.map(|body| body.holding(in_flight)))
+}
 
+/// All that happens to a call, with its fault at one of the points.
+async fn steps<B>(
+    shared: &Shared,
+    parts: &request::Parts,
+    body: B,
+    entry: Entry,
+    fault: Option<Fault>,
+) -> io::Result<Response<FakeBody>>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    if let Some(struck) = strike(fault.as_ref(), Point::BeforeRead).await {
+        return struck;
+    }
     let call = match body::read(body, BODY_LIMIT).await? {
         Ok(body) => {
             shared.lock().journal.read(entry, &body);
-            parse(&parts, &body)
+            parse(parts, &body)
         }
         Err(too_large) => Call::Bad(too_large),
     };
@@ -81,25 +91,19 @@ where
             .entry(token.clone())
             .or_default() += 1;
     }
-    if let Some(Fault::Latency(latency)) = fault {
-        tokio::time::sleep(latency).await;
-    }
     shared.gates.pass(GatePoint::BeforeCommit).await;
-
-    let response = match before(fault.as_ref()) {
-        Some(response) => response?.map(FakeBody::whole),
-        None => {
-            let now = shared.clock.now();
-            let response = commit(&shared, call, now);
-            shared.gates.pass(GatePoint::AfterCommit).await;
-            // Asked for after the other gate: a test may have shut this one while the call was
-            // stopped there.
-            let gate = shared.gates.at(GatePoint::MidBody);
-            after(fault, response, gate)?
-        }
-    };
-    shared.lock().journal.answered(entry, response.status());
-    Ok(response.map(|body| body.holding(in_flight)))
+    if let Some(struck) = strike(fault.as_ref(), Point::BeforeCommit).await {
+        return struck;
+    }
+    let mut response = commit(shared, call, shared.clock.now());
+    shared.gates.pass(GatePoint::AfterCommit).await;
+    if let Some(struck) = strike(fault.as_ref(), Point::AfterCommit).await {
+        return struck;
+    }
+    responses::add_rate_limit(response.headers_mut(), 499, 60);
+    // Asked for after the other gate: a test may have shut this one while the call was stopped
+    // there.
+    send(fault, response, shared.gates.at(GatePoint::MidBody))
 }
 
 /// Reads a call as strictly as the documentation allows: `POST`, JSON, no `Authorization`, the one
@@ -198,133 +202,4 @@ fn refusal(as_400: bool, kind: &str) -> Response<Bytes> {
     } else {
         responses::problem(kind)
     }
-}
-
-/// The response of a fault that comes before the call is processed.
-///
-/// `None`: this fault comes later, or there is none.
-fn before(fault: Option<&Fault>) -> Option<io::Result<Response<Bytes>>> {
-    let response = match fault? {
-        Fault::Status {
-            status,
-            headers,
-            body,
-        } => responses::status(*status).map(|status| {
-            let mut response = responses::empty(status);
-            *response.headers_mut() = headers.clone();
-            response.map(|_| body.clone())
-        }),
-        Fault::Redirect(status, location) => responses::status(*status).and_then(|status| {
-            let location = HeaderValue::from_str(location).map_err(io::Error::other)?;
-            let mut response = responses::empty(status);
-            response.headers_mut().insert(header::LOCATION, location);
-            Ok(response)
-        }),
-        Fault::Malformed => Ok(responses::with_type(
-            StatusCode::OK,
-            "text/html",
-            responses::html(200),
-        )),
-        Fault::DropBefore => Err(closed()),
-        _ => return None,
-    };
-    Some(response)
-}
-
-/// What becomes of the response to a call that was processed.
-///
-/// A fault that edits the JSON leaves a refusal as it is.
-fn after(
-    fault: Option<Fault>,
-    mut response: Response<Bytes>,
-    gate: Option<Arc<GateState>>,
-) -> io::Result<Response<FakeBody>> {
-    if !matches!(fault, Some(Fault::StatusAfter(_))) {
-        responses::add_rate_limit(response.headers_mut(), 499, 60);
-    }
-    Ok(match fault {
-        Some(Fault::DropAfter) => return Err(closed()),
-        Some(Fault::StatusAfter(status)) => {
-            let page = responses::html(status);
-            responses::with_type(responses::status(status)?, "text/html", page).map(FakeBody::whole)
-        }
-        Some(Fault::Truncated) => truncated(response),
-        Some(Fault::Empty) => response.map(|_| FakeBody::whole(Bytes::new())),
-        Some(Fault::Huge) => response.map(|_| huge()),
-        Some(Fault::Drip) => response.map(|_| drip()),
-        Some(Fault::Json(edit)) if response.status() == StatusCode::OK => {
-            let mut value = serde_json::from_slice(response.body()).map_err(io::Error::other)?;
-            edit(&mut value);
-            response.map(|_| gated(value.to_string().into(), gate))
-        }
-        _ => response.map(|body| gated(body, gate)),
-    })
-}
-
-/// The body in two halves with the gate in between, if there is one.
-fn gated(body: Bytes, gate: Option<Arc<GateState>>) -> FakeBody {
-    let Some(gate) = gate else {
-        return FakeBody::whole(body);
-    };
-    let half = body.len() / 2;
-    let (first, rest) = (body.slice(..half), body.slice(half..));
-    let rest = async move {
-        gate.pass().await;
-        Ok(rest)
-    };
-    let halves = stream::iter([Ok(first)]).chain(stream::once(rest));
-    FakeBody::stream(Some(body.len() as u64), halves)
-}
-
-/// Announces the whole length and breaks off after half of it.
-fn truncated(mut response: Response<Bytes>) -> Response<FakeBody> {
-    let length = HeaderValue::from(response.body().len());
-    response
-        .headers_mut()
-        .insert(header::CONTENT_LENGTH, length);
-    response.map(|body| {
-        let first = body.slice(..body.len() / 2);
-        let end = async {
-            // Lets the HTTP server write out the first half before it closes the connection.
-            tokio::task::yield_now().await;
-            Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the fake server cut the response short",
-            ))
-        };
-        FakeBody::stream(None, stream::iter([Ok(first)]).chain(stream::once(end)))
-    })
-}
-
-/// Begins like a pair, so that a client which reads on has something to wait for.
-fn huge() -> FakeBody {
-    let chunk = Bytes::from(vec![b'a'; HUGE_CHUNK]);
-    let start = stream::iter([Ok(Bytes::from_static(
-        br#"{"token_type":"Bearer","access_token":""#,
-    ))]);
-    FakeBody::stream(
-        None,
-        start.chain(stream::iter(
-            (0..HUGE_CHUNKS).map(move |_| Ok(chunk.clone())),
-        )),
-    )
-}
-
-/// White space without end: valid JSON so far, at every moment.
-fn drip() -> FakeBody {
-    FakeBody::stream(
-        None,
-        stream::repeat(()).then(|()| async {
-            tokio::time::sleep(DRIP_INTERVAL).await;
-            Ok(Bytes::from_static(b" "))
-        }),
-    )
-}
-
-/// What a client sees of a connection that was closed.
-fn closed() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::ConnectionReset,
-        "the fake server closed the connection",
-    )
 }

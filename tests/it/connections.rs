@@ -190,7 +190,7 @@ async fn g14_a_replay_on_its_way_starts_no_second_renewal() {
     // The first 401 is being read to its end, and gone with it.
     renewals.next().await.unwrap();
     let newest = client_of_layer.source().token().await.unwrap();
-    api.set_default_fault(Some(Fault::status(503)));
+    api.fault(Fault::status(503).always());
     layer.invalidate(&newest);
     assert_eq!(request.await.unwrap().unwrap().status(), 200);
     assert_eq!(api.counts().token_calls, 2);

@@ -285,7 +285,7 @@ async fn g13_token_calls_follow_no_redirect(it: Adaptor) {
     let other = FakeApi::start().await.unwrap();
     for status in [302, 307, 308] {
         it.api
-            .set_default_fault(Some(Fault::Redirect(status, other.url() + "/auth/api-key")));
+            .fault(Fault::redirect(status, other.url() + "/auth/api-key").always());
         assert_eq!(
             ours(&it.list().await.unwrap_err()).kind(),
             ErrorKind::Unavailable
@@ -342,7 +342,7 @@ async fn g14_the_second_401_is_the_answer(it: Adaptor) {
 async fn g14_if_the_renewal_fails_the_first_401_is_the_answer(it: Adaptor) {
     it.list().await.unwrap();
     it.api.revoke_access_tokens();
-    it.api.set_default_fault(Some(Fault::status(503)));
+    it.api.fault(Fault::status(503).always());
     let response = it.echo(Payload::Whole("x".into())).await;
     assert_eq!(response.status(), 401);
     assert!(

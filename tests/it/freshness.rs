@@ -61,18 +61,16 @@ async fn g8_a_usable_token_beats_a_failed_side_renewal() {
     type Break = fn(&FakeApi);
     let cases: [(Break, ErrorKind); 4] = [
         (
-            |api| api.set_default_fault(Some(Fault::status(503))),
+            |api| api.fault(Fault::status(503).always()),
             ErrorKind::Unavailable,
         ),
         (
-            |api| api.set_default_fault(Some(Fault::DropBefore)),
+            |api| api.fault(Fault::disconnect().always()),
             ErrorKind::Ambiguous,
         ),
         (FakeApi::revoke_refresh_tokens, ErrorKind::Refused),
         (
-            |api| {
-                api.set_default_fault(Some(Fault::problem(403, "authorization-suspended-account")))
-            },
+            |api| api.fault(Fault::problem(403, "authorization-suspended-account").always()),
             ErrorKind::Suspended,
         ),
     ];
@@ -221,7 +219,7 @@ async fn g9_a_lifetime_counts_from_the_moment_the_call_was_sent() {
             .unwrap();
         let client = client(&layer, &api);
         let sent = apivideo_auth::Clock::now(&clock).wall;
-        api.fault(Fault::Latency(seconds(5.0)));
+        api.fault(Fault::latency(seconds(5.0)));
         let token = client.source::<Body>().token().await.unwrap();
         assert_eq!(token.expires_at(), sent + seconds(3600.0));
         clock.advance(seconds(after));

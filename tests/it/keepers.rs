@@ -59,22 +59,22 @@ async fn g9_a_keeper_notices_within_30_s_that_the_machine_slept() {
 async fn g2_a_keeper_survives_outages_and_permanent_errors() {
     for fault in [
         Fault::status(503),
-        Fault::DropBefore,
-        Fault::Latency(HOUR * 24),
+        Fault::disconnect(),
+        Fault::latency(HOUR * 24),
     ] {
         let (api, clock) = paused();
         let layer = with_key(&api).clock(clock).build().unwrap();
         let client = client(&layer, &api);
         let _guard = client.source::<Body>().keep_fresh().unwrap();
         let mut news = layer.subscribe();
-        api.set_default_fault(Some(fault.clone()));
+        api.fault(fault.clone().always());
         time::sleep(HOUR).await;
         assert!(
             api.counts().token_calls <= 220,
             "{fault:?}: {}",
             api.counts().token_calls
         );
-        api.clear_faults();
+        api.fault(None);
         let begun = Instant::now();
         news.next().await.unwrap();
         // A call that hangs when the outage ends is waited for.
@@ -115,9 +115,9 @@ async fn g11_a_keeper_recovers_within_a_fifth_of_the_outage() {
         let client = client(&layer, &api);
         let _guard = client.source::<Body>().keep_fresh().unwrap();
         let mut news = layer.subscribe();
-        api.set_default_fault(Some(Fault::status(503)));
+        api.fault(Fault::status(503).always());
         time::sleep(seconds(outage)).await;
-        api.clear_faults();
+        api.fault(None);
         let begun = Instant::now();
         news.next().await.unwrap();
         let limit = (seconds(outage) / 5).clamp(seconds(1), seconds(30));
@@ -135,7 +135,7 @@ async fn g11_a_keeper_whose_probe_took_too_long_tries_again_in_time() {
     let (api, clock) = paused();
     let layer = with_key(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
-    api.set_default_fault(Some(Fault::status(503)));
+    api.fault(Fault::status(503).always());
     let _guard = client.source::<Body>().keep_fresh().unwrap();
     let mut news = layer.subscribe();
     time::sleep(Duration::from_millis(710)).await;
@@ -144,7 +144,7 @@ async fn g11_a_keeper_whose_probe_took_too_long_tries_again_in_time() {
     time::timeout(seconds(2), gate.reached(1)).await.unwrap();
     time::sleep(seconds(3)).await;
     gate.open();
-    api.clear_faults();
+    api.fault(None);
     let outage = seconds(5);
     assert!(
         time::timeout(outage, news.next()).await.is_ok(),

@@ -67,7 +67,7 @@ async fn g11_renew_obeys_the_cool_down() {
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
     assert_eq!(list(&client).await.unwrap(), 200);
-    api.set_default_fault(Some(Fault::status(503)));
+    api.fault(Fault::status(503).always());
     assert_eq!(
         client.source::<Body>().renew().await.unwrap_err().kind(),
         ErrorKind::Unavailable
@@ -320,7 +320,7 @@ async fn g2_shutdown_does_not_wait_for_a_worthless_response() {
         .build()
         .unwrap();
     let client = client(&layer, &api);
-    api.fault(Fault::Latency(HOUR));
+    api.fault(Fault::latency(HOUR));
     assert_eq!(list(&client).await.unwrap(), 200);
     let begun = Instant::now();
     assert!(layer.shutdown(seconds(60)).await);
@@ -383,7 +383,7 @@ async fn g2_a_refused_refresh_token_is_no_part_of_a_pair() {
     let source = client.source::<Body>();
     // The early renewal forgets the refresh token and does not get another; the access token is good.
     api.fault(Fault::problem(401, "authentication-invalid-refresh-token"));
-    api.faults(10, Fault::status(503));
+    api.fault(Fault::status(503).times(10));
     assert_eq!(list(&client).await.unwrap(), 200);
     time::sleep(seconds(2)).await;
     assert!(api.counts().token_calls >= 3);

@@ -118,7 +118,7 @@ async fn g10_a_failure_is_repeated_after_a_tenth_of_a_lifetime() {
     let (api, _, client) = plain();
     list(&client).await.unwrap();
     advance(Duration::from_secs(2_000)).await;
-    api.set_default_fault(Some(Fault::status(503)));
+    api.fault(Fault::status(503).always());
     assert_eq!(list_with(&client, 1_700).await, 200);
     let calls = api.counts().token_calls;
     assert!(calls > 1);
@@ -127,7 +127,7 @@ async fn g10_a_failure_is_repeated_after_a_tenth_of_a_lifetime() {
         advance(Duration::from_secs(10)).await;
     }
     assert_eq!(api.counts().token_calls, calls, "none for 350 s");
-    api.clear_faults();
+    api.fault(None);
     advance(Duration::from_secs(10)).await;
     assert_eq!(list_with(&client, 1_700).await, 200);
     assert_eq!(api.counts().token_calls, calls + 1);

@@ -102,7 +102,7 @@ async fn g11_an_outage_is_over_within_a_fifth_of_its_length() {
     for outage in [0.3, 1.0, 3.0, 5.0, 10.0, 60.0, 149.0, 300.0] {
         for fault in [
             Fault::status(503),
-            Fault::DropBefore,
+            Fault::disconnect(),
             Fault::retry_after(503, 1),
         ] {
             let (api, clock) = paused();
@@ -114,12 +114,12 @@ async fn g11_an_outage_is_over_within_a_fifth_of_its_length() {
                 time::sleep(tick).await;
                 matches!(outcome, Ok(Ok(_)))
             };
-            api.set_default_fault(Some(fault.clone()));
+            api.fault(fault.clone().always());
             let begun = Instant::now();
             while begun.elapsed() < seconds(outage) {
                 assert!(!succeeds().await);
             }
-            api.clear_faults();
+            api.fault(None);
             let ended = Instant::now();
             while !succeeds().await {}
             let took = ended.elapsed().as_secs_f64();
@@ -136,8 +136,8 @@ async fn g11_an_outage_is_over_within_a_fifth_of_its_length() {
 async fn g11_calls_in_an_hour_of_outage_are_few() {
     for (fault, most) in [
         (Fault::status(503), 220),
-        (Fault::DropBefore, 220),
-        (Fault::Latency(HOUR * 2), 220),
+        (Fault::disconnect(), 220),
+        (Fault::latency(HOUR * 2), 220),
         (Fault::rate_limited(60), 70),
         (
             Fault::problem(401, "authentication-invalid-refresh-token"),
@@ -154,7 +154,7 @@ async fn g11_calls_in_an_hour_of_outage_are_few() {
             }
             let layer = layer.build().unwrap();
             let client = client(&layer, &api);
-            api.set_default_fault(Some(fault.clone()));
+            api.fault(fault.clone().always());
             let begun = Instant::now();
             let mut requests = 0;
             while begun.elapsed() < HOUR {
@@ -177,9 +177,9 @@ async fn g11_callers_wait_for_a_probe_no_longer_than_patience() {
     let (api, clock) = paused();
     let layer = with_key(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
-    api.set_default_fault(Some(Fault::status(503)));
+    api.fault(Fault::status(503).always());
     list(&client).await.unwrap_err();
-    api.clear_faults();
+    api.fault(None);
     time::sleep(seconds(1.0)).await;
     let gate = api.gate(GatePoint::AfterCommit);
     for _ in 0..3 {
@@ -199,7 +199,7 @@ async fn g11_a_failure_long_after_another_is_an_outage_of_its_own() {
     let (api, clock) = paused();
     let layer = with_key(&api).clock(clock).build().unwrap();
     let client = client(&layer, &api);
-    api.set_default_fault(Some(Fault::status(503)));
+    api.fault(Fault::status(503).always());
     for quiet in [Duration::ZERO, HOUR] {
         time::sleep(quiet).await;
         let error = list(&client).await.unwrap_err();

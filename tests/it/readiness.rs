@@ -353,7 +353,7 @@ async fn g13_a_retry_layer_below_presents_twice_unless_it_is_told() {
             spares_token_calls,
         })
         .layer(api.service());
-        api.fault(Fault::StatusAfter(504));
+        api.fault(Fault::status(504).after_commit());
         let status = if separate {
             let layer = builder
                 .token_service::<_, Body>(api.service())
@@ -396,7 +396,7 @@ async fn g4_a_timeout_layer_below_ends_a_call_and_not_the_flight() {
         .layer(layer)
         .timeout(Duration::from_secs(2))
         .service(api.service());
-    api.fault(Fault::Latency(Duration::from_secs(60)));
+    api.fault(Fault::latency(Duration::from_secs(60)));
     let begun = time::Instant::now();
     assert_eq!(client.oneshot(get("/videos")).await.unwrap().status(), 200);
     assert_eq!(begun.elapsed().as_secs(), 2);
@@ -434,7 +434,7 @@ async fn g4_a_hanging_refresh_leaves_the_only_slot_to_the_next_step() {
             .build()
             .unwrap()
             .layer(ConcurrencyLimitLayer::new(1).layer(api.service()));
-        api.fault(Fault::Latency(Duration::from_secs(3600)));
+        api.fault(Fault::latency(Duration::from_secs(3600)));
         let begun = time::Instant::now();
         if !with_api_key {
             // Nothing could follow but the same call: its response is awaited a little longer than callers wait.

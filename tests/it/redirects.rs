@@ -34,7 +34,7 @@ async fn g13_a_redirected_token_call_is_not_sent_elsewhere() {
                     with_refresh_token(&api)
                 };
                 let layer = layer.clock(clock).build().unwrap();
-                api.fault(Fault::Redirect(status, location.to_owned()));
+                api.fault(Fault::redirect(status, location));
                 assert_eq!(list(&client(&layer, &api)).await.unwrap(), 200);
                 let path = if login {
                     "/auth/api-key"
@@ -66,7 +66,7 @@ async fn g13_a_redirected_token_call_is_not_sent_elsewhere() {
 async fn g13_endless_redirects_are_an_outage() {
     let (api, clock) = paused();
     let layer = with_refresh_token(&api).clock(clock).build().unwrap();
-    api.set_default_fault(Some(Fault::Redirect(307, "/auth/refresh".to_owned())));
+    api.fault(Fault::redirect(307, "/auth/refresh").always());
     let error = list(&client(&layer, &api)).await.unwrap_err();
     assert!(crate::support::ours(&error).is_transient());
     assert_eq!(api.counts().token_calls, 4);
@@ -124,10 +124,7 @@ async fn g13_a_redirect_layer_below_must_spare_token_calls() {
                 is_token_call: false,
             };
             let below = FollowRedirectLayer::with_policy(follow).layer(net);
-            api.fault(Fault::Redirect(
-                status,
-                "https://evil.example/auth/refresh".to_owned(),
-            ));
+            api.fault(Fault::redirect(status, "https://evil.example/auth/refresh"));
             let status = if separate {
                 let layer = builder
                     .token_service::<_, Body>(api.service())
@@ -164,10 +161,7 @@ async fn g13_the_usual_redirect_layer_sends_no_secret_elsewhere() {
             .layer(layer)
             .layer(FollowRedirectLayer::new())
             .service(api.service());
-        api.fault(Fault::Redirect(
-            status,
-            "https://evil.example/auth/refresh".to_owned(),
-        ));
+        api.fault(Fault::redirect(status, "https://evil.example/auth/refresh"));
         let _ = client.oneshot(get("/videos")).await;
         for exchange in api.journal() {
             let elsewhere = exchange.uri.host() == Some("evil.example");

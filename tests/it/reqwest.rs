@@ -259,7 +259,7 @@ async fn g13_token_calls_are_neither_redirected_nor_repeated() {
     assert_eq!(auth.source().token().await.unwrap().generation(), 1);
     let refresh_token = api.live_refresh_token().unwrap();
 
-    api.fault(Fault::Redirect(307, other.url() + "/auth/refresh"));
+    api.fault(Fault::redirect(307, other.url() + "/auth/refresh"));
     api.refuse_api_key(true);
     auth.source().renew().await.unwrap();
     assert!(other.journal().is_empty());
@@ -269,7 +269,7 @@ async fn g13_token_calls_are_neither_redirected_nor_repeated() {
         "the redirect is a failure, tried again by the flight"
     );
 
-    api.fault(Fault::DropAfter);
+    api.fault(Fault::disconnect().after_commit());
     api.refuse_api_key(false);
     let refresh_token = api.live_refresh_token().unwrap();
     auth.source().renew().await.unwrap();

@@ -151,11 +151,11 @@ async fn g12_a_new_refresh_token_is_kept_without_an_access_token() {
 async fn g12_nothing_loops() {
     let no_token = |pair: &mut Value| drop(pair.as_object_mut().unwrap().remove("access_token"));
     for fault in [
-        Fault::Malformed,
-        Fault::Empty,
-        Fault::Truncated,
-        Fault::Huge,
-        Fault::Drip,
+        Fault::status(200),
+        Fault::response(200, http::HeaderMap::new(), "").after_commit(),
+        Fault::disconnect().mid_body(),
+        Fault::huge(),
+        Fault::drip(),
         Fault::json(no_token),
         Fault::json(|pair| *pair = json!({})),
         Fault::json(|pair| pair["access_token"] = json!("line\nbreak")),
@@ -165,14 +165,14 @@ async fn g12_nothing_loops() {
         let (api, clock) = paused();
         let layer = with_key(&api).clock(clock).build().unwrap();
         let client = client(&layer, &api);
-        api.set_default_fault(Some(fault.clone()));
+        api.fault(fault.clone().always());
         list(&client).await.unwrap_err();
         assert!(
             api.counts().token_calls <= 5,
             "{fault:?}: {}",
             api.counts().token_calls
         );
-        api.clear_faults();
+        api.fault(None);
         time::sleep(seconds(15.0)).await;
         assert_eq!(list(&client).await.unwrap(), 200, "{fault:?}");
     }

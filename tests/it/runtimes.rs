@@ -120,7 +120,7 @@ async fn g5_a_panicking_callback_is_an_error_and_poisons_nothing() {
         .build()
         .unwrap();
     let clients = [client(&layer, &api)];
-    api.faults(2, Fault::DropBefore);
+    api.fault(Fault::disconnect().times(2));
     for outcome in many(100, &clients).await {
         assert_eq!(ours(&outcome.unwrap_err()).kind(), ErrorKind::Panicked);
     }

@@ -100,7 +100,7 @@ async fn g19_no_public_type_shows_a_secret() {
             FakeApi::builder(),
         ),
         &Fault::response(200, HeaderMap::new(), SECRET),
-        &Fault::Redirect(307, SECRET.to_owned()),
+        &Fault::redirect(307, SECRET),
         &gate,
         &ManualClock::new(),
     ];
@@ -162,22 +162,22 @@ async fn g19_no_error_and_no_trace_shows_a_secret() {
     let echo =
         r#"{"type":"https://docs/test-only","title":"test-only","access_token":"test-only \n"}"#;
     let mut faults = vec![
-        Fault::DropBefore,
-        Fault::DropAfter,
-        Fault::Malformed,
-        Fault::Truncated,
-        Fault::Empty,
-        Fault::Huge,
-        Fault::Drip,
-        Fault::Latency(Duration::from_secs(100)),
-        Fault::Redirect(307, "https://evil.example/?token=test-only".to_owned()),
+        Fault::disconnect(),
+        Fault::disconnect().after_commit(),
+        Fault::status(200),
+        Fault::disconnect().mid_body(),
+        Fault::response(200, http::HeaderMap::new(), "").after_commit(),
+        Fault::huge(),
+        Fault::drip(),
+        Fault::latency(Duration::from_secs(100)),
+        Fault::redirect(307, "https://evil.example/?token=test-only"),
         Fault::rate_limited(1),
         Fault::retry_after(503, "test-only"),
         Fault::problem(401, "authentication-invalid-refresh-token"),
         Fault::problem(401, "authentication-invalid-api-key"),
         Fault::problem(403, "authorization-suspended-account"),
         Fault::problem(400, "invalid-payload"),
-        Fault::StatusAfter(502),
+        Fault::status(502).after_commit(),
         Fault::json(|pair| pair["access_token"] = "test-only with a space".into()),
         Fault::json(|pair| pair["token_type"] = "test-only".into()),
         Fault::json(|pair| *pair = "test-only".into()),
@@ -199,7 +199,7 @@ async fn g19_no_error_and_no_trace_shows_a_secret() {
                 .clock(clock.clone())
                 .call_timeout(Duration::from_secs(5));
             let layer = builder.build().unwrap();
-            api.set_default_fault(Some(fault.clone()));
+            api.fault(fault.clone().always());
             let client = layer.layer(
                 TraceLayer::new_for_http()
                     .make_span_with(
@@ -220,7 +220,7 @@ async fn g19_no_error_and_no_trace_shows_a_secret() {
                     }
                 }
             }
-            api.set_default_fault(None);
+            api.fault(None);
             advance(Duration::from_secs(400)).await;
             let _ = client.clone().oneshot(get("/videos")).await;
             api.revoke_access_tokens();

@@ -47,7 +47,7 @@ async fn g1_ten_thousand_cold_callers_make_one_token_call() {
 #[tokio::test(start_paused = true)]
 async fn g1_callers_share_one_failure_and_then_one_probe() {
     type Turn = fn(&FakeApi, bool);
-    let unavailable: Turn = |api, fails| api.set_default_fault(fails.then(|| Fault::status(503)));
+    let unavailable: Turn = |api, fails| api.fault(fails.then(|| Fault::status(503).always()));
     let refused: Turn = |api, fails| api.refuse_api_key(fails);
     for (turn, kind, calls) in [
         (unavailable, ErrorKind::Unavailable, 4),
@@ -230,12 +230,12 @@ async fn g2_a_caller_may_be_dropped_after_any_poll() {
 #[tokio::test(start_paused = true)]
 async fn g3_after_a_hang_the_next_step_still_fits_into_the_flight() {
     // Before the headers nothing is committed; a body that drips has been paid for.
-    let slow = || Fault::Latency(HOUR);
+    let slow = || Fault::latency(HOUR);
     for (hang, with_api_key, way) in [
         (slow(), true, Some(GrantType::ApiKey)),
-        (Fault::Drip, true, Some(GrantType::ApiKey)),
+        (Fault::drip(), true, Some(GrantType::ApiKey)),
         (slow(), false, Some(GrantType::RefreshToken)),
-        (Fault::Drip, false, None),
+        (Fault::drip(), false, None),
     ] {
         let (api, clock) = paused();
         let mut layer = with_refresh_token(&api).clock(clock);
@@ -274,14 +274,14 @@ async fn g3_after_a_hang_the_next_step_still_fits_into_the_flight() {
 
 #[tokio::test(start_paused = true)]
 async fn g3_the_wait_is_bounded_whatever_hangs() {
-    for hang in [Fault::Latency(HOUR), Fault::Drip] {
+    for hang in [Fault::latency(HOUR), Fault::drip()] {
         let (api, clock) = paused();
         let layer = with_refresh_token(&api)
             .api_key(api.api_key())
             .clock(clock)
             .build()
             .unwrap();
-        api.set_default_fault(Some(hang.clone()));
+        api.fault(hang.clone().always());
         let begun = Instant::now();
         let error = list(&client(&layer, &api)).await.unwrap_err();
         assert!(ours(&error).is_transient(), "{hang:?}: {error:?}");
@@ -318,7 +318,7 @@ async fn g3_the_callers_own_timeout_never_ends_the_flight() {
         .timeout(seconds(40))
         .layer(layer)
         .service(api.service());
-    api.set_default_fault(Some(Fault::Latency(HOUR)));
+    api.fault(Fault::latency(HOUR).always());
     let error = patient.oneshot(get("/videos")).await.unwrap_err();
     assert_eq!(ours(&error).kind(), ErrorKind::Ambiguous);
 }

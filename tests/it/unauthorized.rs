@@ -247,7 +247,7 @@ async fn g14_if_the_renewal_fails_the_caller_gets_the_original_401() {
     let (api, _, client) = plain();
     list(&client).await.unwrap();
     api.revoke_access_tokens();
-    api.set_default_fault(Some(Fault::status(503)));
+    api.fault(Fault::status(503).always());
 
     let response = client
         .clone()
@@ -272,7 +272,7 @@ async fn g14_if_the_renewal_fails_the_caller_gets_the_original_401() {
     assert_eq!(api.counts().token_calls, counts.token_calls);
     assert_eq!(start.elapsed(), Duration::ZERO);
 
-    api.clear_faults();
+    api.fault(None);
     advance(Duration::from_secs(30)).await;
     assert_eq!(list(&client).await.unwrap(), 200);
 }

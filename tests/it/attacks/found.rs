@@ -49,11 +49,11 @@ fn g5_an_unpolled_probe_is_taken_over() {
         .build()
         .unwrap();
     let client = client(&layer, &api);
-    api.set_default_fault(Some(Fault::status(503)));
+    api.fault(Fault::status(503).always());
     old.block_on(list(&client)).unwrap_err();
     old.block_on(async { sleep(MILLISECONDS(1100)).await });
     // The probe hangs, its caller is gone, and nobody polls `old` any more.
-    api.clear_faults();
+    api.fault(None);
     let gate = api.gate(GatePoint::BeforeCommit);
     old.block_on(async {
         tokio::select! { _ = list(&client) => panic!("it hangs"), () = gate.reached(1) => {} }

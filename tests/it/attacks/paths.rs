@@ -28,7 +28,7 @@ async fn g8_a_path_that_always_answers_401_stops_no_other() {
                 response
             })
         });
-        api.set_default_fault(Some(Fault::status(503)));
+        api.fault(Fault::status(503).always());
 
         let (mut served, mut closed, mut longest) = (0, 0, Duration::ZERO);
         for _ in 0..600 {
@@ -52,7 +52,7 @@ async fn g8_a_path_that_always_answers_401_stops_no_other() {
         assert!(longest <= Duration::from_secs(1), "{longest:?}");
 
         // When the endpoint serves again, a 401 that a new token cures is cured within the guard's 30 s.
-        api.clear_faults();
+        api.fault(None);
         api.clear_on_api_request();
         api.revoke_access_tokens();
         let begun = Instant::now();

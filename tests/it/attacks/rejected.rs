@@ -45,7 +45,7 @@ async fn g8_a_401_in_a_cool_down_takes_the_token_from_nobody() {
     closed_path(&api);
     // In the early window, with 190 s of usable life left.
     sleep(Duration::from_secs(3400)).await;
-    api.set_default_fault(Some(Fault::retry_after(503, 100)));
+    api.fault(Fault::retry_after(503, 100).always());
     assert_eq!(unserved(&client, 2).await, 0);
     assert_eq!(closed(&client).await, 401);
     assert_eq!(unserved(&client, 150).await, 0);
@@ -84,7 +84,7 @@ async fn g8_a_401_while_a_refresh_hangs_holds_others_up_for_one_call() {
     let client = layer.layer(api.service());
     assert_eq!(list(&client).await.unwrap(), 200);
     closed_path(&api);
-    api.set_default_fault(Some(Fault::Latency(Duration::from_secs(7200))));
+    api.fault(Fault::latency(Duration::from_secs(7200)).always());
     let rejected = tokio::spawn({
         let client = client.clone();
         async move { closed(&client).await }

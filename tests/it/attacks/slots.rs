@@ -68,7 +68,7 @@ async fn g4_hung_refreshes_hold_up_no_usable_token() {
             assert_eq!(first.expect("a first token").status(), 200);
             // In the early window of every jitter, and usable to the end.
             sleep(HOUR - Duration::from_secs(220)).await;
-            api.set_default_fault(Some(Fault::Latency(2 * HOUR)));
+            api.fault(Fault::latency(2 * HOUR).always());
             let outcomes = requests(&client, Duration::from_secs(140)).await;
             assert!(outcomes.iter().all(|(_, _, served)| *served));
             let longest = outcomes
@@ -100,11 +100,11 @@ async fn g4_an_outage_behind_one_slot_ends_as_any() {
     for with_key in [false, true] {
         for slots in [64, 1] {
             let (api, client) = client(slots, with_key);
-            api.set_default_fault(Some(Fault::Latency(2 * HOUR)));
+            api.fault(Fault::latency(2 * HOUR).always());
             let begun = Instant::now();
             let healing = tokio::spawn(async move {
                 sleep(OUTAGE).await;
-                api.clear_faults();
+                api.fault(None);
             });
             let outcomes = requests(&client, Duration::from_secs(150)).await;
             healing.await.expect("no panic");

@@ -65,7 +65,7 @@ async fn g13_a_timeout_layer_below_is_said_aloud() {
         .service(api.service());
     let traces = Traces::default();
     let subscribed = traces.subscribe();
-    api.fault(Fault::Latency(Duration::from_secs(3)));
+    api.fault(Fault::latency(Duration::from_secs(3)));
     let response = client.oneshot(get("/videos")).await;
     assert_eq!(response.expect("by the key").status(), 200);
     drop(subscribed);

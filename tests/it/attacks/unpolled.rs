@@ -146,7 +146,7 @@ fn a_request_of_another_runtime_is_served(left: Left, has_key: bool) {
             None
         }
         Left::AfterItsSend => {
-            api.fault(Fault::Latency(Duration::from_secs(3600)));
+            api.fault(Fault::latency(Duration::from_secs(3600)));
             None
         }
         Left::AfterTheCommit => Some(api.gate(GatePoint::AfterCommit)),

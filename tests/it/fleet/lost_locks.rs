@@ -22,7 +22,7 @@ async fn g22_a_marked_token_waits_for_its_deadline_or_an_api_key() {
         // Its response never comes, and others find its lock free: so it is with a dead process.
         let gate = fleet.api.gate(GatePoint::AfterCommit);
         if !spent {
-            fleet.api.fault(Fault::Latency(HOUR));
+            fleet.api.fault(Fault::latency(HOUR));
         }
         let _request = dead.spawn();
         while fleet.api.presentations(&token) == 0 {
@@ -75,7 +75,7 @@ async fn g21_while_a_mark_is_waited_for_its_owner_can_lock() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     let token = fleet.stored();
-    fleet.api.fault(Fault::Latency(seconds(12.0)));
+    fleet.api.fault(Fault::latency(seconds(12.0)));
     let slow = fleet.start(fleet.keyless());
     let first = slow.spawn();
     sleep(seconds(0.5)).await;
@@ -182,7 +182,7 @@ async fn g11_the_store_is_read_again_before_a_second_presentation() {
     sleep(HOUR).await;
     let token = fleet.stored();
     let leader = fleet.start(fleet.keyless());
-    fleet.api.fault(Fault::DropBefore);
+    fleet.api.fault(Fault::disconnect());
     let gate = fleet.api.gate(GatePoint::BeforeCommit);
     let request = leader.spawn();
     gate.reached(1).await;
@@ -335,8 +335,8 @@ async fn g21_a_late_response_is_stored_when_the_store_is_back() {
             .call_timeout(seconds(1.0))
             .renewal_timeout(seconds(2.0)),
     );
-    fleet.api.fault(Fault::Latency(seconds(20.0)));
-    fleet.api.fault(Fault::DropBefore);
+    fleet.api.fault(Fault::latency(seconds(20.0)));
+    fleet.api.fault(Fault::disconnect());
     let request = process.spawn();
     request.await.unwrap().expect_err("no response yet");
     is_away.store(true, Ordering::SeqCst);

@@ -129,7 +129,7 @@ async fn g21_g22_a_mark_stands_until_a_transient_outcome_clears_it() {
     sleep(HOUR).await;
     let token = fleet.stored();
     let process = fleet.start(fleet.keyless());
-    fleet.api.set_default_fault(Some(Fault::status(503)));
+    fleet.api.fault(Fault::status(503).always());
     let gate = fleet.api.gate(GatePoint::BeforeCommit);
     let request = process.spawn();
     gate.reached(1).await;
@@ -143,7 +143,7 @@ async fn g21_g22_a_mark_stands_until_a_transient_outcome_clears_it() {
     assert_eq!(request.await.unwrap(), Err(ErrorKind::Unavailable));
     settle().await;
     assert_eq!(fleet.store.mark(), None);
-    fleet.api.clear_faults();
+    fleet.api.fault(None);
     sleep(seconds(1.0)).await;
     // Without a mark nobody waits for one to be settled.
     let begun = Instant::now();
@@ -164,9 +164,7 @@ async fn g23_a_cool_down_is_shared_by_all() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     let processes = fleet.start_keyless(20);
-    fleet
-        .api
-        .set_default_fault(Some(Fault::retry_after(503, 60)));
+    fleet.api.fault(Fault::retry_after(503, 60).always());
     let before = fleet.api.counts().token_calls;
     let begun = Instant::now();
     while begun.elapsed() < seconds(59.0) {
@@ -176,7 +174,7 @@ async fn g23_a_cool_down_is_shared_by_all() {
         sleep(seconds(1.0)).await;
     }
     assert_eq!(fleet.api.counts().token_calls - before, 1);
-    fleet.api.clear_faults();
+    fleet.api.fault(None);
     sleep(seconds(3.0)).await;
     for process in &processes {
         assert_eq!(process.list().await, Ok(200));
@@ -195,7 +193,7 @@ async fn g23_twenty_processes_probe_an_outage_once_a_second() {
     let fleet = Fleet::logged_in().await;
     sleep(HOUR).await;
     let processes = fleet.start_keyless(20);
-    fleet.api.set_default_fault(Some(Fault::DropBefore));
+    fleet.api.fault(Fault::disconnect().always());
     let before = fleet.api.counts().token_calls;
     let begun = Instant::now();
     while begun.elapsed() < seconds(60.0) {

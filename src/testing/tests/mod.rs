@@ -1,6 +1,6 @@
 //! The fake server's own promises: what it says of tokens, faults, gates and time is what it does.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -9,8 +9,11 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::*;
-use crate::Clock;
+use crate::{Clock, testing::*};
+
+mod faults;
+#[cfg(feature = "upload-tokens")]
+mod uploads;
 
 /// A token call as the layer makes it, without the layer.
 fn post(path: &str, body: &Value) -> Request<Full<Bytes>> {
@@ -128,42 +131,6 @@ async fn the_api_key_is_taken_as_basic_authorization() {
 }
 
 #[tokio::test]
-async fn a_fault_commits_or_leaves_everything_as_it_was() {
-    let api = FakeApi::in_process();
-    let (_, first) = api.mint_pair();
-    let redirect = Fault::Redirect(307, "/elsewhere".to_owned());
-    for fault in [
-        Fault::status(503),
-        Fault::rate_limited(7),
-        redirect,
-        Fault::Malformed,
-        Fault::DropBefore,
-    ] {
-        api.fault(fault);
-        let _ = api.service().oneshot(refresh(&first)).await;
-        assert_eq!(api.live_refresh_token().as_ref(), Some(&first));
-    }
-
-    let edited = Fault::json(|pair| pair["expires_in"] = Value::Null);
-    for fault in [
-        Fault::DropAfter,
-        Fault::StatusAfter(504),
-        Fault::Truncated,
-        Fault::Empty,
-        edited,
-    ] {
-        let live = api.live_refresh_token().unwrap();
-        api.fault(fault);
-        let _ = api.service().oneshot(refresh(&live)).await;
-        assert_ne!(api.live_refresh_token().unwrap(), live);
-    }
-    assert_eq!(
-        (api.counts().reuse_violations, api.counts().in_flight),
-        (0, 0)
-    );
-}
-
-#[tokio::test]
 async fn a_call_that_is_dropped_at_a_gate_is_no_longer_in_flight() {
     let api = FakeApi::in_process();
     let gate = api.gate(GatePoint::BeforeCommit);
@@ -240,7 +207,7 @@ async fn the_server_closes_the_socket_on_a_dropped_call_and_when_the_last_handle
     let connect = || tokio::net::TcpStream::connect(api.url().replace("http://", ""));
     let mut called = connect().await.unwrap();
     let mut idle = connect().await.unwrap();
-    api.fault(Fault::DropAfter);
+    api.fault(Fault::disconnect().after_commit());
     let body = json!({ "apiKey": api.api_key() }).to_string();
     let head = "POST /auth/api-key HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ";
     called
@@ -252,17 +219,6 @@ async fn the_server_closes_the_socket_on_a_dropped_call_and_when_the_last_handle
 
     drop(api);
     assert_eq!(idle.read(&mut [0]).await.unwrap(), 0);
-}
-
-#[tokio::test]
-async fn a_truncated_answer_breaks_in_its_body() {
-    let api = FakeApi::in_process();
-    api.fault(Fault::Truncated);
-    let response = api.service().oneshot(login(&api)).await.unwrap();
-    assert_eq!(
-        read(response).await.unwrap_err().kind(),
-        io::ErrorKind::UnexpectedEof
-    );
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tower::ServiceExt;
 
-use super::*;
+use crate::testing::*;
 
 const MIB: usize = 1024 * 1024;
 /// The shortest chunk that is not the last.
