@@ -3,9 +3,11 @@
 //! All that has to be done in one step is a script, since between two commands another process may
 //! act. All times are Redis's own, for the same reason: the processes' clocks need not agree.
 
+mod address;
 mod connection;
 mod lease;
 mod script;
+mod stream;
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -1,0 +1,195 @@
+//! The way to Redis: one connection for each runtime, and what its failures look like.
+
+use super::*;
+
+#[tokio::test]
+async fn g24_a_redis_that_is_not_there_is_a_clear_error() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|free| free.local_addr())
+        .expect("a port");
+    let store = RedisStore::builder(format!("redis://:test-only-password@{nobody}"))
+        .build()
+        .expect("a good URL");
+    for error in [
+        refused(&store).await,
+        store.try_lock(&key()).await.expect_err("nobody is there"),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::StoreUnavailable);
+        assert!(
+            error.is_transient() && error.to_string().contains(&nobody.to_string()),
+            "{error}"
+        );
+        assert!(!format!("{error:?}").contains("test-only"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g17_tls_proves_that_it_is_the_right_redis() {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("writing");
+        path.to_str().expect("a plain path").to_owned()
+    };
+    let (certificate, secret) = (
+        write("cert", cert.pem()),
+        write("key", signing_key.serialize_pem()),
+    );
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|free| free.local_addr())
+        .expect("a port")
+        .port();
+    let arguments = [
+        "--tls-port",
+        &free.to_string(),
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &secret,
+    ];
+    let tls = [
+        &arguments[..],
+        &[
+            "--tls-ca-cert-file",
+            &certificate,
+            "--tls-auth-clients",
+            "no",
+        ],
+    ]
+    .concat();
+    let _server = RedisServer::start_with(&tls);
+    let trusted = |host: &str| {
+        let url = format!("rediss://{host}:{free}");
+        RedisStore::builder(url)
+            .root_certificates(cert.pem())
+            .build()
+            .expect("a good URL")
+    };
+    contract_suite(|| trusted("localhost")).await;
+    assert_eq!(
+        refused(&trusted("127.0.0.1")).await.kind(),
+        ErrorKind::StoreUnavailable,
+        "another name"
+    );
+    let unknown = RedisStore::builder(format!("rediss://localhost:{free}"))
+        .build()
+        .expect("a good URL");
+    assert_eq!(
+        refused(&unknown).await.kind(),
+        ErrorKind::StoreUnavailable,
+        "nobody vouches for it"
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g24_a_paused_redis_is_an_error_in_time() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let mut lock = locked(&store).await;
+    lock.save(None, stored(version(1, 1), b"test-only-first"))
+        .await
+        .expect("saving");
+    server.command(&["CLIENT", "PAUSE", "3400", "ALL"]);
+    let begun = Instant::now();
+    let next = stored(version(1, 2), b"test-only-second");
+    let (saved, step) = longest_step(lock.save(Some(version(1, 1)), next.clone())).await;
+    assert_eq!(kind(saved), Some(ErrorKind::StoreUnavailable));
+    assert!(
+        begun.elapsed() < Duration::from_millis(3300),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(
+        step < Duration::from_millis(100),
+        "the runtime is not held up: {step:?}"
+    );
+
+    let again = lock.save(Some(version(1, 1)), next).await;
+    assert_eq!(kind(again), None, "reconnected");
+    lock.save(
+        Some(version(1, 2)),
+        stored(version(1, 3), b"test-only-third"),
+    )
+    .await
+    .expect("saving");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(record(&store).await, b"test-only-third");
+    lock.unlock().await;
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g24_a_killed_redis_is_an_error_and_is_found_again() {
+    let mut server = RedisServer::start();
+    let store = store(&server);
+    let mut lock = locked(&store).await;
+    lock.save(None, stored(version(1, 1), b"test-only-first"))
+        .await
+        .expect("saving");
+    server.kill();
+    for error in [
+        refused(&store).await,
+        lock.quarantine().await.expect_err("nobody is there"),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::StoreUnavailable, "{error:?}");
+    }
+    server.restart();
+    assert_eq!(store.load(&key()).await.expect("loading"), None);
+    let save = lock
+        .save(
+            Some(version(1, 1)),
+            stored(version(1, 2), b"test-only-second"),
+        )
+        .await;
+    assert_eq!(
+        kind(save),
+        Some(ErrorKind::StoreConflict),
+        "the lock was lost with everything else"
+    );
+    let mut lock = locked(&store).await;
+    lock.save(None, stored(version(1, 2), b"test-only-second"))
+        .await
+        .expect("writing it back");
+
+    // Killed and back before the next call: that one sees nothing of it.
+    server.restart();
+    assert_eq!(store.load(&key()).await.expect("loading"), None);
+}
+
+#[test]
+#[ignore = "needs redis-server; .ci/run runs it"]
+fn g24_each_runtime_has_a_connection_that_it_drives() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+    };
+    let (one, two) = (runtime(), runtime());
+    for number in 1..=3 {
+        one.block_on(save(&store, stored(version(1, number), b"one")));
+        assert_eq!(
+            two.block_on(record(&store)),
+            b"one",
+            "the other runtime stands still meanwhile"
+        );
+        let third = runtime();
+        drop(third.block_on(locked(&store)));
+        drop(third);
+        two.block_on(async {
+            while !matches!(
+                store.try_lock(&key()).await.expect("asking"),
+                TryLock::Locked(_)
+            ) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        server.command(&["DEL", LOCK]);
+    }
+}

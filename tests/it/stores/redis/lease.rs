@@ -1,0 +1,113 @@
+//! The lock in Redis: a lease that is extended, lost, and never taken for held.
+
+use super::*;
+
+#[tokio::test]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g23_a_lease_is_extended_until_its_runtime_ends() {
+    let server = RedisServer::start();
+    let url = server.url();
+    let other = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let lock = runtime.block_on(async {
+            let store = RedisStore::builder(url).build().expect("a good URL");
+            locked(&store).await
+        });
+        drop(runtime);
+        lock
+    });
+    let orphan = other.join().expect("a lock");
+    let store = store(&server);
+    match store.try_lock(&key()).await.expect("asking") {
+        TryLock::Busy(Some(holder)) => {
+            assert!(holder.starts_with(&format!("process {} on ", std::process::id())))
+        }
+        other => panic!("{other:?}"),
+    }
+    let left = || {
+        server
+            .command(&["PTTL", LOCK])
+            .trim_start_matches(':')
+            .parse::<i64>()
+            .expect("a number")
+    };
+    let mut lock = loop {
+        assert!(left() <= 5000, "nobody extends it");
+        match store.try_lock(&key()).await.expect("asking") {
+            TryLock::Locked(lock) => break lock,
+            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    };
+    // Longer than a lease.
+    let held = Instant::now();
+    while held.elapsed() < Duration::from_millis(5500) {
+        assert!(left() > 2000, "it is extended every 1.5 s");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(orphan);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    lock.save(None, stored(version(1, 1), b"test-only-pair"))
+        .await
+        .expect("the lock is still this one's");
+    lock.unlock().await;
+    assert_eq!(left(), -2, "released");
+    drop(locked(&store).await);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(left(), -2, "released by a drop");
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g23_a_lost_lease_changes_nothing_and_frees_no_other() {
+    let server = RedisServer::start();
+    let (one, two) = (store(&server), store(&server));
+    let mut late = locked(&one).await;
+    late.save(None, stored(version(1, 1), b"test-only-first"))
+        .await
+        .expect("saving");
+    server.command(&["DEL", LOCK]);
+    let mut owner = locked(&two).await;
+    owner
+        .save(
+            Some(version(1, 1)),
+            stored(version(1, 2), b"test-only-second"),
+        )
+        .await
+        .expect("saving");
+
+    let save = late
+        .save(
+            Some(version(1, 2)),
+            stored(version(1, 3), b"test-only-late"),
+        )
+        .await;
+    assert_eq!(kind(save), Some(ErrorKind::StoreConflict));
+    let again = late
+        .save(None, stored(version(1, 1), b"test-only-first"))
+        .await;
+    assert_eq!(kind(again), Some(ErrorKind::StoreConflict));
+    assert_eq!(
+        kind(late.quarantine().await),
+        Some(ErrorKind::StoreConflict)
+    );
+    late.unlock().await;
+    assert!(
+        matches!(
+            one.try_lock(&key()).await.expect("asking"),
+            TryLock::Busy(_)
+        ),
+        "still the other one's"
+    );
+    owner
+        .save(
+            Some(version(1, 2)),
+            stored(version(1, 3), b"test-only-third"),
+        )
+        .await
+        .expect("saving");
+    assert_eq!(record(&one).await, b"test-only-third");
+    owner.unlock().await;
+}
