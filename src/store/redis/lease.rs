@@ -97,38 +97,29 @@ impl StoreLock for Lease {
             not_before,
             expires_in,
         } = stored.header;
-        let mut call = self.keys.call(script::SAVE, &["lock", "record"]);
-        call.arg(&self.owner).arg(self.saves);
         let Version { family, revision } = expected.unwrap_or(Version {
             family: 0,
             revision: 0,
         });
-        call.arg(u8::from(expected.is_some()))
+        let span = |span: Option<Duration>| text(span.map(|span| span.min(LONGEST).as_millis()));
+        let mut call = self.keys.call(script::SAVE, &["lock", "record"]);
+        call.arg(&self.owner)
+            .arg(self.saves)
+            .arg(u8::from(expected.is_some()))
             .arg(family)
-            .arg(revision);
-        let times = [
-            ("mark_settles", mark.map(|mark| mark.settles_in)),
-            ("not_before", not_before),
-            ("expires", expires_in),
-        ];
-        for (name, span) in times {
-            if let Some(span) = span {
-                call.arg(name).arg(span.min(LONGEST).as_millis());
-            }
-        }
-        call.arg("");
-        call.arg("form")
+            .arg(revision)
             .arg(FORM)
-            .arg("family")
             .arg(version.family)
-            .arg("revision")
-            .arg(version.revision);
-        if let Some(mark) = mark {
-            call.arg("mark_count").arg(mark.count);
-        }
-        if let Some(record) = &stored.record {
-            call.arg("record").arg(record.expose());
-        }
+            .arg(version.revision)
+            .arg(text(mark.map(|mark| mark.count)))
+            .arg(span(mark.map(|mark| mark.settles_in)))
+            .arg(span(not_before))
+            .arg(span(expires_in));
+        // An empty record is a record: that there is none needs a field of its own.
+        match &stored.record {
+            Some(record) => call.arg("").arg(record.expose()),
+            None => call.arg(1).arg(""),
+        };
         Box::pin(async move { settled(self.redis.run(&call).await?) })
     }
 
@@ -161,6 +152,11 @@ impl Drop for Lease {
             runtime.spawn(self.release());
         }
     }
+}
+
+/// A field's value; what is absent is empty.
+fn text(value: Option<impl ToString>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
 }
 
 /// What a script's last word means.

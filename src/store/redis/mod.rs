@@ -36,10 +36,21 @@ use crate::error::{Error, ErrorKind};
 /// gets its response within 3 s, or fails with [`ErrorKind::StoreUnavailable`].
 ///
 /// The renewal lock is a lease of 5 s, extended while it is held. All times are read from Redis's clock, so those of
-/// the machines need not agree. For the account `main` there are two keys in one hash slot,
-/// `{apivideo-auth:main@https_3a_2f_2fws.api.video_3a443}:record` and `…:lock`, and `…:rejected-TIME` for each record that was
-/// quarantined. Its user needs `~{apivideo-auth:*` and the commands `EVAL`, `DEL`, `EXISTS`, `GET`, `HMGET`, `HSET`,
-/// `PEXPIRE`, `RENAME`, `SET`, `TIME`. A cluster is reached through a proxy only: redirections are not followed.
+/// the machines need not agree. For the account `main` of the production API there are these keys, in one hash slot:
+///
+/// ```text
+/// {apivideo-auth:main@https_3a_2f_2fws.api.video_3a443}:record         the pair
+/// {apivideo-auth:main@https_3a_2f_2fws.api.video_3a443}:lock           while it is renewed
+/// {apivideo-auth:main@https_3a_2f_2fws.api.video_3a443}:rejected-TIME  a record that was quarantined
+/// ```
+///
+/// The user of Redis needs these rights, `SELECT` only for another database than 0:
+///
+/// ```text
+/// ACL SETUSER fleet on >PASSWORD ~{apivideo-auth:* +select +eval +del +exists +get +hmget +hset +pexpire +rename +set +time
+/// ```
+///
+/// A cluster is reached through a proxy only: redirections are not followed.
 ///
 /// # What protects what
 ///
@@ -176,8 +187,8 @@ impl TokenStore for RedisStore {
 /// one may be held up this long without losing the lock.
 const LEASE: Duration = Duration::from_secs(5);
 
-/// The form written here.
-const FORM: u8 = 1;
+/// The form written here. The first one left out the fields that are absent; this one has them empty.
+const FORM: u8 = 2;
 
 /// The keys of one account, all in one hash slot: that of the name in the braces.
 struct Keys(String);
@@ -223,9 +234,10 @@ fn parse(key: &StoreKey, response: Value) -> Result<Option<Stored>, Error> {
             mark_settles,
             not_before,
             expires,
+            cleared,
             record,
         ],
-    ) = <[Value; 10]>::try_from(fields)
+    ) = <[Value; 11]>::try_from(fields)
     else {
         return Err(corrupt());
     };
@@ -234,6 +246,7 @@ fn parse(key: &StoreKey, response: Value) -> Result<Option<Stored>, Error> {
     }
     let number = |value: &Value| match value {
         Value::Nil => Ok(None),
+        Value::BulkString(text) if text.is_empty() => Ok(None),
         Value::BulkString(text) => {
             let number = std::str::from_utf8(text)
                 .ok()
@@ -268,6 +281,7 @@ fn parse(key: &StoreKey, response: Value) -> Result<Option<Stored>, Error> {
     };
     let record = match record {
         Value::Nil => None,
+        Value::BulkString(_) if number(&cleared)?.is_some() => None,
         Value::BulkString(bytes) => Some(Record::new(bytes)),
         _ => return Err(corrupt()),
     };
@@ -304,7 +318,8 @@ mod tests {
         let loaded = |now: &str| {
             let fields = ["1", "7", "2", "3", "1500000", "1000000", "4000000"].map(text);
             let response = [text(now), Value::Int(1)].into_iter().chain(fields);
-            let response = Value::Array(response.chain([text("record")]).collect());
+            let response = response.chain([text(""), text("record")]);
+            let response = Value::Array(response.collect());
             let stored = parse(&key, response).expect("readable").expect("stored");
             let Header {
                 mark,

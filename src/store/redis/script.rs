@@ -10,7 +10,7 @@
 pub(super) const LOAD: &str = "
 local time = redis.call('TIME')
 local fields = redis.call('HMGET', KEYS[1], 'form', 'family', 'revision', 'mark_count', 'mark_settles',
-    'not_before', 'expires', 'record')
+    'not_before', 'expires', 'cleared', 'record')
 return {string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)), redis.call('EXISTS', KEYS[1]),
     unpack(fields)}";
 
@@ -36,42 +36,37 @@ pub(super) const UNLOCK: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])";
 
-/// KEYS: lock, record. ARGV: owner, number of the save, whether a record is expected, its family and revision, the
-/// names of the times with their span in ms, an empty name, the fields with their values.
+/// KEYS: lock, record. ARGV: owner, number of the save, whether a record is expected, its family and revision; then the
+/// new fields in the order in which they are written, times as spans in ms, and what is absent empty.
 ///
 /// Numbers are compared as text: Lua's would round a version.
 ///
 /// What it says: `saved`; `lost`, if the lock is another's; `conflict`, if another version is
 /// stored; `overtaken`, if a later save of the same lock has come before. The same save again is
-/// `saved`, by its number. All that can go wrong stands before the first write: a script that
-/// breaks off undoes nothing.
+/// `saved`, by its number.
+///
+/// There is one write and it writes all fields, so a record is whole whatever Redis refuses: a script that breaks off
+/// undoes nothing.
 pub(super) const SAVE: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'lost' end
 local found = redis.call('HMGET', KEYS[2], 'family', 'revision', 'saved_by', 'saves')
-local fields, time, next = {}, redis.call('TIME'), 6
-while ARGV[next] ~= '' do
-    local at = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[next + 1]
-    table.insert(fields, ARGV[next])
-    table.insert(fields, string.format('%.0f', at))
-    next = next + 2
-end
-local new = {}
-for field = next + 1, #ARGV, 2 do
-    new[ARGV[field]] = ARGV[field + 1]
-    table.insert(fields, ARGV[field])
-    table.insert(fields, ARGV[field + 1])
-end
 local matches = redis.call('EXISTS', KEYS[2]) == 0
 if ARGV[3] == '1' then matches = found[1] == ARGV[4] and found[2] == ARGV[5] end
 if found[3] == ARGV[1] then
     local saves = tonumber(found[4])
     if saves == tonumber(ARGV[2]) then return 'saved' end
     if saves > tonumber(ARGV[2]) then return 'overtaken' end
-    matches = matches or (found[1] == new['family'] and found[2] == new['revision'])
+    matches = matches or (found[1] == ARGV[7] and found[2] == ARGV[8])
 end
 if not matches then return 'conflict' end
-redis.call('DEL', KEYS[2])
-redis.call('HSET', KEYS[2], 'saved_by', ARGV[1], 'saves', ARGV[2], unpack(fields))
+local time = redis.call('TIME')
+local function moment(span)
+    if span == '' then return '' end
+    return string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + span)
+end
+redis.call('HSET', KEYS[2], 'saved_by', ARGV[1], 'saves', ARGV[2], 'form', ARGV[6], 'family', ARGV[7],
+    'revision', ARGV[8], 'mark_count', ARGV[9], 'mark_settles', moment(ARGV[10]), 'not_before', moment(ARGV[11]),
+    'expires', moment(ARGV[12]), 'cleared', ARGV[13], 'record', ARGV[14])
 return 'saved'";
 
 /// KEYS: lock, record, where to. ARGV: owner.

@@ -2,11 +2,12 @@
 
 mod connections;
 mod lease;
+mod saves;
 
 use apivideo_auth::store::RedisStore;
 
 use super::*;
-use crate::redis_server::RedisServer;
+use crate::redis_server::{Proxy, RedisServer};
 
 const LOCK: &str = "{apivideo-auth:main@https_3a_2f_2fws.example}:lock";
 const RECORD: &str = "{apivideo-auth:main@https_3a_2f_2fws.example}:record";
@@ -111,7 +112,7 @@ async fn g22_what_redis_holds_is_judged_before_it_is_used() {
             ErrorKind::StoreCorrupt,
         ),
         (
-            hash(&["form", "2", "pair", "test-only-future"]),
+            hash(&["form", "3", "pair", "test-only-future"]),
             ErrorKind::StoreUnreadable,
         ),
     ];
