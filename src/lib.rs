@@ -97,6 +97,7 @@ mod origin;
     )
 )]
 mod problem;
+mod random;
 #[cfg(feature = "reqwest-middleware")]
 pub mod reqwest_adaptor;
 mod response;

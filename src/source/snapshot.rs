@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::policy;
 use crate::{
     credentials::{ApiKey, RefreshToken},
+    random,
     store::{Header, InUseMark, Stored, StoredTokens, Version},
 };
 
@@ -202,7 +203,7 @@ impl BoughtPair {
 /// A new family of pairs.
 pub(super) fn new_family(revision: u64) -> Version {
     Version {
-        family: fastrand::u64(1..),
+        family: random::number().max(1),
         revision,
     }
 }

@@ -5,21 +5,23 @@
 
 use http::HeaderValue;
 
+use crate::random;
+
 /// Longer names are cut.
 const MAX_NAME: usize = 1024;
 
-/// Separates the fields of a form. It is in no file: 178 random bits are not met by accident.
+/// Separates the fields of a form. It is in no file: 128 random bits are not met by accident.
 #[derive(Debug)]
 pub(super) struct Boundary(String);
 
 impl Boundary {
     /// Letters and digits: they need no quotes in a header.
     pub(super) fn new() -> Self {
-        Self(
-            std::iter::repeat_with(fastrand::alphanumeric)
-                .take(30)
-                .collect(),
-        )
+        Self(format!(
+            "{:016x}{:016x}",
+            random::number(),
+            random::number()
+        ))
     }
 
     /// What tells the server where the fields end.
@@ -82,6 +84,16 @@ mod tests {
     use futures::stream;
 
     use super::*;
+
+    #[test]
+    #[cfg(feature = "file-store")]
+    fn g28_machines_from_one_snapshot_have_two_boundaries() {
+        let boundary = || {
+            fastrand::seed(1);
+            Boundary::new().0
+        };
+        assert_ne!(boundary(), boundary());
+    }
 
     /// Another's decoder reads what the encoder wrote, whatever the name and the bytes are.
     #[tokio::test]

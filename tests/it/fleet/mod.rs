@@ -3,6 +3,7 @@
 mod attacked;
 mod child;
 mod failed_saves;
+mod families;
 mod lost_locks;
 mod processes;
 mod seeds;
