@@ -157,7 +157,7 @@ impl Credentials {
     }
 
     /// Adds a refresh token. Without a store it is presented at the next renewal; with one it is a
-    /// *seed*, used only if the store holds no pair that works.
+    /// *seed*, used only if the store holds no pair that works and no API key can log in.
     #[must_use]
     pub fn refresh_token(mut self, token: impl Into<RefreshToken>) -> Self {
         self.refresh_token = Some(token.into());

@@ -90,8 +90,8 @@
 //!
 //! With a [store](crate::store), another process may have renewed already. The store is looked at first,
 //! and again after a refusal or an unclear response: a newer pair there is adopted, without a call. A
-//! refresh token that was given to the builder is then a *seed*, used only if the store has no pair that
-//! works.
+//! refresh token that was given to the builder is then a *seed*, used once, only if the store has no pair
+//! that works and no API key can log in.
 //!
 //! # One renewal at a time
 //!

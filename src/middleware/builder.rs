@@ -167,7 +167,8 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         self
     }
 
-    /// A refresh token to start from. With a [store](Self::store) it is a *seed*: the store goes before it.
+    /// A refresh token to start from. With a [store](Self::store) it is a *seed*: the store and an API key go before it. Take
+    /// it out of the environment after the first start: see [`store`](crate::store#seeds).
     ///
     /// It belongs to one source. Two layers that are built with the same refresh token end each other's: use one layer and its
     /// clones, or a store that both share.
@@ -238,7 +239,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
     /// [`store`](crate::store).
     ///
     /// The stored pair then goes before the given refresh token, which is a *seed*: it is used once, when nothing is stored
-    /// or what is stored was refused.
+    /// or what is stored was refused, and no API key can log in.
     pub fn store(mut self, store: impl TokenStore) -> Self {
         self.options.store = Some(Arc::new(store));
         self

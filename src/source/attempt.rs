@@ -215,20 +215,14 @@ fn before_send(caller: Caller, grant: Grant, reads_for: Duration, marks: Marks) 
         let mut stored = state.ledger().version();
         if let Some(store) = state.store.as_ref().filter(|_| !saves_later) {
             let mut session = store.session().await.map_err(HeldBack::Store)?;
-            if let Grant::RefreshToken(token) = &grant {
+            if matches!(grant, Grant::RefreshToken(_)) {
                 // Asked under the session's lock: a pair that has just been saved needs a mark from now on.
-                let (is_unsaved, is_seed) = {
-                    let ledger = state.ledger();
-                    (ledger.is_unsaved(), ledger.is_seed(token))
-                };
+                let is_unsaved = state.ledger().is_unsaved();
                 match session.as_mut() {
                     // No sibling knows this token.
                     _ if is_unsaved => {}
                     Some(session) => {
-                        session
-                            .mark(token, reads_for, is_seed)
-                            .await
-                            .map_err(HeldBack::Store)?;
+                        session.mark(reads_for).await.map_err(HeldBack::Store)?;
                         state.ledger().marked(session.version(), session.marks());
                     }
                     None => {

@@ -17,7 +17,7 @@ use crate::{
     credentials::RefreshToken,
     endpoint::{Grant, TokenResponse},
     error::{Error, ErrorKind},
-    store::{Fingerprint, Header, InUseMark, StoredTokens, Version},
+    store::{Header, InUseMark, StoredTokens, Version},
     token::{AccessToken, Bearer},
 };
 
@@ -161,8 +161,7 @@ impl<'a> Commit<'a> {
             });
         }
         tokens.lifetime = lifetime;
-        // Of the account that it was bought for, whatever key is held by now.
-        tokens.api_key = bought.api_key().map(|key| Fingerprint::of(key.expose()));
+        tokens.api_key = bought.owner().cloned();
         BoughtPair::new(
             Snapshot::new(header, tokens),
             bought.version(),

@@ -11,6 +11,7 @@ use super::{
     events::RenewalReason,
     failure::{Failure, LOOK_AGAIN},
     snapshot::{Settled, Snapshot},
+    spent_seeds,
     state::State,
     store_session::{Opened, Session, SourceStore},
 };
@@ -18,7 +19,7 @@ use crate::{
     clock::Deadline,
     endpoint::Grant,
     error::{Error, ErrorKind},
-    store::{Fingerprint, Header, InUseMark},
+    store::{Header, InUseMark},
     token::Bearer,
 };
 
@@ -47,7 +48,7 @@ pub(super) async fn enter(
         // The lock is ours already if this renewal takes over from another, or an unsaved pair has kept it.
         if let Some(session) = store.session().await.map_err(Failure::outage)?.as_mut() {
             store.refresh(session, key.as_ref()).await;
-            if agree(state, session).await.is_ok() {
+            if agree(state, store, session).await.is_ok() {
                 return Ok(None);
             }
         }
@@ -88,7 +89,7 @@ pub(super) async fn enter(
                     let message = "the store's lock was free too late for a token call";
                     return Err(Failure::outage(Error::new(ErrorKind::StoreLocked, message)));
                 } else {
-                    let agreed = agree(state, &mut session).await;
+                    let agreed = agree(state, store, &mut session).await;
                     *store.session().await.map_err(Failure::outage)? = Some(session);
                     return agreed.map(|()| None).map_err(Failure::outage);
                 }
@@ -97,8 +98,14 @@ pub(super) async fn enter(
     }
 }
 
-/// Makes what we hold and what is stored the same, whichever goes first.
-async fn agree(state: &State, session: &mut Session) -> Result<(), Error> {
+/// Makes what we hold and what is stored the same, whichever goes first, and takes up the seed if that leaves nothing to
+/// present.
+async fn agree(state: &State, store: &SourceStore, session: &mut Session) -> Result<(), Error> {
+    agree_on_pair(state, session).await?;
+    take_up_seed(state, store, session).await
+}
+
+async fn agree_on_pair(state: &State, session: &mut Session) -> Result<(), Error> {
     let ours = state.ledger().write_back(session.snapshot());
     let Some((version, marks, refresh_token)) = ours else {
         state.ledger().agree(session.snapshot());
@@ -114,11 +121,7 @@ async fn agree(state: &State, session: &mut Session) -> Result<(), Error> {
     tokens.access_token = bearer.map(|bearer| bearer.access().clone());
     tokens.refresh_token = Some(refresh_token);
     tokens.lifetime = life.map(|life| life.lifetime).unwrap_or_default();
-    let key = state
-        .ledger()
-        .api_key()
-        .map(|key| Fingerprint::of(key.expose()));
-    tokens.api_key = key.or(tokens.api_key);
+    tokens.api_key = state.ledger().owner();
     let mut header = Header::new(version);
     header.expires_in = life.map(|life| life.expires.left(now));
     header.mark = (marks > 0).then_some(InUseMark {
@@ -132,6 +135,36 @@ async fn agree(state: &State, session: &mut Session) -> Result<(), Error> {
     drop(ledger);
     if let Some(store) = &state.store {
         store.forget_unsaved();
+    }
+    Ok(())
+}
+
+/// Takes up the given refresh token, unless something else can be presented or it was taken up before. The store has it
+/// first and the note that it is spent second: whoever is killed in between leaves a seed that others find, and note.
+async fn take_up_seed(
+    state: &State,
+    store: &SourceStore,
+    session: &mut Session,
+) -> Result<(), Error> {
+    let (seed, logs_in) = {
+        let ledger = state.ledger();
+        (
+            ledger.needed_seed(),
+            ledger.usable_key(state.now()).is_some(),
+        )
+    };
+    if let Some(seed) = seed {
+        if logs_in {
+            tracing::info!("the given refresh token is not presented: the API key logs in");
+        } else if spent_seeds::is_spent(store, &seed).await? {
+            state.ledger().forget_seed(&seed);
+        } else {
+            session.plant(seed).await?;
+        }
+    }
+    if let Some(seed) = session.snapshot().and_then(Snapshot::seed) {
+        spent_seeds::note(store, seed).await?;
+        state.ledger().agree(session.snapshot());
     }
     Ok(())
 }
@@ -202,21 +235,26 @@ pub(super) async fn extend_mark(state: &State, rest: Duration) {
     }
 }
 
-/// The stored refresh token was refused.
-pub(super) async fn forget_stored_tokens(state: &State) {
+/// A credential was refused. The stored refresh token is forgotten if it was that, and the seed is taken up if nothing else
+/// is left.
+pub(super) async fn refused(state: &State, grant: &Grant) {
     let Some(store) = &state.store else {
         return;
     };
     let Ok(mut session) = store.session().await else {
         return;
     };
-    if let Some(session) = session.as_mut() {
-        if let Err(error) = session.change(Snapshot::forget_tokens).await {
-            tracing::warn!(%error, "a refused refresh token stays in the store");
-        }
-        if let Some(stored) = session.snapshot() {
-            state.ledger().plant_seed(stored.tokens());
-        }
+    let Some(session) = session.as_mut() else {
+        return;
+    };
+    if matches!(grant, Grant::RefreshToken(_))
+        && let Err(error) = session.change(Snapshot::forget_tokens).await
+    {
+        tracing::warn!(%error, "a refused refresh token stays in the store");
+        return;
+    }
+    if let Err(error) = take_up_seed(state, store, session).await {
+        tracing::warn!(%error, "the given refresh token is not presented");
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     credentials::{ApiKey, Credentials, GrantPreference, RefreshToken},
     endpoint::{Grant, Outcome},
     error::Error,
-    store::{StoredTokens, Version},
+    store::{Fingerprint, Version},
 };
 
 /// Refused API keys and suspended accounts are asked again after this, should someone have mended them.
@@ -44,6 +44,8 @@ pub(super) struct Ledger {
     /// With a store: which of its pairs we hold, and how often we marked its refresh token.
     version: Option<Version>,
     marks: u32,
+    /// The API key whose login began the family of the pair we hold; `None` for that of a seed.
+    owner: Option<Fingerprint>,
     /// The store never had the pair we hold. Nobody else can present its refresh token.
     is_unsaved: bool,
     /// New credentials are tried at once, also in a cool-down that others share.
@@ -73,6 +75,8 @@ pub(super) struct Bought {
     /// The API key that was held then, whatever was presented.
     api_key: Option<ApiKey>,
     edition: u64,
+    /// Whose pair it brings.
+    owner: Option<Fingerprint>,
     /// The token in use at that time.
     generation: u64,
     /// The stored pair at that time.
@@ -114,6 +118,10 @@ impl Bought {
 
     pub(super) fn api_key(&self) -> Option<&ApiKey> {
         self.api_key.as_ref()
+    }
+
+    pub(super) fn owner(&self) -> Option<&Fingerprint> {
+        self.owner.as_ref()
     }
 
     pub(super) fn version(&self) -> Option<Version> {
@@ -213,6 +221,10 @@ impl Ledger {
         self.is_unsaved
     }
 
+    pub(super) fn owner(&self) -> Option<Fingerprint> {
+        self.owner.clone()
+    }
+
     /// The API key, if it was not refused a short while ago.
     pub(super) fn usable_key(&self, now: Now) -> Option<ApiKey> {
         self.api_key
@@ -289,11 +301,15 @@ impl Ledger {
             return None;
         }
         self.in_doubt |= matches!(grant, Grant::RefreshToken(_));
-        let edition = self.edition;
+        let owner = match grant {
+            Grant::ApiKey(key) => Some(Fingerprint::of(key.expose())),
+            Grant::RefreshToken(_) => self.owner.clone(),
+        };
         Some(Bought {
             grant: grant.clone(),
             api_key: self.api_key.clone(),
-            edition,
+            edition: self.edition,
+            owner,
             generation,
             version: stored,
         })
@@ -364,8 +380,8 @@ impl Ledger {
             return false;
         }
         self.pair_of = generation + 1;
-        if let Grant::RefreshToken(token) = &bought.grant {
-            self.seed.take_if(|seed| seed == token);
+        self.owner = bought.owner.clone();
+        if matches!(bought.grant, Grant::RefreshToken(_)) {
             self.refused_in_a_row = 0;
         } else {
             self.key_refused_until = None;
@@ -393,6 +409,7 @@ impl Ledger {
         let is_kept = self.is_newest(bought, generation);
         if is_kept {
             self.put(Some(token), matches!(bought.grant, Grant::ApiKey(_)));
+            self.owner = bought.owner.clone();
         }
         is_kept
     }
@@ -428,6 +445,12 @@ impl Ledger {
         self.pair_of = generation + 1;
         self.put(stored.tokens().refresh_token.clone(), false);
         self.in_doubt = stored.marks() > 0;
+        self.took_over(stored);
+    }
+
+    /// What we hold is what is stored.
+    fn took_over(&mut self, stored: &Snapshot) {
+        self.owner = stored.tokens().api_key.clone();
         self.saved(stored.version());
     }
 
@@ -440,14 +463,14 @@ impl Ledger {
     /// [`write_back`](Self::write_back).
     pub(super) fn agree(&mut self, stored: Option<&Snapshot>) {
         let Some(stored) = stored else {
-            return self.plant_seed(&StoredTokens::default());
+            return;
         };
         if self.version != Some(stored.version()) {
             // What is older than a pair of ours that was refused is spent.
             let is_spent = self.version.is_some_and(|ours| stored.is_behind(ours));
             let token = stored.tokens().refresh_token.clone().filter(|_| !is_spent);
             self.put(token, false);
-            self.saved(stored.version());
+            self.took_over(stored);
         }
         // Under our number there is our pair: its save was done, perhaps without a word.
         self.is_unsaved = false;
@@ -462,7 +485,10 @@ impl Ledger {
             // A mark that stood when the pair was adopted has been cleared.
             self.in_doubt = false;
         }
-        self.plant_seed(stored.tokens());
+        if self.refresh_token.is_some() && self.seed == self.refresh_token {
+            // It was taken up, here or by a sibling: the store's copy is the one.
+            self.seed = None;
+        }
     }
 
     /// Our own pair's number and marks, if it goes before what is stored: the store was emptied, or restored from an
@@ -478,17 +504,16 @@ impl Ledger {
         Some((ours, marks, self.refresh_token.clone()?))
     }
 
-    /// Whether this is the given refresh token rather than one that a store or the API gave.
-    pub(super) fn is_seed(&self, token: &RefreshToken) -> bool {
-        self.seed.as_ref() == Some(token)
+    /// The given refresh token, if there is no other to present.
+    pub(super) fn needed_seed(&self) -> Option<RefreshToken> {
+        let is_needed =
+            self.refresh_token.is_none() && self.preference == GrantPreference::RefreshToken;
+        self.seed.clone().filter(|_| is_needed)
     }
 
-    /// Takes up the given refresh token if nothing else is there, and it was not taken up before.
-    pub(super) fn plant_seed(&mut self, stored: &StoredTokens) {
-        self.seed.take_if(|seed| stored.has_spent(seed));
-        if self.refresh_token.is_none() && self.seed.is_some() {
-            self.put(self.seed.clone(), false);
-        }
+    /// A given refresh token that was taken up before is worth nothing.
+    pub(super) fn forget_seed(&mut self, spent: &RefreshToken) {
+        self.seed.take_if(|seed| seed == spent);
     }
 
     /// Whether this credential is still the one held.
@@ -527,7 +552,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        endpoint::TokenResponse, error::ErrorKind, source::cool_down::Pause, store::Header,
+        endpoint::TokenResponse,
+        error::ErrorKind,
+        source::cool_down::Pause,
+        store::{Header, StoredTokens},
     };
 
     fn at(seconds: u64) -> Now {
@@ -585,6 +613,16 @@ mod tests {
         if marks > 0 {
             snapshot.mark(marks, Duration::ZERO);
         }
+        snapshot
+    }
+
+    fn logged_out(family: u64, revision: u64) -> Snapshot {
+        Snapshot::logged_out(Header::new(Version { family, revision }))
+    }
+
+    fn refused(family: u64, revision: u64) -> Snapshot {
+        let mut snapshot = stored(family, revision, 0, "older");
+        snapshot.forget_tokens();
         snapshot
     }
 
@@ -795,6 +833,10 @@ mod tests {
             (Some(stored(7, 2, 0, "ours")), false, "ours"),
             (Some(stored(7, 3, 0, "newer")), false, "newer"),
             (Some(stored(8, 1, 0, "login")), false, "login"),
+            // A log-out is a pair of its own, and an older one that was refused is none.
+            (Some(logged_out(7, 1)), false, "Refused"),
+            (Some(logged_out(8, 0)), false, "NoCredentials"),
+            (Some(refused(7, 1)), true, "ours"),
         ] {
             let mut ledger = Ledger::new(credentials(false, ""), GrantPreference::default(), true);
             ledger.adopt(&stored(7, 2, 0, "ours"), 0);
@@ -831,27 +873,32 @@ mod tests {
     /// Guarantee G26: a seed is for an empty store, once.
     #[test]
     fn g26_the_store_goes_before_the_seed() {
-        let seeded = || Ledger::new(credentials(false, "seed"), GrantPreference::default(), true);
-        let mut empty = seeded();
-        assert!(empty.holds_refresh_token() && empty.is_seed(&"seed".into()));
+        let seeded = |preference| Ledger::new(credentials(false, "seed"), preference, true);
+        let seed = Some(RefreshToken::from("seed"));
+        let mut empty = seeded(GrantPreference::RefreshToken);
         empty.agree(None);
+        assert!(empty.holds_refresh_token());
+        assert_eq!(empty.needed_seed(), seed);
+        empty.agree(Some(&stored(1, 0, 0, "seed")));
         assert_eq!(next(&mut empty, &mut Round::default(), 0), "seed");
+        assert_eq!(empty.seed, None, "it is the store's now");
 
-        let mut full = seeded();
+        let mut full = seeded(GrantPreference::RefreshToken);
         full.agree(Some(&stored(1, 1, 0, "one")));
+        assert_eq!(full.needed_seed(), None);
         assert_eq!(next(&mut full, &mut Round::default(), 0), "one");
         // What is stored was refused: now the seed.
         present(&mut full, &refresh("one"));
         let refused = Outcome::Refused(error(ErrorKind::Refused));
         full.apply(&refresh("one"), &refused, &mut Round::default(), at(0));
-        full.plant_seed(&StoredTokens::default());
-        assert_eq!(next(&mut full, &mut Round::default(), 0), "seed");
+        assert_eq!(full.needed_seed(), seed);
+        full.forget_seed(&"another".into());
+        assert_eq!(full.needed_seed(), seed);
+        full.forget_seed(&"seed".into());
+        assert_eq!(full.needed_seed(), None);
 
-        let mut spent = seeded();
-        let mut known = StoredTokens::default();
-        known.note_spent(&"seed".into());
-        spent.plant_seed(&known);
-        assert_eq!(next(&mut spent, &mut Round::default(), 0), "NoCredentials");
+        let login = seeded(GrantPreference::ApiKey);
+        assert_eq!(login.needed_seed(), None, "it would not present it");
     }
 
     #[test]

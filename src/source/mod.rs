@@ -44,6 +44,7 @@ mod renewal;
 mod saver;
 mod single_flight;
 mod snapshot;
+mod spent_seeds;
 mod state;
 mod store_session;
 mod token_source;

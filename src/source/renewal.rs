@@ -205,9 +205,7 @@ impl Renewal {
                 }
                 Outcome::Ambiguous { error, .. } => error,
                 Outcome::Refused(error) => {
-                    if matches!(grant, Grant::RefreshToken(_)) {
-                        fleet::forget_stored_tokens(&self.state).await;
-                    }
+                    fleet::refused(&self.state, &grant).await;
                     error
                 }
                 Outcome::Suspended(error) => {

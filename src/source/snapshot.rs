@@ -19,6 +19,8 @@ use crate::{
 pub(super) struct Snapshot {
     header: Header,
     tokens: StoredTokens,
+    /// Somebody took the pair away.
+    is_logged_out: bool,
     at: Instant,
 }
 
@@ -46,7 +48,16 @@ impl Snapshot {
         Self {
             header,
             tokens,
+            is_logged_out: false,
             at: Instant::now(),
+        }
+    }
+
+    /// A header alone.
+    pub(super) fn logged_out(header: Header) -> Self {
+        Self {
+            is_logged_out: true,
+            ..Self::new(header, StoredTokens::default())
         }
     }
 
@@ -86,13 +97,14 @@ impl Snapshot {
             .min(self.tokens.lifetime)
     }
 
-    /// Whether a pair of our own goes before this: ours is later in the same family, or nothing is stored at all.
+    /// Whether a pair of our own goes before this: ours is later in the same family, or nothing is stored at all. A log-out
+    /// is not undone.
     pub(super) fn is_behind(&self, ours: Version) -> bool {
         let Version { family, revision } = self.header.version;
         let is_blank = revision == 0
             && self.tokens.access_token.is_none()
             && self.tokens.refresh_token.is_none();
-        is_blank || family == ours.family && revision < ours.revision
+        !self.is_logged_out && (is_blank || family == ours.family && revision < ours.revision)
     }
 
     /// Whether this goes before ours: later in the same family, or of another.
@@ -125,18 +137,21 @@ impl Snapshot {
         self.header.mark = None;
     }
 
-    /// Takes up a given refresh token, unless it was taken up before. From here on the store has it, and the copy in
-    /// somebody's environment is worth nothing.
-    pub(super) fn plant(&mut self, seed: &RefreshToken) {
-        if !self.tokens.has_spent(seed) {
-            self.header = Header::new(new_family(0));
-            self.tokens.access_token = None;
-            self.tokens.refresh_token = Some(seed.clone());
-            self.tokens.note_spent(seed);
-        }
+    /// A given refresh token that is taken up: revision 0 of a family, of no API key. From here on the store has it, and the
+    /// copy in somebody's environment is worth nothing.
+    pub(super) fn planted(seed: RefreshToken) -> Self {
+        let mut snapshot = Self::nothing();
+        snapshot.tokens.refresh_token = Some(seed);
+        snapshot
     }
 
-    /// Forgets a pair that was refused. Its number and the spent seeds stay.
+    /// The seed that was taken up, until it brings a pair.
+    pub(super) fn seed(&self) -> Option<&RefreshToken> {
+        let seed = self.tokens.refresh_token.as_ref();
+        seed.filter(|_| self.version().revision == 0)
+    }
+
+    /// Forgets a pair that was refused. Its number stays.
     pub(super) fn forget_tokens(&mut self) {
         self.tokens.access_token = None;
         self.tokens.refresh_token = None;
@@ -149,16 +164,12 @@ impl Snapshot {
         self.header.not_before = Some(wait + self.at.elapsed());
     }
 
-    /// Keeps what outlives a pair.
-    pub(super) fn inherit(&mut self, older: &Self) {
-        self.tokens.inherit(&older.tokens);
-    }
-
     /// The form that stores take.
     pub(super) fn close(&self) -> Stored {
         let mut header = self.header.counted_down(self.at.elapsed());
         header.not_before = header.not_before.filter(|wait| !wait.is_zero());
-        Stored::new(header, Some(self.tokens.close()))
+        let record = (!self.is_logged_out).then(|| self.tokens.close());
+        Stored::new(header, record)
     }
 }
 

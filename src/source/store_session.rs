@@ -1,7 +1,13 @@
 //! A source's part in its store: the session under the store's lock, and the pair that could not be saved (guarantees
 //! G21 and G24).
 
-use std::{fmt, ops::Range, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    ops::Range,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{
@@ -42,6 +48,7 @@ pub(crate) struct SourceStore {
     replace_foreign_pair: bool,
     session: Mutex<Option<Session>>,
     unsaved: std::sync::Mutex<Unsaved>,
+    says_unclaimed: Once,
 }
 
 /// The pair that is in use and could not be saved.
@@ -84,7 +91,16 @@ impl SourceStore {
             replace_foreign_pair,
             session: Mutex::new(None),
             unsaved: Default::default(),
+            says_unclaimed: Once::new(),
         }
+    }
+
+    pub(super) fn store(&self) -> &dyn TokenStore {
+        &*self.store
+    }
+
+    pub(super) fn key(&self) -> &StoreKey {
+        &self.key
     }
 
     /// The session of this source, if one is open.
@@ -129,11 +145,10 @@ impl SourceStore {
         if let Some(mark) = &mut header.mark {
             mark.settles_in = mark.settles_in.min(LONGEST_PAUSE);
         }
-        let tokens = record
-            .as_ref()
-            .map(StoredTokens::open)
-            .transpose()?
-            .unwrap_or_default();
+        let Some(record) = record else {
+            return Ok(Some(Snapshot::logged_out(header)));
+        };
+        let tokens = StoredTokens::open(&record)?;
         let is_foreign = match (&tokens.api_key, key) {
             (Some(theirs), Some(key)) => *theirs != Fingerprint::of(key.expose()),
             _ => false,
@@ -145,6 +160,15 @@ impl SourceStore {
                 self.key.account()
             );
             return Err(Error::new(ErrorKind::StoreForeign, message));
+        }
+        if key.is_some() && tokens.refresh_token.is_some() && tokens.api_key.is_none() {
+            self.says_unclaimed.call_once(|| {
+                tracing::warn!(
+                    account = self.key.account(),
+                    "the stored pair does not say whose it is, since it came from a given refresh token: it is taken for that of the \
+                     API key"
+                );
+            });
         }
         Ok(Some(Snapshot::new(
             header,
@@ -329,18 +353,15 @@ impl Session {
         self.snapshot.as_ref().map_or(0, Snapshot::marks)
     }
 
+    /// Takes up a given refresh token.
+    pub(super) async fn plant(&mut self, seed: RefreshToken) -> Result<(), Error> {
+        self.save(Snapshot::planted(seed)).await
+    }
+
     /// Notes that a refresh token is about to be presented, and that its response is read for `reads_for`. Returns when
     /// that has only just been made sure.
-    pub(super) async fn mark(
-        &mut self,
-        token: &RefreshToken,
-        reads_for: Duration,
-        is_seed: bool,
-    ) -> Result<(), Error> {
+    pub(super) async fn mark(&mut self, reads_for: Duration) -> Result<(), Error> {
         let mut snapshot = self.snapshot.clone().unwrap_or_else(Snapshot::nothing);
-        if is_seed {
-            snapshot.plant(token);
-        }
         let count = self.marks().saturating_add(1);
         for _ in 0..3 {
             let begun = Instant::now();
@@ -380,10 +401,7 @@ impl Session {
     }
 
     /// Replaces what is stored, if nothing else was stored since this session saw it.
-    pub(super) async fn save(&mut self, mut snapshot: Snapshot) -> Result<(), Error> {
-        if let Some(stored) = &self.snapshot {
-            snapshot.inherit(stored);
-        }
+    pub(super) async fn save(&mut self, snapshot: Snapshot) -> Result<(), Error> {
         let (expected, stored) = (self.version(), snapshot.close());
         bounded(|| self.lock.save(expected, stored)).await?;
         self.snapshot = Some(snapshot);
@@ -396,7 +414,7 @@ impl Session {
 }
 
 /// Stores bound their own waits and don't panic; one that does otherwise must not cost a pair that was granted.
-async fn bounded<'a, T>(
+pub(super) async fn bounded<'a, T>(
     work: impl FnOnce() -> BoxFuture<'a, Result<T, Error>>,
 ) -> Result<T, Error> {
     let work = AssertUnwindSafe(async { work().await }).catch_unwind();
@@ -410,7 +428,7 @@ async fn bounded<'a, T>(
     }
 }
 
-async fn unlock(lock: Box<dyn StoreLock>) {
+pub(super) async fn unlock(lock: Box<dyn StoreLock>) {
     // A lock that can't be freed ends with its process or lease.
     let _ = bounded(|| lock.unlock().map(Ok).boxed()).await;
 }

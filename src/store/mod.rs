@@ -43,6 +43,23 @@
 //!
 //! So a process that is killed at any of these points leaves a record from which the next one can
 //! go on.
+//!
+//! # Seeds
+//!
+//! A refresh token that is given to the builder of a source with a store is a *seed*. What is stored goes before it. It is
+//! taken up where nothing is stored, or what is stored was refused, and no API key can log in instead: then the store has
+//! it, before it is presented. That it is spent is noted by a fingerprint (SHA-256, of the last eight seeds) in a record of
+//! its own, under a second [`StoreKey`] whose account is `NAME@seeds`. So a program that is started again with the same seed
+//! presents it no more, also after the pair's record was deleted, refused or put into quarantine. A process that still holds
+//! the pair writes it back where nothing is stored; where a pair was taken away ([`clear`](StoreLock#method.clear)) it does
+//! not.
+//!
+//! Of a store that lost both records nobody can know. A program that is then started with an old seed and without an API
+//! key presents a token that is spent, and the API may revoke all that came of it: take the seed out of the environment
+//! after the first start.
+//!
+//! A pair that came of a seed does not say whose account it is of. A holder of an API key takes it for that of its own key,
+//! and warns once.
 
 use std::{fmt, time::Duration};
 
@@ -68,6 +85,7 @@ mod memory;
 mod record;
 #[cfg(feature = "redis-store")]
 mod redis;
+mod spent_seeds;
 
 #[cfg(feature = "test-util")]
 pub use self::contract::contract_suite;
@@ -78,9 +96,12 @@ pub use self::file::FileStore;
 #[cfg(feature = "keyring-store")]
 pub use self::keyring::KeyringStore;
 pub use self::memory::MemoryStore;
-pub(crate) use self::record::{Fingerprint, StoredTokens};
 #[cfg(feature = "redis-store")]
 pub use self::redis::{RedisStore, RedisStoreBuilder};
+pub(crate) use self::{
+    record::{Fingerprint, StoredTokens},
+    spent_seeds::SpentSeeds,
+};
 
 /// A place where pairs of tokens outlive the process. See the [module docs](self).
 ///
@@ -265,6 +286,14 @@ impl StoreKey {
             return Err(Error::new(ErrorKind::Configuration, message));
         }
         Ok(Self { origin, account })
+    }
+
+    /// The key under which the spent seeds of this account lie. No account of a user's has such a name.
+    pub(crate) fn spent_seeds(&self) -> Self {
+        Self {
+            origin: self.origin.clone(),
+            account: format!("{}@seeds", self.account),
+        }
     }
 
     /// The origin, with its port written out, as the source gives it.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -22,10 +22,6 @@ const FORM: u32 = 1;
 
 /// What an encrypted record begins with, whatever its form.
 pub(super) const SEALED: &[u8] = b"sealed:";
-
-/// How many seeds are remembered as spent. Each rolling restart may bring another one; eight are
-/// beyond any that could still be in somebody's environment.
-const MAX_SEEDS: usize = 8;
 
 /// Says whether two secrets are the same without telling either.
 ///
@@ -55,12 +51,9 @@ pub(crate) struct StoredTokens {
     /// The whole lifetime of the access token: what is left of it is in the header, and never
     /// counts for more than this, whatever a clock says.
     pub(crate) lifetime: Duration,
-    /// Whose pair it is. A holder of another key neither uses it nor writes over it.
+    /// Whose pair it is: that of the key whose login began its family. A holder of another key neither uses it nor writes
+    /// over it. `None` if it began with a seed: nobody knows whose that is.
     pub(crate) api_key: Option<Fingerprint>,
-    /// Given refresh tokens that were taken up before, the latest last. They outlive the pair: a
-    /// program that is started again with the same seed in its environment must not present it
-    /// again.
-    spent_seeds: Vec<Fingerprint>,
 }
 
 /// The JSON. Whatever is missing has a default, so that fields can be added without a new form.
@@ -75,40 +68,9 @@ struct Form {
     lifetime_ms: u64,
     #[serde(default)]
     api_key: Option<Fingerprint>,
-    #[serde(default)]
-    spent_seeds: Vec<Fingerprint>,
 }
 
 impl StoredTokens {
-    /// Whether this seed was taken up before, by any process that shares the store.
-    pub(crate) fn has_spent(&self, seed: &RefreshToken) -> bool {
-        self.spent_seeds.contains(&Fingerprint::of(seed.expose()))
-    }
-
-    /// Notes a seed as taken up. This is saved together with the mark, before the seed is
-    /// presented.
-    pub(crate) fn note_spent(&mut self, seed: &RefreshToken) {
-        let seed = Fingerprint::of(seed.expose());
-        if !self.spent_seeds.contains(&seed) {
-            self.spent_seeds.push(seed);
-            let surplus = self.spent_seeds.len().saturating_sub(MAX_SEEDS);
-            self.spent_seeds.drain(..surplus);
-        }
-    }
-
-    /// Keeps what outlives a pair: the spent seeds, and whose account it is. The older ones go
-    /// first, so that they are forgotten first.
-    pub(crate) fn inherit(&mut self, older: &Self) {
-        for seed in &older.spent_seeds {
-            if !self.spent_seeds.contains(seed) {
-                self.spent_seeds.insert(0, seed.clone());
-            }
-        }
-        let surplus = self.spent_seeds.len().saturating_sub(MAX_SEEDS);
-        self.spent_seeds.drain(..surplus);
-        self.api_key = self.api_key.take().or_else(|| older.api_key.clone());
-    }
-
     /// Writes the record, in memory that is wiped and never grows.
     pub(crate) fn close(&self) -> Record {
         let text = |secret: &str| Zeroizing::new(secret.to_owned());
@@ -121,7 +83,6 @@ impl StoredTokens {
                 .map(|token| text(token.expose())),
             lifetime_ms: u64::try_from(self.lifetime.as_millis()).unwrap_or(u64::MAX),
             api_key: self.api_key.clone(),
-            spent_seeds: self.spent_seeds.clone(),
         };
         // Tokens have no characters to escape; the rest is short. Growing would leave a copy behind.
         let length = [&form.access_token, &form.refresh_token]
@@ -135,41 +96,45 @@ impl StoredTokens {
         Record::new(bytes)
     }
 
-    /// Reads a record.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::StoreCorrupt`] if it is not what this crate writes,
-    /// [`ErrorKind::StoreUnreadable`] if it was written by a newer version or is encrypted: that
-    /// one is sound, and must not be quarantined.
+    /// Reads a record; for its errors see [`read`].
     pub(crate) fn open(record: &Record) -> Result<Self, Error> {
-        /// Read first, and alone: a newer form may have fields that this one can't read.
-        #[derive(Deserialize)]
-        struct Envelope {
-            form: u32,
-        }
-        // The parser's own error may quote the record: it is not kept.
-        let corrupt = || {
-            Error::new(
-                ErrorKind::StoreCorrupt,
-                "the stored record is not what this crate writes",
-            )
-        };
-        if record.expose().starts_with(SEALED) {
-            let message = "the stored record is encrypted; wrap the store in an `EncryptedStore` with its key";
-            return Err(Error::new(ErrorKind::StoreUnreadable, message));
-        }
-        let Envelope { form } = serde_json::from_slice(record.expose()).map_err(|_| corrupt())?;
-        refuse_newer("the stored record", form, FORM)?;
-        let form: Form = serde_json::from_slice(record.expose()).map_err(|_| corrupt())?;
+        let form: Form = read(record, FORM)?;
         Ok(Self {
             access_token: form.access_token.map(AccessToken::from),
             refresh_token: form.refresh_token.map(RefreshToken::from),
             lifetime: Duration::from_millis(form.lifetime_ms),
             api_key: form.api_key,
-            spent_seeds: form.spent_seeds,
         })
     }
+}
+
+/// Reads a record that is JSON with a form up to `known`.
+///
+/// # Errors
+///
+/// [`ErrorKind::StoreCorrupt`] if it is not what this crate writes, [`ErrorKind::StoreUnreadable`] if it was written by a
+/// newer version or is encrypted: that one is sound, and must not be quarantined.
+pub(super) fn read<T: DeserializeOwned>(record: &Record, known: u32) -> Result<T, Error> {
+    /// Read first, and alone: a newer form may have fields that this one can't read.
+    #[derive(Deserialize)]
+    struct Envelope {
+        form: u32,
+    }
+    // The parser's own error may quote the record: it is not kept.
+    let corrupt = |_| {
+        Error::new(
+            ErrorKind::StoreCorrupt,
+            "the stored record is not what this crate writes",
+        )
+    };
+    if record.expose().starts_with(SEALED) {
+        let message =
+            "the stored record is encrypted; wrap the store in an `EncryptedStore` with its key";
+        return Err(Error::new(ErrorKind::StoreUnreadable, message));
+    }
+    let Envelope { form } = serde_json::from_slice(record.expose()).map_err(corrupt)?;
+    refuse_newer("the stored record", form, known)?;
+    serde_json::from_slice(record.expose()).map_err(corrupt)
 }
 
 #[cfg(test)]
@@ -178,24 +143,18 @@ mod tests {
 
     #[test]
     fn g22_a_record_comes_back_as_it_was_and_an_odd_one_is_an_error() {
-        let mut contents = StoredTokens {
+        let contents = StoredTokens {
             access_token: Some("test-only-access".into()),
             refresh_token: Some("test-only-refresh".into()),
             lifetime: Duration::from_secs(3600),
             api_key: Some(Fingerprint::of("test-only-key")),
-            spent_seeds: Vec::new(),
         };
-        contents.note_spent(&"test-only-seed".into());
         let record = contents.close();
         assert!(!format!("{record:?} {contents:?}").contains("test-only"));
         let opened = StoredTokens::open(&record).expect("what was closed");
         assert_eq!(opened.access_token, contents.access_token);
         assert_eq!(opened.refresh_token, contents.refresh_token);
         assert_eq!(opened.lifetime, contents.lifetime);
-        assert!(
-            opened.has_spent(&"test-only-seed".into())
-                && !opened.has_spent(&"test-only-other".into())
-        );
 
         for end in 0..record.expose().len() {
             let cut = Record::new(record.expose()[..end].to_vec());
@@ -211,19 +170,5 @@ mod tests {
             let error = StoredTokens::open(&Record::new(sound.to_vec())).expect_err("not for us");
             assert_eq!(error.kind(), ErrorKind::StoreUnreadable);
         }
-    }
-
-    #[test]
-    fn g26_the_last_eight_seeds_are_remembered() {
-        let mut contents = StoredTokens::default();
-        for number in 0..10 {
-            contents.note_spent(&format!("test-only-{number}").into());
-            contents.note_spent(&format!("test-only-{number}").into());
-        }
-        let known = (0..10).map(|number| contents.has_spent(&format!("test-only-{number}").into()));
-        assert_eq!(
-            known.collect::<Vec<_>>(),
-            [[false; 2].as_slice(), &[true; 8]].concat()
-        );
     }
 }

@@ -1,9 +1,18 @@
 //! G26: refresh tokens that are given to the builder.
 
-use apivideo_auth::{Credentials, testing::Fault};
-use tokio::time::sleep;
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    },
+};
 
-use super::*;
+use apivideo_auth::{Credentials, store::Stored, testing::Fault};
+use tokio::{sync::Notify, time::sleep};
+
+use super::{stores::damaged, *};
+use crate::traces::Traces;
 
 #[tokio::test(start_paused = true)]
 async fn g26_a_restart_with_the_old_seed_presents_nothing_twice() {
@@ -128,27 +137,155 @@ async fn g26_a_seed_outlives_a_transient_failure_and_its_process() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g26_a_spent_seed_is_not_planted_in_an_emptied_store() {
-    for with_key in [true, false] {
+async fn g26_the_store_forgets_no_spent_seed_with_its_record() {
+    for loss in [
+        "deleted",
+        "quarantined",
+        "logged out",
+        "refused",
+        "replaced",
+    ] {
         let fleet = Fleet::new();
         let seed = fleet.api.mint_pair().1;
-        let process = fleet.start(fleet.builder(with_key).refresh_token(seed.as_str()));
-        assert_eq!(process.list().await, Ok(200));
-        sleep(HOUR).await;
-        fleet.api.revoke_refresh_tokens();
-        fleet.api.refuse_api_key(true);
-        assert_eq!(process.list().await, Err(ErrorKind::Refused));
+        let start = || fleet.start(fleet.keyless().refresh_token(seed.as_str()));
+        let first = start();
+        assert_eq!(first.list().await, Ok(200));
+        drop(first);
+        let stored = fleet.store.read().expect("a pair");
+        match loss {
+            "deleted" => fleet.store.put(None),
+            "logged out" => fleet.store.put(Some(Stored::new(stored.header, None))),
+            "refused" => {
+                sleep(HOUR).await;
+                fleet.api.revoke_refresh_tokens();
+            }
+            "replaced" => fleet.log_in().await,
+            _ => {
+                fleet.store.put(Some(damaged(&stored)));
+                fleet.log_in().await;
+                fleet.store.put(None);
+            }
+        }
+        let again = start();
+        assert_eq!(again.list().await.is_ok(), loss == "replaced", "{loss}");
+        assert_eq!(fleet.api.presentations(&seed), 1, "{loss}");
+        assert_eq!(fleet.api.counts().reuse_violations, 0, "{loss}");
+    }
+}
+
+/// Also where it was given to a process that died on its way, at whatever step.
+#[tokio::test(start_paused = true)]
+async fn g26_killed_at_any_step_a_seed_is_presented_once() {
+    for step in 0.. {
+        let fleet = Fleet::new();
+        let seed = fleet.api.mint_pair().1;
+        let seeded = || fleet.keyless().refresh_token(seed.as_str());
+        let (steps, done) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
+        let store = fleet.faulty({
+            let (steps, done) = (steps.clone(), done.clone());
+            hook(move |_, _| {
+                let (is_last, done) = (steps.fetch_add(1, SeqCst) == step, done.clone());
+                async move {
+                    if is_last {
+                        done.notify_one();
+                        pending::<()>().await;
+                    }
+                    Ok(())
+                }
+            })
+        });
+        let killed = fleet.start(seeded().store(store));
+        let request = killed.spawn();
+        let is_killed = tokio::select! {
+            () = done.notified() => true,
+            outcome = request => {
+                assert_eq!(outcome.unwrap(), Ok(200));
+                steps.load(SeqCst) > step
+            }
+        };
+        fleet.store.lose_lock();
+        sleep(seconds(100.0)).await;
+        if !is_killed {
+            assert!(step > 15, "{step}");
+            return;
+        }
+        assert_eq!(fleet.start(seeded()).list().await, Ok(200), "{step}");
         fleet.store.put(None);
-        fleet.api.refuse_api_key(false);
-        sleep(seconds(301.0)).await;
-        assert_eq!(process.list().await.is_ok(), with_key);
-        assert_eq!(
-            (
-                fleet.api.presentations(&seed),
-                fleet.api.counts().reuse_violations
-            ),
-            (1, 0)
-        );
+        let _ = fleet.start(seeded()).list().await;
+        assert_eq!(fleet.api.presentations(&seed), 1, "{step}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g26_a_seed_is_not_presented_where_the_key_logs_in() {
+    let fleet = Fleet::new();
+    let seed = fleet.api.mint_pair().1;
+    let traces = Traces::default();
+    let _subscribed = traces.subscribe();
+    let process = fleet.start(fleet.keyed().refresh_token(seed.as_str()));
+    assert_eq!(process.list().await, Ok(200));
+    assert_eq!(process.way(), Some(GrantType::ApiKey));
+    assert!(
+        traces
+            .text()
+            .contains("the given refresh token is not presented"),
+        "{}",
+        traces.text()
+    );
+    // Neither after a refusal of what the store has, nor after the store was emptied.
+    sleep(HOUR).await;
+    fleet.api.revoke_refresh_tokens();
+    assert_eq!(process.list().await, Ok(200));
+    fleet.store.put(None);
+    let process = fleet.start(fleet.keyed().refresh_token(seed.as_str()));
+    assert_eq!(process.list().await, Ok(200));
+    assert_eq!(fleet.api.presentations(&seed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g26_a_seed_is_presented_where_the_key_is_refused() {
+    let fleet = Fleet::new();
+    let seed = fleet.api.mint_pair().1;
+    fleet.api.refuse_api_key(true);
+    let process = fleet.start(fleet.keyed().refresh_token(seed.as_str()));
+    assert_eq!(process.list().await, Ok(200));
+    assert_eq!(process.way(), Some(GrantType::RefreshToken));
+    assert_eq!(fleet.api.counts().token_calls, 2);
+}
+
+/// A seed is worth nothing where nobody can note that it is spent.
+#[tokio::test(start_paused = true)]
+async fn g26_a_seed_that_cannot_be_noted_is_not_presented() {
+    let fleet = Fleet::new();
+    let seed = fleet.api.mint_pair().1;
+    // The second save is that of the note.
+    let saves = AtomicU32::new(0);
+    let store = fleet.faulty(failing(move |op, when| {
+        let is_save = matches!(op, Op::Pair | Op::Touch | Op::Mark) && when == When::Before;
+        is_save && saves.fetch_add(1, SeqCst) == 1
+    }));
+    let process = fleet.start(fleet.keyless().refresh_token(seed.as_str()).store(store));
+    assert_eq!(process.list().await, Err(ErrorKind::StoreUnavailable));
+    assert_eq!(fleet.api.presentations(&seed), 0);
+    sleep(seconds(30.0)).await;
+    assert_eq!(process.list().await, Ok(200));
+    assert_eq!(fleet.api.presentations(&seed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g26_a_held_pair_is_written_back_but_no_log_out_undone() {
+    for logs_out in [false, true] {
+        let fleet = Fleet::logged_in().await;
+        let process = fleet.start(fleet.keyless());
+        assert_eq!(process.list().await, Ok(200));
+        let stored = fleet.store.read().expect("a pair");
+        fleet
+            .store
+            .put(logs_out.then(|| Stored::new(stored.header, None)));
+        sleep(HOUR).await;
+        assert_eq!(process.list().await.is_ok(), !logs_out);
+        assert_eq!(fleet.store.refresh_token().is_some(), !logs_out);
+        assert_eq!(fleet.api.counts().refreshes, u32::from(!logs_out) as usize);
     }
 }
 

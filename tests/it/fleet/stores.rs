@@ -13,9 +13,16 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 use tokio::time::Instant;
 
-/// One record in memory, whose spans follow Tokio's time. Its lock can be lost, as a lease can.
+/// One pair in memory, and the record of its spent seeds, whose spans follow Tokio's time. Locks can be lost, as leases can.
 #[derive(Clone, Default)]
-pub(crate) struct TestStore(Arc<Mutex<Slot>>);
+pub(crate) struct TestStore {
+    pair: Shared,
+    seeds: Shared,
+}
+
+/// What is stored under one key.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Slot>>);
 
 #[derive(Default)]
 struct Slot {
@@ -24,12 +31,12 @@ struct Slot {
     locks: u64,
 }
 
-impl TestStore {
+impl Shared {
     fn slot(&self) -> MutexGuard<'_, Slot> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn read(&self) -> Option<Stored> {
+    fn read(&self) -> Option<Stored> {
         let slot = self.slot();
         let (Stored { header, record, .. }, saved) = slot.stored.as_ref()?;
         let left = |span: Duration| span.saturating_sub(saved.elapsed());
@@ -43,14 +50,33 @@ impl TestStore {
         Some(Stored::new(now, record.clone()))
     }
 
-    /// Puts something else in its place, as a person does who restores or removes a file.
-    pub(crate) fn put(&self, stored: Option<Stored>) {
+    fn put(&self, stored: Option<Stored>) {
         self.slot().stored = stored.map(|stored| (stored, Instant::now()));
     }
+}
 
-    /// The lease of whoever holds the lock ends.
+impl TestStore {
+    fn at(&self, key: &StoreKey) -> &Shared {
+        if key.account().contains('@') {
+            &self.seeds
+        } else {
+            &self.pair
+        }
+    }
+
+    pub(crate) fn read(&self) -> Option<Stored> {
+        self.pair.read()
+    }
+
+    /// Puts something else in its place, as a person does who restores or removes a file.
+    pub(crate) fn put(&self, stored: Option<Stored>) {
+        self.pair.put(stored);
+    }
+
+    /// The leases of whoever holds a lock end.
     pub(crate) fn lose_lock(&self) {
-        self.slot().owner = None;
+        self.pair.slot().owner = None;
+        self.seeds.slot().owner = None;
     }
 
     pub(crate) fn version(&self) -> Option<Version> {
@@ -82,13 +108,13 @@ pub(crate) fn damaged(stored: &Stored) -> Stored {
 }
 
 impl TokenStore for TestStore {
-    fn load<'a>(&'a self, _: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
-        Box::pin(async { Ok(self.read()) })
+    fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        Box::pin(async { Ok(self.at(key).read()) })
     }
 
-    fn try_lock<'a>(&'a self, _: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
+    fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
         Box::pin(async {
-            let mut slot = self.slot();
+            let mut slot = self.at(key).slot();
             if slot.owner.is_some() {
                 return Ok(TryLock::Busy(Some("the neighbour".to_owned())));
             }
@@ -96,7 +122,7 @@ impl TokenStore for TestStore {
             let owner = slot.locks;
             slot.owner = Some(owner);
             Ok(TryLock::Locked(Box::new(Lock {
-                store: self.clone(),
+                at: self.at(key).clone(),
                 owner,
                 saved: None,
             })))
@@ -105,7 +131,7 @@ impl TokenStore for TestStore {
 }
 
 struct Lock {
-    store: TestStore,
+    at: Shared,
     owner: u64,
     saved: Option<Version>,
 }
@@ -117,7 +143,7 @@ impl StoreLock for Lock {
         stored: Stored,
     ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let mut slot = self.store.slot();
+            let mut slot = self.at.slot();
             let found = slot
                 .stored
                 .as_ref()
@@ -138,7 +164,7 @@ impl StoreLock for Lock {
     }
 
     fn quarantine(&mut self) -> BoxFuture<'_, Result<(), Error>> {
-        self.store.put(None);
+        self.at.put(None);
         Box::pin(async { Ok(()) })
     }
 
@@ -149,7 +175,7 @@ impl StoreLock for Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        let mut slot = self.store.slot();
+        let mut slot = self.at.slot();
         if slot.owner == Some(self.owner) {
             slot.owner = None;
         }
