@@ -103,8 +103,8 @@ pub enum ErrorKind {
     StoreLocked,
     /// Another pair was stored in the meantime, or the store's lock was lost. Transient.
     StoreConflict,
-    /// What is stored is damaged, or open to others. A source that holds an API key moves it aside
-    /// and logs in.
+    /// What is stored is damaged, or open to others. A source that holds an API key, or a pair that
+    /// is not stored yet, moves it aside.
     StoreCorrupt,
     /// What is stored is sound but can't be read here: it was written by a newer version, or
     /// encrypted with another key. It is left alone.

@@ -26,7 +26,7 @@ use super::{
     ledger::Bought,
     single_flight::Busy,
     state::State,
-    store_session::Session,
+    store_session::{Session, SourceStore},
 };
 use crate::{
     clock::Now,
@@ -112,8 +112,11 @@ impl Attempt {
             _busy: busy,
         };
         let task = tokio::spawn(async move {
-            // Nobody may be left to hear it.
-            let _ = report.send(run.finish(call).await);
+            let state = run.caller.state.clone();
+            if let Some(reply) = state.linger(run.finish(call)).await {
+                // Nobody may be left to hear it.
+                let _ = report.send(reply);
+            }
         });
         Self {
             reply,
@@ -212,7 +215,7 @@ fn before_send(caller: Caller, grant: Grant, reads_for: Duration, marks: Marks) 
             ..
         } = caller;
         marks.has_slot.store(true, Ordering::Release);
-        let mut stored = state.ledger().version();
+        let mut base = state.store.as_ref().and_then(SourceStore::seen);
         if let Some(store) = state.store.as_ref().filter(|_| !saves_later) {
             let mut session = store.session().await.map_err(HeldBack::Store)?;
             if matches!(grant, Grant::RefreshToken(_)) {
@@ -232,13 +235,12 @@ fn before_send(caller: Caller, grant: Grant, reads_for: Duration, marks: Marks) 
                     }
                 }
             }
-            stored = session
-                .as_ref()
-                .map_or_else(|| state.ledger().version(), Session::version);
+            base = session.as_ref().map_or(base, Session::version);
         }
-        // All of this took time. A leader that was replaced sends nothing, and a token that was replaced, by a late
-        // response or by the user, must not be presented.
-        if !state.renewals.is_current(leader) {
+        // All of this took time. A leader that was replaced sends nothing, nor does one without clients, whose response
+        // might not be read to its end; and a token that was replaced, by a late response or by the user, must not be
+        // presented.
+        if !state.renewals.is_current(leader) || state.is_abandoned() {
             return Err(HeldBack::Replaced);
         }
         let generation = state.current.generation();
@@ -251,7 +253,7 @@ fn before_send(caller: Caller, grant: Grant, reads_for: Duration, marks: Marks) 
         }
         let bought = state
             .ledger()
-            .presented(&grant, generation, stored)
+            .presented(&grant, generation, base)
             .ok_or(HeldBack::Changed)?;
         let _ = marks.sent.set((bought, state.now()));
         Ok(())

@@ -78,7 +78,7 @@ impl<'a> Commit<'a> {
                 store.save(&pair, Instant::now() + LOCK_WAIT).await
             };
             match result {
-                Ok(()) => store.forget_unsaved(),
+                Ok(()) => store.forget_unsaved(None),
                 Err(NotSaved::MovedOn) => return None,
                 Err(NotSaved::Failed(error)) => {
                     // If the lock was lost, whose pair stands is for the store to say.
@@ -164,7 +164,7 @@ impl<'a> Commit<'a> {
         tokens.api_key = bought.owner().cloned();
         BoughtPair::new(
             Snapshot::new(header, tokens),
-            bought.version(),
+            bought.base(),
             bought.api_key().cloned(),
         )
     }

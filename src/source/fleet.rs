@@ -10,10 +10,11 @@ use super::{
     cool_down::Pause,
     events::RenewalReason,
     failure::{Failure, LOOK_AGAIN},
+    policy,
     snapshot::{Settled, Snapshot},
     spent_seeds,
     state::State,
-    store_session::{Opened, Session, SourceStore},
+    store_session::{Opened, Opening, Session, SourceStore, Verdict},
 };
 use crate::{
     clock::Deadline,
@@ -26,8 +27,14 @@ use crate::{
 /// A cool-down of others that is over within this is waited out.
 const SHORT: Duration = Duration::from_millis(100);
 
-/// Between two looks at a mark that is not settled.
-const LOOK_AT_MARK: Duration = Duration::from_millis(250);
+/// What a renewal finds at its store.
+pub(super) enum Entered {
+    Adopted(Bearer),
+    /// The lock is ours.
+    Locked,
+    /// There is a way on without the lock, which somebody else keeps.
+    Without(Error),
+}
 
 /// Takes the store's lock, or adopts what another process saved.
 pub(super) async fn enter(
@@ -35,38 +42,59 @@ pub(super) async fn enter(
     store: &SourceStore,
     reason: RenewalReason,
     deadline: Instant,
-) -> Result<Option<Bearer>, Failure> {
-    let (key, ours, ignores_pause) = {
+) -> Result<Entered, Failure> {
+    let begun = Instant::now();
+    let (key, ours, is_unsaved, ignores_pause) = {
         let mut ledger = state.ledger();
         (
             ledger.api_key(),
             ledger.version(),
+            ledger.is_unsaved(),
             ledger.take_ignores_pause(),
         )
     };
-    loop {
-        // The lock is ours already if this renewal takes over from another, or an unsaved pair has kept it.
-        if let Some(session) = store.session().await.map_err(Failure::outage)?.as_mut() {
-            store.refresh(session, key.as_ref()).await;
-            if agree(state, store, session).await.is_ok() {
-                return Ok(None);
-            }
+    // The lock is ours already if this renewal takes over from another, or an unsaved pair has kept it.
+    if let Some(session) = store.session().await.map_err(Failure::outage)?.as_mut() {
+        store.refresh(session, key.as_ref()).await;
+        match agree(state, store, session).await {
+            Ok(()) => return Ok(Entered::Locked),
+            Err(error) if error.kind() == ErrorKind::StoreConflict => {}
+            // The lock stays: a sibling that got it could present what the unsaved pair has replaced.
+            Err(error) => return Err(Failure::outage(error)),
         }
-        store.close().await;
-        let enough = |stored: &Snapshot| {
-            stored
-                .settles(ours)
-                .filter(|found| !ignores_pause || matches!(found, Settled::Pair(_)))
-        };
-        match store
-            .open(key.as_ref(), deadline, enough)
-            .await
-            .map_err(Failure::outage)?
+    }
+    store.close().await;
+    let judge = |stored: Option<&Snapshot>| {
+        let settled = stored.and_then(|stored| stored.settles(ours));
+        if let Some(found) =
+            settled.filter(|found| !ignores_pause || matches!(found, Settled::Pair(_)))
         {
+            return Verdict::Enough(found);
+        }
+        let wait = stored.map_or(Duration::ZERO, |stored| someone_elses_mark(state, stored));
+        if wait.is_zero() {
+            let leave_at = leaves_lock(state, begun, deadline, stored);
+            Verdict::Lock { leave_at }
+        } else if state.has_room(deadline, Duration::ZERO) {
+            // Whoever made the mark needs the lock to save what comes of it.
+            Verdict::Wait
+        } else {
+            Verdict::Enough(Settled::Mark(wait))
+        }
+    };
+    loop {
+        let opening = Opening {
+            key: key.as_ref(),
+            replaces_damaged: key.is_some() || is_unsaved,
+            until: deadline,
+        };
+        match store.open(opening, judge).await.map_err(not_entered)? {
             Opened::Enough(Settled::Pair(stored)) => {
                 let message = "the stored access token is not a valid header value";
                 let error = || Failure::outage(Error::new(ErrorKind::StoreCorrupt, message));
-                return adopt(state, stored, reason).map(Some).ok_or_else(error);
+                return adopt(state, stored, reason)
+                    .map(Entered::Adopted)
+                    .ok_or_else(error);
             }
             Opened::Enough(Settled::Pause(wait)) if wait <= SHORT => time::sleep(wait).await,
             Opened::Enough(Settled::Pause(wait)) => {
@@ -78,34 +106,91 @@ pub(super) async fn enter(
                     pause: Pause::For(wait),
                 });
             }
+            Opened::Enough(Settled::Mark(wait)) => {
+                let message =
+                    "another process presented the refresh token and has not said what came of it";
+                let error = Error::new(ErrorKind::Ambiguous, message);
+                return Err(Failure {
+                    error,
+                    pause: Pause::For(wait.min(LOOK_AGAIN)),
+                });
+            }
+            Opened::Held(error) => return Ok(Entered::Without(error)),
+            Opened::Locked(session) if !state.has_room(deadline, Duration::ZERO) => {
+                session.close().await;
+                let message = "the store's lock was free too late for a token call";
+                return Err(not_entered(Error::new(ErrorKind::StoreLocked, message)));
+            }
             Opened::Locked(mut session) => {
-                let wait = someone_elses_mark(state, &session);
-                if !wait.is_zero() {
-                    // Whoever made the mark needs the lock to save what comes of it.
-                    session.close().await;
-                    wait_for_mark(state, deadline, wait).await?;
-                } else if !state.has_room(deadline, Duration::ZERO) {
-                    session.close().await;
-                    let message = "the store's lock was free too late for a token call";
-                    return Err(Failure::outage(Error::new(ErrorKind::StoreLocked, message)));
-                } else {
-                    let agreed = agree(state, store, &mut session).await;
-                    *store.session().await.map_err(Failure::outage)? = Some(session);
-                    return agreed.map(|()| None).map_err(Failure::outage);
-                }
+                let agreed = agree(state, store, &mut session).await;
+                *store.session().await.map_err(Failure::outage)? = Some(session);
+                return agreed.map(|()| Entered::Locked).map_err(Failure::outage);
             }
         }
     }
 }
 
+/// A lock that is held says nothing of the token endpoint: its store is looked at again soon.
+fn not_entered(error: Error) -> Failure {
+    match error.kind() {
+        ErrorKind::StoreLocked => Failure {
+            error,
+            pause: Pause::For(policy::PATIENCE),
+        },
+        _ => Failure::outage(error),
+    }
+}
+
+/// When a renewal that began at `begun` goes on though somebody else holds the lock.
+fn leaves_lock(
+    state: &State,
+    begun: Instant,
+    deadline: Instant,
+    stored: Option<&Snapshot>,
+) -> Option<Instant> {
+    let (is_unsaved, has_key) = {
+        let ledger = state.ledger();
+        (
+            ledger.is_unsaved(),
+            ledger.usable_key(state.now()).is_some(),
+        )
+    };
+    if is_unsaved {
+        // Nobody else knows its refresh token.
+        return Some(begun);
+    }
+    // A login does no sibling harm once the mark has settled: no call of theirs is under way by then. A holder that only
+    // logs in itself, or died a moment ago, is given the time of a call.
+    let settles = Instant::now() + stored.map_or(Duration::ZERO, Snapshot::mark_settles_in);
+    let last = deadline - state.call_timeout();
+    let at = (begun + state.call_timeout()).min(last).max(settles);
+    (has_key && at <= last).then_some(at)
+}
+
 /// Makes what we hold and what is stored the same, whichever goes first, and takes up the seed if that leaves nothing to
 /// present.
 async fn agree(state: &State, store: &SourceStore, session: &mut Session) -> Result<(), Error> {
-    agree_on_pair(state, session).await?;
+    agree_on_pair(state, store, session).await?;
     take_up_seed(state, store, session).await
 }
 
-async fn agree_on_pair(state: &State, session: &mut Session) -> Result<(), Error> {
+async fn agree_on_pair(
+    state: &State,
+    store: &SourceStore,
+    session: &mut Session,
+) -> Result<(), Error> {
+    let held = state.ledger().version();
+    if let Some(pair) = store.unsaved_pair()
+        && held == Some(pair.version())
+        && session
+            .snapshot()
+            .is_none_or(|stored| !pair.gives_way_to(stored))
+    {
+        session.save(pair.snapshot().clone()).await?;
+        state.ledger().saved(pair.version());
+        store.forget_unsaved(held);
+        return Ok(());
+    }
     let ours = state.ledger().write_back(session.snapshot());
     let Some((version, marks, refresh_token)) = ours else {
         state.ledger().agree(session.snapshot());
@@ -132,10 +217,6 @@ async fn agree_on_pair(state: &State, session: &mut Session) -> Result<(), Error
     let mut ledger = state.ledger();
     ledger.saved(version);
     ledger.marked(Some(version), marks);
-    drop(ledger);
-    if let Some(store) = &state.store {
-        store.forget_unsaved();
-    }
     Ok(())
 }
 
@@ -170,32 +251,14 @@ async fn take_up_seed(
 }
 
 /// How long another process may still be about to present, or to save, what its mark names.
-fn someone_elses_mark(state: &State, session: &Session) -> Duration {
-    let Some(stored) = session.snapshot() else {
-        return Duration::ZERO;
-    };
+fn someone_elses_mark(state: &State, stored: &Snapshot) -> Duration {
     let ledger = state.ledger();
     let is_behind = ledger.version().is_some_and(|ours| stored.is_behind(ours));
-    let is_own = ledger.is_own_mark(session.version(), session.marks());
+    let is_own = ledger.is_own_mark(Some(stored.version()), stored.marks());
     if is_behind || is_own || ledger.usable_key(state.now()).is_some() {
         return Duration::ZERO;
     }
     stored.mark_settles_in()
-}
-
-async fn wait_for_mark(state: &State, deadline: Instant, wait: Duration) -> Result<(), Failure> {
-    // It is looked at for as long as there is time: its maker may save a pair at any moment.
-    if !state.has_room(deadline, LOOK_AT_MARK) {
-        let message =
-            "another process presented the refresh token and has not said what came of it";
-        let error = Error::new(ErrorKind::Ambiguous, message);
-        return Err(Failure {
-            error,
-            pause: Pause::For(wait.min(LOOK_AGAIN)),
-        });
-    }
-    time::sleep(wait.min(LOOK_AT_MARK)).await;
-    Ok(())
 }
 
 /// The call had no effect.

@@ -50,7 +50,7 @@ pub(super) fn start(
         tokio::select! {
             () = keep(&state, endpoint) => {}
             _ = &mut stopped => {}
-            () = state.has_come_to(Phase::Closing) => {}
+            _ = state.has_come_to(Phase::Closing) => {}
         }
     });
     Ok(KeepFresh { _stop: stop })

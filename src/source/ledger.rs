@@ -8,7 +8,7 @@ use crate::{
     clock::{Deadline, Now},
     credentials::{ApiKey, Credentials, GrantPreference, RefreshToken},
     endpoint::{Grant, Outcome},
-    error::Error,
+    error::{Error, ErrorKind},
     store::{Fingerprint, Version},
 };
 
@@ -79,8 +79,9 @@ pub(super) struct Bought {
     owner: Option<Fingerprint>,
     /// The token in use at that time.
     generation: u64,
-    /// The stored pair at that time.
+    /// The pair that was held at that time, and the one that was stored.
     version: Option<Version>,
+    base: Option<Version>,
 }
 
 impl Round {
@@ -126,6 +127,10 @@ impl Bought {
 
     pub(super) fn version(&self) -> Option<Version> {
         self.version
+    }
+
+    pub(super) fn base(&self) -> Option<Version> {
+        self.base
     }
 }
 
@@ -265,7 +270,11 @@ impl Ledger {
         let skips = key.is_some() && left(self.skip_refresh_until, now).is_some();
         // Without its mark in the store, a sibling could present the same token. Of one that the store never had, no
         // sibling knows; still, a login is safer where there is a key.
-        let kept_back = round.store_failed.is_some() && (!self.is_unsaved || key.is_some());
+        let kept_back = round.store_failed.as_ref().is_some_and(|error| {
+            // Beside a lock that somebody keeps, a login is made once.
+            let logs_in = key.is_some() && error.kind() != ErrorKind::StoreLocked;
+            !self.is_unsaved || logs_in
+        });
         let refresh = self
             .refresh_token
             .clone()
@@ -290,12 +299,12 @@ impl Ledger {
         Ok(Some((grant, falls_back.then_some(self.fallbacks))))
     }
 
-    /// Notes what is about to be sent, when this version is `stored`. `None`, and then nothing may be sent: it is no longer what we hold.
+    /// Notes what is about to be sent, when `base` is stored. `None`, and then nothing may be sent: it is no longer what we hold.
     pub(super) fn presented(
         &mut self,
         grant: &Grant,
         generation: u64,
-        stored: Option<Version>,
+        base: Option<Version>,
     ) -> Option<Bought> {
         if !self.has(grant) {
             return None;
@@ -311,7 +320,8 @@ impl Ledger {
             edition: self.edition,
             owner,
             generation,
-            version: stored,
+            version: self.version,
+            base,
         })
     }
 
@@ -553,7 +563,6 @@ mod tests {
     use super::*;
     use crate::{
         endpoint::TokenResponse,
-        error::ErrorKind,
         source::cool_down::Pause,
         store::{Header, StoredTokens},
     };

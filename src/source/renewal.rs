@@ -12,7 +12,7 @@ use super::{
     deadline::timeout_unless_overslept,
     events::RenewalReason,
     failure::Failure,
-    fleet,
+    fleet::{self, Entered},
     ledger::{ASK_AGAIN, Round},
     policy,
     single_flight::LeaderGuard,
@@ -67,7 +67,12 @@ impl Renewal {
         }
     }
 
-    pub(super) async fn run(mut self, mut leader: LeaderGuard<Bearer>) {
+    pub(super) async fn run(self, leader: LeaderGuard<Bearer>) {
+        let state = self.state.clone();
+        state.linger(self.lead(leader)).await;
+    }
+
+    async fn lead(mut self, mut leader: LeaderGuard<Bearer>) {
         let state = self.state.clone();
         if leader.is_probe() {
             // Callers wait for a probe for a second at most.
@@ -357,16 +362,16 @@ impl Renewal {
             return Ok(None);
         }
         match fleet::enter(&state, store, self.reason, self.deadline).await {
+            Ok(Entered::Adopted(bearer)) => return Ok(Some(bearer)),
+            Ok(Entered::Locked) => {}
+            Ok(Entered::Without(error)) => self.store_failed(error),
             // A store that fails is no reason to stop where there is a safe way on: see `Ledger::next_grant`.
-            Err(Failure { error, .. })
-                if is_broken(&error) && self.has_way_around_store()
-                    || error.kind() == ErrorKind::StoreLocked && state.ledger().is_unsaved() =>
-            {
+            Err(Failure { error, .. }) if is_broken(&error) && self.has_way_around_store() => {
                 self.store_failed(error);
-                Ok(None)
             }
-            result => result,
+            Err(failure) => return Err(failure),
         }
+        Ok(None)
     }
 
     /// After a refusal or an ambiguous outcome: adopts what another process has saved since, if it has.

@@ -41,35 +41,31 @@ async fn save_again(state: Arc<State>, _busy: Busy) {
     // A source that can log in lets the lock go when the mark of its call has settled: its fleet can log in too. One
     // that can't keeps the lock, so that no sibling presents the token that this pair has replaced.
     let settles_in = state.call_timeout() + MARK_GRACE;
-    let lock_until = Instant::now() + settles_in;
     let mut pause = TRY_AGAIN.0;
     let work = async {
-        while let Some(pair) = store.next_unsaved() {
+        while store.has_unsaved_to_serve() {
             time::sleep(pause).await;
             pause = (pause * 2).min(TRY_AGAIN.1);
             // A renewal saves what it brings, and must not find its own mark overwritten.
             if !state.renewals.is_working() {
-                try_once(&state, store, &pair).await;
-                if Instant::now() >= lock_until
-                    && state.ledger().api_key().is_some()
-                    && !state.renewals.is_working()
-                {
-                    store.close().await;
+                try_once(&state, store).await;
+                if state.ledger().api_key().is_some() && !state.renewals.is_working() {
+                    store.close_if_settled().await;
                 }
             }
         }
     };
     let end = async {
-        state.has_come_to(Phase::Abandoned).await;
+        let gone = state.has_come_to(Phase::Abandoned).await;
         // Nobody is left to use the pair. A sibling that waits for it looks again when the mark has settled.
-        let _ = time::timeout(settles_in, state.has_come_to(Phase::Ended)).await;
+        let _ = time::timeout_at(gone + settles_in, state.has_come_to(Phase::Ended)).await;
     };
     tokio::select! {
         () = work => {}
         () = end => {
             tracing::error!("the source ended before its pair of tokens could be saved");
-            store.forget_unsaved();
-            store.next_unsaved();
+            store.forget_unsaved(None);
+            store.has_unsaved_to_serve();
         }
     }
     // A renewal that has begun meanwhile uses the session, and closes it.
@@ -78,22 +74,25 @@ async fn save_again(state: Arc<State>, _busy: Busy) {
     }
 }
 
-async fn try_once(state: &State, store: &SourceStore, pair: &BoughtPair) {
-    match store.save(pair, Instant::now() + LOCK_WAIT).await {
+async fn try_once(state: &State, store: &SourceStore) {
+    let Some(pair) = store.unsaved_pair() else {
+        return;
+    };
+    match store.save(&pair, Instant::now() + LOCK_WAIT).await {
         Ok(()) => {
             let mut ledger = state.ledger();
             if ledger.version() == Some(pair.version()) {
                 ledger.saved(pair.version());
             }
             drop(ledger);
-            store.forget_unsaved();
+            store.forget_unsaved(Some(pair.version()));
             tracing::info!("the pair of tokens is saved now");
         }
         // What is stored goes before it: the next renewal adopts that.
-        Err(NotSaved::MovedOn) => store.forget_unsaved(),
+        Err(NotSaved::MovedOn) => store.forget_unsaved(Some(pair.version())),
         Err(NotSaved::Failed(_)) if pair.has_expired() => {
             tracing::error!("a pair of tokens expired before it could be saved");
-            store.forget_unsaved();
+            store.forget_unsaved(Some(pair.version()));
         }
         Err(NotSaved::Failed(_)) => {}
     }

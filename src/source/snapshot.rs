@@ -24,13 +24,15 @@ pub(super) struct Snapshot {
     at: Instant,
 }
 
-/// What a look at the store can settle.
+/// What a look at the store can settle for a renewal.
 #[derive(Debug)]
 pub(super) enum Settled {
     /// A pair that goes before ours, and that requests can use.
     Pair(Snapshot),
     /// Others have found the endpoint sick.
     Pause(Duration),
+    /// Another process may still be about to present the refresh token.
+    Mark(Duration),
 }
 
 /// A pair on its way into the store.

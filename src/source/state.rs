@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, watch},
-    time::Instant,
+    time::{self, Instant},
 };
 
 use super::{
@@ -28,6 +28,12 @@ use crate::{
     token::{AccessToken, Bearer},
 };
 
+/// How long the response to a refresh is read at least, whoever has stopped waiting: it may hold the only living token.
+const READ_FOR: Duration = Duration::from_secs(60);
+
+/// How long a source goes on after its last client: what was sent by then is read, and saved.
+const LINGER: Duration = READ_FOR.saturating_add(Duration::from_secs(5));
+
 /// Checked settings of a source.
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -39,9 +45,6 @@ pub(crate) struct Settings {
     pub(crate) renewal_timeout: Duration,
     pub(crate) store: Option<SourceStore>,
 }
-
-/// The response to a refresh may hold the only living refresh token.
-const READ_FOR: Duration = Duration::from_secs(60);
 
 /// All that the tasks and the callers of one source share.
 ///
@@ -56,7 +59,8 @@ pub(super) struct State {
     pub(super) credentials_given: Notify,
     pub(super) store: Option<SourceStore>,
     ledger: Mutex<Ledger>,
-    phase: watch::Sender<Phase>,
+    /// With the time at which it began.
+    phase: watch::Sender<(Phase, Instant)>,
     endpoint: EndpointConfig,
     early_window: Duration,
     call_timeout: Duration,
@@ -118,7 +122,7 @@ impl State {
             credentials_given: Notify::new(),
             ledger: Mutex::new(Ledger::new(credentials, preference, store.is_some())),
             store,
-            phase: watch::Sender::new(Phase::Open),
+            phase: watch::Sender::new((Phase::Open, Instant::now())),
             endpoint,
             early_window,
             call_timeout,
@@ -162,16 +166,38 @@ impl State {
     /// Moves on to a later phase; an earlier one changes nothing.
     pub(super) fn enter(&self, next: Phase) {
         self.phase.send_if_modified(|phase| {
-            let is_later = next > *phase;
-            *phase = next.max(*phase);
+            let is_later = next > phase.0;
+            if is_later {
+                *phase = (next, Instant::now());
+            }
             is_later
         });
     }
 
-    /// Resolves once the source has come so far.
-    pub(super) async fn has_come_to(&self, phase: Phase) {
+    /// Nobody is left to use a token.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.phase.borrow().0 >= Phase::Abandoned
+    }
+
+    /// Resolves once the source has come so far, with the time at which it did.
+    pub(super) async fn has_come_to(&self, phase: Phase) -> Instant {
         // The sender is `self`: the channel can't be closed.
-        let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
+        let mut phases = self.phase.subscribe();
+        let come = phases.wait_for(|(now, _)| *now >= phase).await;
+        come.map_or_else(|_| Instant::now(), |come| come.1)
+    }
+
+    /// Does the work, but not for longer than [`LINGER`] after the last client is gone. `None`: it was dropped.
+    pub(super) async fn linger<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let end = async {
+            let gone = self.has_come_to(Phase::Abandoned).await;
+            time::sleep_until(gone + LINGER).await;
+        };
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = end => None,
+        }
     }
 
     /// Puts a token to use, unless `accept` says no. It is told the generation that the token would replace, and settles

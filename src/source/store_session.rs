@@ -3,7 +3,6 @@
 
 use std::{
     fmt,
-    ops::Range,
     panic::AssertUnwindSafe,
     sync::{Arc, Once},
     time::Duration,
@@ -22,8 +21,12 @@ use crate::{
     store::{Fingerprint, StoreKey, StoreLock, Stored, StoredTokens, TokenStore, TryLock, Version},
 };
 
-/// Between two looks at a lock that somebody else holds, in milliseconds. Others save and let go in between.
-const POLL: Range<u64> = 20..70;
+/// Between two looks at a store whose lock somebody else holds: from the first to the longest. Others save in between, and
+/// a look is all that it takes to find out.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+/// The lock itself is asked for once in so many looks: it is news only if its holder has failed or died.
+const LOOKS_PER_TRY: u32 = 4;
 
 /// After a mark the token has to be on its way within this time, or the lock is proven again.
 const MARK_HOLDS: Duration = Duration::from_secs(1);
@@ -49,7 +52,12 @@ pub(crate) struct SourceStore {
     session: Mutex<Option<Session>>,
     unsaved: std::sync::Mutex<Unsaved>,
     says_unclaimed: Once,
+    seen: Seen,
 }
+
+/// What was stored at the last look, or save.
+#[derive(Clone, Debug, Default)]
+struct Seen(Arc<std::sync::Mutex<Option<Version>>>);
 
 /// The pair that is in use and could not be saved.
 #[derive(Debug, Default)]
@@ -63,12 +71,34 @@ struct Unsaved {
 pub(super) struct Session {
     lock: Box<dyn StoreLock>,
     snapshot: Option<Snapshot>,
+    seen: Seen,
+}
+
+/// Who opens a store, and for how long it waits.
+pub(super) struct Opening<'a> {
+    pub(super) key: Option<&'a ApiKey>,
+    /// A damaged record may be replaced: there is a key to log in with, or a pair that goes before whatever was in it.
+    pub(super) replaces_damaged: bool,
+    pub(super) until: Instant,
+}
+
+/// What follows from a look at the store.
+pub(super) enum Verdict<T> {
+    Enough(T),
+    /// The lock would be of no use now.
+    Wait,
+    /// The lock is wanted. If somebody still holds it at `leave_at`, there is a way on without it.
+    Lock {
+        leave_at: Option<Instant>,
+    },
 }
 
 /// What came of [`SourceStore::open`].
 pub(super) enum Opened<T> {
     Enough(T),
     Locked(Session),
+    /// Somebody else holds the lock, and it is time to go on without it.
+    Held(Error),
 }
 
 /// Why a pair was not saved.
@@ -92,6 +122,7 @@ impl SourceStore {
             session: Mutex::new(None),
             unsaved: Default::default(),
             says_unclaimed: Once::new(),
+            seen: Default::default(),
         }
     }
 
@@ -134,10 +165,26 @@ impl SourceStore {
         }
     }
 
+    /// The same, if no call is under way any more whose response siblings have to wait for.
+    pub(super) async fn close_if_settled(&self) {
+        let Ok(mut session) = self.session().await else {
+            return;
+        };
+        let is_settled = |session: &mut Session| {
+            let snapshot = session.snapshot();
+            snapshot.is_none_or(|stored| stored.mark_settles_in().is_zero())
+        };
+        if let Some(session) = session.take_if(is_settled) {
+            session.close().await;
+        }
+    }
+
     /// Reads the store. `None`: nothing is there.
     pub(super) async fn look(&self, key: Option<&ApiKey>) -> Result<Option<Snapshot>, Error> {
-        let Some(Stored { mut header, record }) = bounded(|| self.store.load(&self.key)).await?
-        else {
+        let stored = bounded(|| self.store.load(&self.key)).await?;
+        self.seen
+            .set(stored.as_ref().map(|stored| stored.header.version));
+        let Some(Stored { mut header, record }) = stored else {
             return Ok(None);
         };
         // A clock that was set back must not turn a pause of seconds into one of hours.
@@ -180,61 +227,89 @@ impl SourceStore {
         )))
     }
 
-    /// Takes the lock, or finds that it need not: `enough` looks at what others save in the meantime.
+    /// What was stored as far as this source knows.
+    pub(super) fn seen(&self) -> Option<Version> {
+        *lock(&self.seen.0)
+    }
+
+    /// Takes the lock, or finds that it need not: `judge` looks at what others save in the meantime.
     pub(super) async fn open<T>(
         &self,
-        key: Option<&ApiKey>,
-        until: Instant,
-        mut enough: impl FnMut(&Snapshot) -> Option<T>,
+        opening: Opening<'_>,
+        mut judge: impl FnMut(Option<&Snapshot>) -> Verdict<T>,
     ) -> Result<Opened<T>, Error> {
+        let (mut pause, mut looks, mut holder) = (LOOK_AGAIN.0, 0, None);
         loop {
-            let snapshot = match self.look(key).await {
+            let snapshot = match self.look(opening.key).await {
                 // Looked at again, and mended, under the lock.
-                Err(error) if error.kind() == ErrorKind::StoreCorrupt && key.is_some() => None,
+                Err(error) if opening.replaces(&error) => None,
                 snapshot => snapshot?,
             };
-            if let Some(done) = snapshot.as_ref().and_then(&mut enough) {
-                return Ok(Opened::Enough(done));
+            let mut rest = pause.mul_f64(1.0 + fastrand::f64() / 2.0);
+            match judge(snapshot.as_ref()) {
+                Verdict::Enough(done) => return Ok(Opened::Enough(done)),
+                // Once that is over, the lock is tried at once.
+                Verdict::Wait => looks = LOOKS_PER_TRY - 1,
+                Verdict::Lock { leave_at } => {
+                    let left = leave_at.map(|at| at.saturating_duration_since(Instant::now()));
+                    let leaves = left.is_some_and(|left| left.is_zero());
+                    if leaves || looks % LOOKS_PER_TRY == 0 {
+                        match bounded(|| self.store.try_lock(&self.key)).await? {
+                            TryLock::Locked(lock) => {
+                                if let Some(opened) =
+                                    self.look_again(lock, &opening, &mut judge).await?
+                                {
+                                    return Ok(opened);
+                                }
+                            }
+                            TryLock::Busy(name) if leaves => {
+                                return Ok(Opened::Held(is_held(name)));
+                            }
+                            TryLock::Busy(name) => holder = name,
+                        }
+                    }
+                    rest = rest.min(left.unwrap_or(rest));
+                }
             }
-            let holder = match bounded(|| self.store.try_lock(&self.key)).await? {
-                TryLock::Locked(lock) => return self.look_again(lock, key, enough).await,
-                TryLock::Busy(holder) => holder,
-            };
-            let pause = Duration::from_millis(fastrand::u64(POLL));
-            if Instant::now() + pause > until {
-                let holder = holder
-                    .map(|holder| format!(" by {holder}"))
-                    .unwrap_or_default();
-                let message = format!("the store's lock is held{holder}, and was not free in time");
-                return Err(Error::new(ErrorKind::StoreLocked, message));
+            if Instant::now() + rest > opening.until {
+                return Err(is_held(holder));
             }
-            time::sleep(pause).await;
+            time::sleep(rest).await;
+            (pause, looks) = ((pause * 2).min(LOOK_AGAIN.1), looks + 1);
         }
     }
 
-    /// The second look, under the lock: somebody may have saved between the first look and the lock.
+    /// The second look, under the lock: somebody may have saved between the first look and the lock. `None`: the lock is of
+    /// no use yet.
     async fn look_again<T>(
         &self,
         mut lock: Box<dyn StoreLock>,
-        key: Option<&ApiKey>,
-        enough: impl FnMut(&Snapshot) -> Option<T>,
-    ) -> Result<Opened<T>, Error> {
-        let result = match self.look(key).await {
-            Err(error) if error.kind() == ErrorKind::StoreCorrupt && key.is_some() => {
-                tracing::warn!(%error, "the stored record is quarantined, and the API key used");
-                bounded(|| lock.quarantine()).await.map(|()| None)
+        opening: &Opening<'_>,
+        judge: impl FnOnce(Option<&Snapshot>) -> Verdict<T>,
+    ) -> Result<Option<Opened<T>>, Error> {
+        let looked = match self.look(opening.key).await {
+            Err(error) if opening.replaces(&error) => {
+                quarantine(&mut *lock, &error).await.map(|()| None)
             }
-            snapshot => snapshot,
+            looked => looked,
         };
-        let done = match result {
-            Ok(snapshot) => match snapshot.as_ref().and_then(enough) {
-                None => return Ok(Opened::Locked(Session { lock, snapshot })),
-                Some(done) => Ok(Opened::Enough(done)),
+        let opened = match looked {
+            Ok(snapshot) => match judge(snapshot.as_ref()) {
+                Verdict::Lock { .. } => {
+                    let seen = self.seen.clone();
+                    return Ok(Some(Opened::Locked(Session {
+                        lock,
+                        snapshot,
+                        seen,
+                    })));
+                }
+                Verdict::Enough(done) => Ok(Some(Opened::Enough(done))),
+                Verdict::Wait => Ok(None),
             },
             Err(error) => Err(error),
         };
         unlock(lock).await;
-        done
+        opened
     }
 
     /// Whether the store has another pair than the one that this source's session was about; if so, the session ends.
@@ -281,13 +356,18 @@ impl SourceStore {
             return result.map_err(NotSaved::Failed);
         }
         drop(open);
-        let enough = |stored: &Snapshot| pair.gives_way_to(stored).then_some(());
-        match self
-            .open(pair.api_key(), until, enough)
-            .await
-            .map_err(NotSaved::Failed)?
-        {
+        let judge = |stored: Option<&Snapshot>| match stored {
+            Some(stored) if pair.gives_way_to(stored) => Verdict::Enough(()),
+            _ => Verdict::Lock { leave_at: None },
+        };
+        let opening = Opening {
+            key: pair.api_key(),
+            replaces_damaged: true,
+            until,
+        };
+        match self.open(opening, judge).await.map_err(NotSaved::Failed)? {
             Opened::Enough(()) => Err(NotSaved::MovedOn),
+            Opened::Held(error) => Err(NotSaved::Failed(error)),
             Opened::Locked(mut session) => {
                 let result = session.save(pair.snapshot().clone()).await;
                 match &result {
@@ -312,11 +392,16 @@ impl SourceStore {
         !std::mem::replace(&mut unsaved.is_served, true)
     }
 
-    /// The pair that could not be saved. `None`, once: the task that tries to save it is to end.
-    pub(super) fn next_unsaved(&self) -> Option<BoughtPair> {
+    /// The pair that could not be saved.
+    pub(super) fn unsaved_pair(&self) -> Option<BoughtPair> {
+        self.unsaved().pair.clone()
+    }
+
+    /// Whether there still is such a pair. If not, the task that tries to save it is to end, and a later pair needs another.
+    pub(super) fn has_unsaved_to_serve(&self) -> bool {
         let mut unsaved = self.unsaved();
         unsaved.is_served = unsaved.pair.is_some();
-        unsaved.pair.clone()
+        unsaved.is_served
     }
 
     /// The task that tried to save is gone.
@@ -324,9 +409,11 @@ impl SourceStore {
         self.unsaved().is_served = false;
     }
 
-    /// A pair was saved, or is worth nothing any more; so is what came before it.
-    pub(super) fn forget_unsaved(&self) {
-        self.unsaved().pair = None;
+    /// The pair was saved, or is worth nothing any more: the one of this version, or else whichever it is.
+    pub(super) fn forget_unsaved(&self, version: Option<Version>) {
+        self.unsaved()
+            .pair
+            .take_if(|pair| version.is_none_or(|version| pair.version() == version));
     }
 
     pub(super) fn has_unsaved(&self) -> bool {
@@ -334,9 +421,19 @@ impl SourceStore {
     }
 
     fn unsaved(&self) -> std::sync::MutexGuard<'_, Unsaved> {
-        self.unsaved
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.unsaved)
+    }
+}
+
+impl Seen {
+    fn set(&self, version: Option<Version>) {
+        *lock(&self.0) = version;
+    }
+}
+
+impl Opening<'_> {
+    fn replaces(&self, error: &Error) -> bool {
+        self.replaces_damaged && error.kind() == ErrorKind::StoreCorrupt
     }
 }
 
@@ -402,8 +499,17 @@ impl Session {
 
     /// Replaces what is stored, if nothing else was stored since this session saw it.
     pub(super) async fn save(&mut self, snapshot: Snapshot) -> Result<(), Error> {
-        let (expected, stored) = (self.version(), snapshot.close());
-        bounded(|| self.lock.save(expected, stored)).await?;
+        let expected = self.version();
+        let saved = bounded(|| self.lock.save(expected, snapshot.close())).await;
+        match saved {
+            // Spoilt since this session looked, and under its lock: nothing is lost that it does not know.
+            Err(error) if error.kind() == ErrorKind::StoreCorrupt => {
+                quarantine(&mut *self.lock, &error).await?;
+                bounded(|| self.lock.save(None, snapshot.close())).await?;
+            }
+            saved => saved?,
+        }
+        self.seen.set(Some(snapshot.version()));
         self.snapshot = Some(snapshot);
         Ok(())
     }
@@ -428,9 +534,28 @@ pub(super) async fn bounded<'a, T>(
     }
 }
 
+async fn quarantine(lock: &mut dyn StoreLock, error: &Error) -> Result<(), Error> {
+    tracing::warn!(%error, "the stored record is quarantined, and replaced");
+    bounded(|| lock.quarantine()).await
+}
+
 pub(super) async fn unlock(lock: Box<dyn StoreLock>) {
     // A lock that can't be freed ends with its process or lease.
     let _ = bounded(|| lock.unlock().map(Ok).boxed()).await;
+}
+
+fn is_held(holder: Option<String>) -> Error {
+    let holder = holder
+        .map(|holder| format!(" by {holder}"))
+        .unwrap_or_default();
+    let message = format!("the store's lock is held{holder}, and was not free in time");
+    Error::new(ErrorKind::StoreLocked, message)
+}
+
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl fmt::Debug for SourceStore {

@@ -85,11 +85,35 @@ async fn child_of_a_fleet() {
     };
     let outcome = request(&client).await;
     println!("answered {outcome:?}");
-    layer.shutdown(Duration::from_secs(20)).await;
+    if layer.shutdown(Duration::from_secs(20)).await {
+        no_thread_is_left().await;
+    }
     println!(
         "ended {:?}",
         layer.subscribe().latest().map(|renewed| renewed.grant)
     );
+}
+
+/// A store's thread has reported before it ends.
+async fn no_thread_is_left() {
+    let is_ours =
+        |name: Result<String, _>| name.is_ok_and(|name| name.starts_with("apivideo-auth"));
+    let threads = || {
+        let tasks = std::fs::read_dir("/proc/self/task")
+            .into_iter()
+            .flatten()
+            .flatten();
+        tasks
+            .filter(|task| is_ours(std::fs::read_to_string(task.path().join("comm"))))
+            .count()
+    };
+    for _ in 0..100 {
+        if threads() == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{} threads of the store are left", threads());
 }
 
 fn on(builder: Builder, store: impl TokenStore + Clone, hook: Hook, locks: bool) -> Builder {

@@ -10,6 +10,7 @@ mod seeds;
 mod single_flight;
 mod store_failures;
 pub(crate) mod stores;
+mod unsaved;
 
 use std::time::Duration;
 
