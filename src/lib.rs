@@ -88,6 +88,7 @@ pub mod guide;
 mod http_service;
 pub mod middleware;
 mod origin;
+mod origin_headers;
 #[cfg_attr(
     not(feature = "upload-tokens"),
     expect(

@@ -55,6 +55,7 @@ use crate::{
     error::{Error, ErrorKind},
     middleware::ApiVideoAuthLayer,
     origin::Origin,
+    origin_headers::add_application,
     response::drain,
     source::{RenewalReason, TokenSource, Tokens},
 };
@@ -67,6 +68,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct ApiVideoAuthMiddleware {
     tokens: Arc<Tokens>,
     origins: Arc<[Origin]>,
+    application: Option<HeaderValue>,
     replay_limit: usize,
     calls: reqwest::Client,
 }
@@ -99,6 +101,7 @@ impl ApiVideoAuthMiddleware {
         Ok(Self {
             tokens,
             origins,
+            application: shared.application.clone(),
             replay_limit: shared.replay_limit,
             calls,
         })
@@ -161,6 +164,7 @@ impl Middleware for ApiVideoAuthMiddleware {
         if !self.admits(&request, extensions) {
             return next.run(request, extensions).await;
         }
+        add_application(request.headers_mut(), self.application.as_ref());
         let wanted = extensions.get().map(|MinLifetime(wanted)| *wanted);
         let tokens = &self.tokens;
         let endpoint = || self.endpoint();

@@ -8,7 +8,7 @@ use std::{error::Error as StdError, fmt, future::poll_fn, marker::PhantomData, s
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderName, HeaderValue, Method, Request, header};
+use http::{HeaderValue, Method, Request, header};
 
 use super::{BeforeSend, Grant, Outcome, TokenEndpoint, wire};
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     error::{Error, ErrorKind},
     http_service::{HttpService, ResponseBody},
     origin::Origin,
-    response,
+    origin_headers, response,
 };
 
 /// Marks a token call among the requests that layers below the authentication see.
@@ -87,31 +87,12 @@ impl EndpointConfig {
             HeaderValue::from_static("application/json"),
         );
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(
-            HeaderName::from_static("av-origin-client"),
-            HeaderValue::from_static(ORIGIN_CLIENT),
-        );
-        if let Some(application) = &self.application {
-            headers.insert(
-                HeaderName::from_static("av-origin-app"),
-                application.clone(),
-            );
-        }
+        origin_headers::add_client(headers);
+        origin_headers::add_application(headers, self.application.as_ref());
         request.extensions_mut().insert(TokenCall {});
         Ok(request)
     }
 }
-
-/// Who makes the call, as api.video's own clients tell it. The API takes digits only, so a
-/// pre-release is told by its plain number.
-const ORIGIN_CLIENT: &str = concat!(
-    "apivideo-auth:",
-    env!("CARGO_PKG_VERSION_MAJOR"),
-    ".",
-    env!("CARGO_PKG_VERSION_MINOR"),
-    ".",
-    env!("CARGO_PKG_VERSION_PATCH")
-);
 
 /// A service that makes token calls with bodies of type `B`. `fn(B)` keeps it `Send` whatever `B`
 /// is.

@@ -3,7 +3,6 @@
 use std::{error::Error as StdError, fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::HeaderValue;
 
 use super::{ApiVideoAuthLayer, NoReplay, token_cache::Shared};
 use crate::{
@@ -13,6 +12,7 @@ use crate::{
     error::{Error, ErrorKind},
     http_service::{HttpService, ResponseBody},
     origin::Origin,
+    origin_headers,
     source::{Settings, SourceStore, Tokens},
     store::{StoreKey, TokenStore},
 };
@@ -265,8 +265,8 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         self
     }
 
-    /// Names your application to api.video on token calls. The name has 1 to 50 letters, digits, `_` or `-`, the
-    /// version one to three numbers of up to three digits.
+    /// Names your application to api.video, on token calls and on the crate's own calls about uploads. The name has 1 to 50
+    /// letters, digits, `_` or `-`, the version one to three numbers of up to three digits.
     pub fn application(mut self, name: impl Into<String>, version: impl Into<String>) -> Self {
         self.options.application = Some((name.into(), version.into()));
         self
@@ -308,7 +308,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         let application = options
             .application
             .as_ref()
-            .map(|(name, version)| application(name, version))
+            .map(|(name, version)| origin_headers::application(name, version))
             .transpose()?;
         let key = StoreKey::new(origin.name(), options.account)?;
         let store = options
@@ -318,7 +318,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         let tokens = Tokens::new(Settings {
             endpoint: EndpointConfig {
                 origin,
-                application,
+                application: application.clone(),
                 never_sent,
                 clock,
             },
@@ -334,6 +334,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
             tokens: Arc::new(tokens),
             transport,
             origins: origins.into(),
+            application,
             replay_limit,
         };
         Ok(ApiVideoAuthLayer::new(shared))
@@ -351,29 +352,4 @@ impl<T, P> fmt::Debug for ApiVideoAuthLayerBuilder<T, P> {
 
 fn configuration(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Configuration, message)
-}
-
-/// `name:version` by the rule of the API's official clients.
-fn application(name: &str, version: &str) -> Result<HeaderValue, Error> {
-    let name_fits = (1..=50).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
-    let number = |part: &str| {
-        (1..=3).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit())
-    };
-    let version_fits = version.split('.').count() <= 3 && version.split('.').all(number);
-    if !name_fits || !version_fits {
-        return Err(configuration(
-            "application takes a name of 1 to 50 letters, digits, `_` or `-` and a version like 1.2.3 with up to three \
-             digits in each part",
-        ));
-    }
-    HeaderValue::from_str(&format!("{name}:{version}")).map_err(|error| {
-        Error::with_source(
-            ErrorKind::Configuration,
-            "application is not a valid header value",
-            error,
-        )
-    })
 }

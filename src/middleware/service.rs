@@ -18,6 +18,7 @@ use crate::{
     admission::{MinLifetime, admit},
     endpoint::{SameService, SeparateService, Transport},
     http_service::HttpService,
+    origin_headers::add_application,
     source::{RenewalReason, SlotWanted, TokenSource},
 };
 
@@ -139,6 +140,7 @@ where
         if !admit(&self.shared.origins, &mut request) {
             return ResponseFuture::plain(self.inner.call(request));
         }
+        add_application(request.headers_mut(), self.shared.application.as_ref());
         let wanted = request
             .extensions()
             .get()

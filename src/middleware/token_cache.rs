@@ -18,6 +18,8 @@ pub(crate) struct Shared<T> {
     pub(crate) transport: T,
     /// Where tokens may go; the first is the API's.
     pub(crate) origins: Arc<[Origin]>,
+    /// Who makes the crate's own calls.
+    pub(crate) application: Option<HeaderValue>,
     /// The largest body, in bytes, that is kept for a replay.
     pub(crate) replay_limit: usize,
 }

@@ -107,7 +107,7 @@ impl ListOptions {
         self
     }
 
-    /// How many tokens to ask for at once, 1 to 100. Default: 100. It is not checked here: another
+    /// How many tokens to ask for at once, 10 to 100. Default: 100. It is not checked here: another
     /// number is the API's to judge.
     pub fn page_size(mut self, size: u8) -> Self {
         self.page_size = Some(size);
@@ -203,7 +203,9 @@ where
                 let body =
                     response::send(self.service.clone(), request(Method::GET, &path)?).await?;
                 let Page { data, pagination } = response::parse(&body)?;
-                let next = (!data.is_empty() && page < pagination.pages_total).then_some(page + 1);
+                let next = pagination
+                    .next(page)
+                    .filter(|next| !data.is_empty() && *next > page);
                 Ok(Some((stream::iter(data).map(UploadToken::try_from), next)))
             }
         })
@@ -250,18 +252,36 @@ where
     }
 }
 
-/// One page of the list. Of the paging, only the number of pages is read: the next page is counted,
-/// not taken from the links, whose host would have to be trusted.
+/// One page of the list.
 #[derive(Deserialize)]
 struct Page {
     data: Vec<Wire>,
     pagination: Pagination,
 }
 
+/// Of the paging, only the links are read: the counts are the API's guess of what may change at any moment.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Pagination {
-    pages_total: u64,
+    links: Vec<Link>,
+}
+
+#[derive(Deserialize)]
+struct Link {
+    rel: String,
+    uri: String,
+}
+
+impl Pagination {
+    /// The number of the page after this one, if there is one. Of the link only this number is taken: its host would have to
+    /// be trusted, and the API's links leave out how the list is sorted.
+    fn next(&self, page: u64) -> Option<u64> {
+        let next = self.links.iter().find(|link| link.rel == "next")?;
+        let query = next.uri.split_once('?').map_or("", |(_, query)| query);
+        let number = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("currentPage="));
+        number.map_or(Some(page + 1), |number| number.parse().ok())
+    }
 }
 
 /// The path of a token. It is checked first: a token that is not one could lead to another path.

@@ -7,7 +7,7 @@ use tower_layer::Layer;
 use super::{pass::Pass, service::DelegatedUpload, token::DelegatedToken};
 #[cfg(doc)]
 use crate::error::ErrorKind;
-use crate::{credentials::Environment, error::Error, origin::Origin};
+use crate::{credentials::Environment, error::Error, origin::Origin, origin_headers};
 
 /// Lets a service upload with nothing but a delegated token. See the [module docs](super).
 ///
@@ -34,6 +34,7 @@ pub struct UploadTokenLayerBuilder {
     token: DelegatedToken,
     base_url: String,
     allow_http: bool,
+    application: Option<(String, String)>,
 }
 
 impl UploadTokenLayer {
@@ -44,6 +45,7 @@ impl UploadTokenLayer {
             token: token.into(),
             base_url: Environment::default().base_url().to_owned(),
             allow_http: false,
+            application: None,
         }
     }
 }
@@ -69,16 +71,28 @@ impl UploadTokenLayerBuilder {
         self
     }
 
+    /// Names your application to api.video on the requests of [`upload`](super::upload()), as
+    /// [`ApiVideoAuthLayerBuilder::application`](crate::ApiVideoAuthLayerBuilder::application) does.
+    pub fn application(mut self, name: impl Into<String>, version: impl Into<String>) -> Self {
+        self.application = Some((name.into(), version.into()));
+        self
+    }
+
     /// Checks the settings and makes the layer.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`], with what to do, if the base URL is not an origin, or the token has a
-    /// character that no token has.
+    /// [`ErrorKind::Configuration`], with what to do, if the base URL is not an origin, the token has a
+    /// character that no token has, or the application's name or version is not as it must be.
     pub fn build(self) -> Result<UploadTokenLayer, Error> {
         self.token.check()?;
         let origin = Origin::parse(&self.base_url, self.allow_http)?;
-        Ok(UploadTokenLayer(Arc::new(Pass::new(self.token, origin))))
+        let application = self
+            .application
+            .map(|(name, version)| origin_headers::application(&name, &version))
+            .transpose()?;
+        let pass = Pass::new(self.token, origin, application);
+        Ok(UploadTokenLayer(Arc::new(pass)))
     }
 }
 

@@ -6,24 +6,34 @@
 
 use std::fmt;
 
-use http::{HeaderMap, Method, Request, Uri, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header, uri::PathAndQuery};
 
 use super::token::DelegatedToken;
 use crate::{
     admission::NoAuth,
     error::{Error, ErrorKind},
     origin::Origin,
+    origin_headers::add_application,
 };
 
 /// What is good for uploads, and where. The origin is the token's: it is of no use at another.
 pub(super) struct Pass {
     token: DelegatedToken,
     origin: Origin,
+    application: Option<HeaderValue>,
 }
 
 impl Pass {
-    pub(super) fn new(token: DelegatedToken, origin: Origin) -> Self {
-        Self { token, origin }
+    pub(super) fn new(
+        token: DelegatedToken,
+        origin: Origin,
+        application: Option<HeaderValue>,
+    ) -> Self {
+        Self {
+            token,
+            origin,
+            application,
+        }
     }
 
     /// To look for it in errors.
@@ -48,6 +58,7 @@ impl Pass {
             "it has a token already"
         } else {
             request.headers_mut().remove(header::AUTHORIZATION);
+            add_application(request.headers_mut(), self.application.as_ref());
             // An authentication layer below takes this for one with credentials of its own, which it is.
             request.extensions_mut().insert(NoAuth);
             *request.uri_mut() = self.uri(request.uri().query())?;

@@ -3,15 +3,18 @@
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    origin_headers,
+};
 
-/// A request to the API whose URI is only a path; a layer below completes it.
+/// A request to the API whose URI is only a path; a layer below completes it, and names the program.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::Configuration`]; the path is not quoted, for it may hold a token.
 pub(super) fn request(method: Method, path: &str) -> Result<Request<Bytes>, Error> {
-    Request::builder()
+    let mut request = Request::builder()
         .method(method)
         .uri(path)
         .header(header::ACCEPT, HeaderValue::from_static("application/json"))
@@ -21,5 +24,7 @@ pub(super) fn request(method: Method, path: &str) -> Result<Request<Bytes>, Erro
                 ErrorKind::Configuration,
                 "a token, a video id or a path is not valid in a URI",
             )
-        })
+        })?;
+    origin_headers::add_client(request.headers_mut());
+    Ok(request)
 }

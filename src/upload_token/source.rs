@@ -72,7 +72,7 @@ impl Source<File> {
     ///
     /// # Errors
     ///
-    /// If the file can't be opened, or is a folder.
+    /// If the file can't be opened, or is a folder. The error names the file.
     ///
     /// Of a pipe or a device, the length is not known and is found out.
     ///
@@ -81,10 +81,12 @@ impl Source<File> {
     /// Nothing is changed.
     pub async fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
-        let file = File::open(path).await?;
-        let metadata = file.metadata().await?;
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let file = File::open(path).await.map_err(named)?;
+        let metadata = file.metadata().await.map_err(named)?;
         if metadata.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
+            return Err(named(io::ErrorKind::IsADirectory.into()));
         }
         let source = Self::new(file);
         // Of pipes and devices, the length is not known.

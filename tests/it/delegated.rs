@@ -7,7 +7,7 @@ use std::{
 };
 
 use apivideo_auth::{
-    ErrorKind, UploadTokenLayer,
+    ErrorKind, UploadTokenLayer, UploadTokens,
     testing::{FakeApi, FakeBody},
     upload_token::{Source, UploadOptions, upload},
 };
@@ -228,4 +228,65 @@ async fn g20_readiness_passes_and_a_refused_request_is_not_sent() {
     assert_eq!(request.uri().path(), "/upload");
     response.send_response(Response::new(Body::default()));
     tokio_test::assert_ready_ok!(sent.poll());
+}
+
+#[tokio::test]
+async fn the_crates_own_calls_say_who_makes_them() {
+    let api = FakeApi::in_process();
+    let layer = with_key(&api).application("my-app", "1.2").build().unwrap();
+    let client = crate::support::client(&layer, &api);
+    let tokens = UploadTokens::<_, Body>::new(client.clone());
+    let token = tokens.create(None).await.unwrap();
+    tokens.get(token.token()).await.unwrap();
+    let video = post("/videos");
+    client.clone().oneshot(video).await.unwrap();
+    let delegated = UploadTokenLayer::builder(token.token().clone())
+        .base_url(api.url())
+        .application("camera", "3")
+        .build()
+        .unwrap()
+        .layer(api.service());
+    upload::<Body, _, _>(delegated, Source::new(&b"a film"[..]), UploadOptions::new())
+        .await
+        .unwrap();
+
+    let said: Vec<_> = api
+        .journal()
+        .into_iter()
+        .map(|it| {
+            let header = |name| {
+                it.headers
+                    .get(name)
+                    .map(|value| value.to_str().unwrap().to_owned())
+            };
+            (
+                it.uri.path().to_owned(),
+                header("av-origin-client"),
+                header("av-origin-app"),
+            )
+        })
+        .collect();
+    let [login, own @ .., upload] = &said[..] else {
+        panic!("{said:?}")
+    };
+    assert!(login.1.as_ref().unwrap().starts_with("apivideo-auth:"));
+    for call in own {
+        let is_own = call.0 != "/videos";
+        assert_eq!(
+            call.1.as_ref(),
+            login.1.as_ref().filter(|_| is_own),
+            "{call:?}"
+        );
+        assert_eq!(
+            call.2.as_deref(),
+            is_own.then_some("my-app:1.2"),
+            "{call:?}"
+        );
+    }
+    assert_eq!(
+        (&upload.1, upload.2.as_deref()),
+        (&login.1, Some("camera:3"))
+    );
+    let odd = UploadTokenLayer::builder("to1").application("a b", "1");
+    assert_eq!(odd.build().unwrap_err().kind(), ErrorKind::Configuration);
 }

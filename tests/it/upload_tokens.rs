@@ -4,12 +4,12 @@ use std::{io, time::Duration};
 
 use apivideo_auth::{
     ApiVideoAuthLayer, ErrorKind, UploadToken, UploadTokenLayer, UploadTokens,
-    testing::{FakeApi, FakeService, ManualClock},
+    testing::{FakeApi, FakeService, Fault, ManualClock},
     upload_token::{DelegatedToken, ListOptions, Problem, SortBy, Source, UploadOptions, upload},
 };
 use bytes::Bytes;
-use futures::TryStreamExt;
-use http::{Request, Response};
+use futures::{StreamExt, TryStreamExt};
+use http::{Request, Response, request};
 use tower::{Layer, service_fn};
 
 use crate::support::{Body, Client, client, with_key};
@@ -118,9 +118,9 @@ async fn the_list_has_all_pages_in_the_order_asked_for() {
         (ListOptions::new().page_size(25), &made, 3),
         (ListOptions::new().page_size(20), &made, 3),
         (
-            ListOptions::new().page_size(7).sort_by(SortBy::Ttl),
+            ListOptions::new().page_size(10).sort_by(SortBy::Ttl),
             &by_ttl,
-            9,
+            6,
         ),
     ] {
         for descending in [false, true] {
@@ -147,6 +147,58 @@ async fn the_list_has_all_pages_in_the_order_asked_for() {
         (error.kind(), Problem::of(&error).unwrap().name()),
         (ErrorKind::Rejected, "pageSize")
     );
+}
+
+#[tokio::test]
+async fn the_list_goes_by_links_and_not_by_counts() {
+    let api = FakeApi::in_process();
+    let tokens = tokens(&api);
+    for number in 0..25 {
+        tokens
+            .create(Some(Duration::from_secs(100 + number)))
+            .await
+            .unwrap();
+    }
+    let pages = |request: &request::Parts| request.uri.path() == "/upload-tokens";
+    api.clear_journal();
+    // A count that is wrong or missing, and links to another host, which is not asked.
+    let miscounted = Fault::json(|page| {
+        let paging = &mut page["pagination"];
+        paging["pagesTotal"] = 1.into();
+        for link in paging["links"].as_array_mut().expect("links") {
+            let uri = link["uri"].as_str().expect("a URI").to_owned();
+            link["uri"] = format!("https://evil.example{uri}").into();
+        }
+    });
+    api.fault(miscounted.on(pages).always());
+    let options = ListOptions::new().page_size(10).sort_by(SortBy::Ttl);
+    let listed: Vec<_> = tokens.list(options.clone()).try_collect().await.unwrap();
+    let ttls: Vec<_> = listed
+        .iter()
+        .map(|it| it.ttl().unwrap().as_secs())
+        .collect();
+    assert!(ttls.iter().copied().eq(100..125), "{ttls:?}");
+    assert_eq!(api.journal().len(), 3);
+
+    // A count that is too large, without a link: this page is the last.
+    api.fault(None);
+    let last = Fault::json(|page| {
+        page["pagination"]["pagesTotal"] = 9.into();
+        page["pagination"]["links"] = serde_json::json!([]);
+    });
+    api.fault(last.on(pages).always());
+    let listed: Vec<_> = tokens.list(options.clone()).try_collect().await.unwrap();
+    assert_eq!(listed.len(), 10);
+
+    // A link that leads back ends the list as well.
+    api.fault(None);
+    let back = Fault::json(|page| {
+        let uri = "/upload-tokens?currentPage=1";
+        page["pagination"]["links"] = serde_json::json!([{ "rel": "next", "uri": uri }]);
+    });
+    api.fault(back.on(pages).always());
+    let listed: Vec<_> = tokens.list(options).take(50).try_collect().await.unwrap();
+    assert_eq!(listed.len(), 10);
 }
 
 #[tokio::test]

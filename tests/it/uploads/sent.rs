@@ -148,7 +148,10 @@ async fn a_file_goes_with_its_length_and_its_name_over_a_socket() {
         api.received(done.video_id()).unwrap().file_name.as_deref(),
         Some(name)
     );
-    assert!(Source::open(std::env::temp_dir()).await.is_err());
+    for bad in [std::env::temp_dir(), path] {
+        let error = Source::open(&bad).await.unwrap_err();
+        assert!(error.to_string().contains(bad.to_str().unwrap()), "{error}");
+    }
 }
 
 const SIZE: usize = 512 * MIB;
