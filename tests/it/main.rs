@@ -9,6 +9,7 @@ mod contract;
 mod delegated;
 mod fleet;
 mod freshness;
+mod gateway;
 mod keepers;
 mod lifecycle;
 mod min_lifetime;
