@@ -1,11 +1,11 @@
-//! The way to Redis.
+//! The way to Redis: one connection for each runtime, replaced when it breaks.
 //!
-//! One connection, shared by all calls of a store and replaced when it breaks. The library's own
-//! manager is not used: the task that drives a connection belongs to one runtime, and a store may be
-//! used from several.
+//! The library's own manager is not used: the task that drives a connection belongs to one runtime,
+//! and a store may be used from several at once.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -15,9 +15,8 @@ use redis::{
 };
 use tokio::{
     runtime::{self, Handle},
-    sync::Mutex,
     task::AbortHandle,
-    time,
+    time::{Instant, timeout_at},
 };
 
 use super::{
@@ -30,28 +29,30 @@ use crate::error::{Error, ErrorKind};
 /// a call that was given up is over before the lease is.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// Where Redis is, how to log in, and the connection that is open.
+/// Where Redis is, how to log in, and the connections that are open.
 pub(super) struct Redis {
     address: Address,
     settings: RedisConnectionInfo,
     tls: Option<Tls>,
-    /// Locked while connecting too, so that many callers make one connection.
-    open: Mutex<Option<Open>>,
-    /// Counts connections, so that a call that failed closes the one that it used and no newer one.
-    opened: AtomicU64,
+    slots: Mutex<HashMap<runtime::Id, Arc<Slot>>>,
 }
 
-/// A connection is worth nothing on another runtime than the one that drives it.
-///
-/// When the runtime ends, the task that drives a connection ends with it, and a call over it would
-/// wait for ever.
+/// What one runtime has of a store.
+#[derive(Default)]
+struct Slot {
+    open: Mutex<Option<Arc<Open>>>,
+    /// Held while connecting, so that many callers make one connection.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+/// A connection. The task that drives it ends with its runtime, and the stream with the task.
 struct Open {
     connection: MultiplexedConnection,
-    number: u64,
-    runtime: runtime::Id,
     driver: AbortHandle,
 }
 
+/// The slot has it, and each call that is under way: when one call gives a connection up, the others may still get
+/// their response. After the last one nothing more is sent over it.
 impl Drop for Open {
     fn drop(&mut self) {
         self.driver.abort();
@@ -83,8 +84,7 @@ impl Redis {
             address,
             settings,
             tls,
-            open: Mutex::new(None),
-            opened: AtomicU64::new(0),
+            slots: Mutex::default(),
         })
     }
 
@@ -104,32 +104,33 @@ impl Redis {
     ///
     /// The call may or may not be carried out, as after an error.
     pub(super) async fn run(&self, call: &Cmd) -> Result<Value, Error> {
-        let used = AtomicU64::new(0);
-        match time::timeout(DEADLINE, self.try_twice(call, &used)).await {
-            Ok(result) => result,
-            Err(_) => {
-                // What hangs on the connection would hold up what comes next.
-                if let Ok(mut open) = self.open.try_lock() {
-                    open.take_if(|open| open.number == used.load(Relaxed));
-                }
-                Err(self.address.unavailable("did not answer within 3 s", None))
-            }
-        }
+        self.run_within(DEADLINE, call).await
     }
 
+    /// The same with a deadline of its own.
+    ///
     /// Sends the call, and once more over a new connection if an old one broke: Redis may have been
-    /// restarted since. `used` tells the caller which connection to close if time runs out.
-    async fn try_twice(&self, call: &Cmd, used: &AtomicU64) -> Result<Value, Error> {
+    /// restarted since.
+    pub(super) async fn run_within(&self, limit: Duration, call: &Cmd) -> Result<Value, Error> {
+        let (slot, deadline) = (self.slot(), Instant::now() + limit);
+        let late = |_| {
+            self.address
+                .unavailable(&format!("did not answer within {limit:?}"), None)
+        };
         for may_be_stale in [true, false] {
-            let (mut connection, number, kept) = self.connection().await?;
-            // Before the call: if time runs out in it, `run` has to know which connection hangs.
-            used.store(number, Relaxed);
-            let failed = match call.query_async(&mut connection).await {
-                Ok(value) => return Ok(value),
-                Err(error) => error,
+            let (open, kept) = timeout_at(deadline, self.connection(&slot))
+                .await
+                .map_err(late)??;
+            let mut connection = open.connection.clone();
+            let failed = match timeout_at(deadline, call.query_async(&mut connection)).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(error)) => Ok(error),
+                Err(elapsed) => Err(elapsed),
             };
-            // Another call may have replaced it already.
-            self.open.lock().await.take_if(|open| open.number == number);
+            // One that hangs would hold up what comes next. Another call may have replaced it already.
+            slot.current()
+                .take_if(|current| Arc::ptr_eq(current, &open));
+            let failed = failed.map_err(late)?;
             let declined = matches!(
                 failed.kind(),
                 RedisErrorKind::Server(_) | RedisErrorKind::Extension
@@ -142,14 +143,23 @@ impl Redis {
         Err(self.address.unavailable("broke the connection", None))
     }
 
-    /// A connection, its number, and whether it was there before.
-    ///
-    /// One that belongs to another runtime is left to it: it may be in use there.
-    async fn connection(&self) -> Result<(MultiplexedConnection, u64, bool), Error> {
-        let mut open = self.open.lock().await;
+    /// What the current runtime has.
+    fn slot(&self) -> Arc<Slot> {
         let runtime = Handle::current().id();
-        if let Some(open) = open.as_ref().filter(|open| open.runtime == runtime) {
-            return Ok((open.connection.clone(), open.number, true));
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.get(&runtime) {
+            return slot.clone();
+        }
+        // Of the runtimes that have ended: a program may make one for each piece of work.
+        slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.current().is_some());
+        slots.entry(runtime).or_default().clone()
+    }
+
+    /// A connection, and whether it was there before.
+    async fn connection(&self, slot: &Slot) -> Result<(Arc<Open>, bool), Error> {
+        let _connecting = slot.connecting.lock().await;
+        if let Some(open) = slot.current().clone() {
+            return Ok((open, true));
         }
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let stream = stream::connect(&self.address, self.tls.as_ref()).await?;
@@ -158,14 +168,9 @@ impl Redis {
                 .await
                 .map_err(|error| self.explain(error))?;
         let driver = tokio::spawn(driver).abort_handle();
-        let number = 1 + self.opened.fetch_add(1, Relaxed);
-        *open = Some(Open {
-            connection: connection.clone(),
-            number,
-            runtime,
-            driver,
-        });
-        Ok((connection, number, false))
+        let open = Arc::new(Open { connection, driver });
+        *slot.current() = Some(open.clone());
+        Ok((open, false))
     }
 
     /// Redis's own word for an error decides; its text is kept as the source.
@@ -180,5 +185,35 @@ impl Redis {
             _ => "broke the connection",
         };
         self.address.unavailable(what, Some(error.into()))
+    }
+}
+
+impl Slot {
+    /// The connection, if it is not known to have ended. Held for a few instructions.
+    fn current(&self) -> MutexGuard<'_, Option<Arc<Open>>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.take_if(|open| open.driver.is_finished());
+        open
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g24_runtimes_that_have_ended_leave_nothing_behind() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+        let url = format!("redis://{}", nobody.expect("a port"));
+        let redis = Redis::new(&url, false, None).expect("a good URL");
+        for _ in 0..3 {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            let failed = runtime.block_on(redis.run(&redis::cmd("PING")));
+            assert!(failed.is_err(), "nobody is there");
+            assert_eq!(redis.slots.lock().expect("no panic").len(), 1);
+        }
     }
 }

@@ -165,12 +165,6 @@ async fn g24_a_killed_redis_is_an_error_and_is_found_again() {
 fn g24_each_runtime_has_a_connection_that_it_drives() {
     let server = RedisServer::start();
     let store = store(&server);
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime")
-    };
     let (one, two) = (runtime(), runtime());
     for number in 1..=3 {
         one.block_on(save(&store, stored(version(1, number), b"one")));
@@ -192,4 +186,47 @@ fn g24_each_runtime_has_a_connection_that_it_drives() {
         });
         server.command(&["DEL", LOCK]);
     }
+}
+
+#[test]
+#[ignore = "needs redis-server; .ci/run runs it"]
+fn g24_runtimes_at_work_at_once_do_not_disturb_each_other() {
+    const WORKERS: u64 = 4;
+    let server = RedisServer::start();
+    let proxy = Proxy::start(&server);
+    let store = RedisStore::builder(proxy.url())
+        .build()
+        .expect("a good URL");
+    let until = Instant::now() + Duration::from_millis(500);
+    let worker = || {
+        runtime().block_on(async {
+            let (mut failures, key) = (0, key());
+            while Instant::now() < until {
+                let two = futures::join!(store.load(&key), store.load(&key));
+                failures += usize::from(two.0.is_err()) + usize::from(two.1.is_err());
+            }
+            failures
+        })
+    };
+    let failures: usize = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(worker)).collect();
+        let failures = workers.into_iter().map(|worker| worker.join());
+        failures.map(|failures| failures.expect("no panic")).sum()
+    });
+    assert_eq!((failures, proxy.connections()), (0, WORKERS));
+    let connected = || server.command(&["CLIENT", "LIST"]).lines().count();
+    for _ in 0..500 {
+        if connected() == 1 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{} connections outlive their runtimes", connected() - 1);
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
