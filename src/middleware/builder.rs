@@ -14,7 +14,7 @@ use crate::{
     origin::Origin,
     origin_headers,
     source::{Settings, SourceStore, Tokens},
-    store::{StoreKey, TokenStore},
+    store::{MemoryStore, StoreKey, TokenStore},
 };
 
 /// One token call is answered in well under a second; ten cover a slow network.
@@ -64,7 +64,7 @@ struct Options {
     credentials: Credentials,
     application: Option<(String, String)>,
     never_sent: Option<NeverSent>,
-    clock: Arc<dyn Clock>,
+    clock: Option<Arc<dyn Clock>>,
     grant_preference: GrantPreference,
     early_window: Duration,
     call_timeout: Duration,
@@ -84,7 +84,7 @@ impl<P> ApiVideoAuthLayerBuilder<SameService, P> {
             credentials: Credentials::new(),
             application: None,
             never_sent: None,
-            clock: Arc::new(SystemClock),
+            clock: None,
             grant_preference: GrantPreference::default(),
             early_window: EARLY_WINDOW,
             call_timeout: CALL_TIMEOUT,
@@ -261,7 +261,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
 
     /// Tells the time; for tests. Default: the clocks of the operating system. See [`clock`](crate::clock).
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.options.clock = Arc::new(clock);
+        self.options.clock = Some(Arc::new(clock));
         self
     }
 
@@ -311,10 +311,14 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
             .map(|(name, version)| origin_headers::application(name, version))
             .transpose()?;
         let key = StoreKey::new(origin.name(), options.account)?;
+        if let (Some(store), Some(clock)) = (&options.store, &options.clock) {
+            MemoryStore::follow_clock(&**store, clock);
+        }
         let store = options
             .store
             .map(|store| SourceStore::new(store, key, options.replace_foreign_pair));
-        let (never_sent, clock) = (options.never_sent, options.clock);
+        let never_sent = options.never_sent;
+        let clock = options.clock.unwrap_or_else(|| Arc::new(SystemClock));
         let tokens = Tokens::new(Settings {
             endpoint: EndpointConfig {
                 origin,

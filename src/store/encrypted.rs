@@ -93,6 +93,13 @@ impl fmt::Debug for EncryptionKey {
     }
 }
 
+impl<S> EncryptedStore<S> {
+    /// What it encrypts for.
+    pub(super) fn inner(&self) -> &S {
+        &self.store
+    }
+}
+
 impl<S: TokenStore> EncryptedStore<S> {
     /// Encrypts what `store` keeps.
     ///

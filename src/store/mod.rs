@@ -61,7 +61,7 @@
 //! A pair that came of a seed does not say whose account it is of. A holder of an API key takes it for that of its own key,
 //! and warns once.
 
-use std::{fmt, time::Duration};
+use std::{any::Any, fmt, time::Duration};
 
 use futures::future::BoxFuture;
 use zeroize::Zeroizing;
@@ -133,7 +133,7 @@ pub(crate) use self::{
 ///     }
 /// }
 /// ```
-pub trait TokenStore: Send + Sync + 'static {
+pub trait TokenStore: Any + Send + Sync {
     /// Reads what is stored under a key; `None` if nothing is. Needs no lock and sees a whole save
     /// or none of it.
     ///

@@ -4,6 +4,7 @@ mod encrypted;
 mod file;
 mod file_races;
 mod keyring;
+mod memory;
 mod redis;
 
 use std::{
