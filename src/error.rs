@@ -63,8 +63,8 @@ struct Inner {
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A setting can't work. The message says which and what to do. It comes from a `build`, a
-    /// setter or a constructor, and from [`TokenSource::pair`](crate::TokenSource::pair) where a
-    /// store owns the pair.
+    /// setter or a constructor, from [`TokenSource::pair`](crate::TokenSource::pair) where a store
+    /// owns the pair, and from a store whose place can never work.
     Configuration,
     /// A token is needed and there is nothing to get one with: give the builder an API key, a
     /// refresh token or a store that holds a pair, or call `set_credentials`.

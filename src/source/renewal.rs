@@ -416,10 +416,11 @@ enum Heard {
     Credentials,
 }
 
-/// Whether a store failed that could serve again, with nothing changed by anyone.
+/// Whether a store failed, or lies where none can work.
 fn is_broken(error: &Error) -> bool {
+    use ErrorKind::{Configuration, Panicked, StoreCorrupt, StoreUnavailable};
     matches!(
         error.kind(),
-        ErrorKind::StoreUnavailable | ErrorKind::StoreCorrupt | ErrorKind::Panicked
+        Configuration | Panicked | StoreCorrupt | StoreUnavailable
     )
 }

@@ -308,14 +308,26 @@ impl StoreKey {
         &self.account
     }
 
-    /// Origin and account as one name of letters, digits, `.`, `_`, `-` and `@`, different for
-    /// different keys: fit for a file's name. Accounts that differ in case alone have names that
-    /// differ in case alone; a store whose names know no case has to see to that itself.
+    /// Account and origin as one name of small letters, digits, `.`, `_`, `-`, `+` and `@`, different for different keys: fit
+    /// for a file's name, also where case is ignored.
+    ///
+    /// A capital letter of the account is a `+` and the small one. What is neither a small letter nor a digit, `.` or `-` in
+    /// the origin is a `_` and its code. An account that Windows would take for a device (`con`, `nul.x`) has a `@` before it.
     #[must_use]
     pub fn name(&self) -> String {
-        let mut name = format!("{}@", self.account);
+        let mut name = String::new();
+        if is_device(&self.account) {
+            name.push('@');
+        }
+        for letter in self.account.chars() {
+            if letter.is_ascii_uppercase() {
+                name.push('+');
+            }
+            name.push(letter.to_ascii_lowercase());
+        }
+        name.push('@');
         for byte in self.origin.bytes() {
-            if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-') {
+            if byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-') {
                 name.push(byte.into());
             } else {
                 name.push_str(&format!("_{byte:02x}"));
@@ -323,6 +335,17 @@ impl StoreKey {
         }
         name
     }
+}
+
+/// Whether Windows takes a name that begins so for a device, whatever follows the first dot. One with capital letters is no
+/// longer like it when they are escaped.
+fn is_device(name: &str) -> bool {
+    let base = name.split('.').next().unwrap_or_default();
+    let numbered = ["com", "lpt"].iter().any(|device| {
+        let number = base.strip_prefix(device).map(str::as_bytes);
+        matches!(number, Some([b'0'..=b'9']))
+    });
+    numbered || matches!(base, "con" | "prn" | "aux" | "nul")
 }
 
 /// What is stored under a key: what can be read without opening it, and the pair itself.

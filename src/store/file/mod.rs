@@ -1,6 +1,6 @@
 //! One file for each account in a private folder.
 //!
-//! An account has two files: the record (`NAME.json`) and beside it the lock (`NAME.lock`), where
+//! A key has two files: the record (`NAME.json`) and beside it the lock (`NAME.lock`), where
 //! NAME is [`StoreKey::name`]. A save writes a third (`.NAME.tmp-…`), syncs it, renames it over the
 //! record and syncs the folder: whoever reads sees the old record or the new one, also after a
 //! power cut.
@@ -41,6 +41,18 @@ use crate::{
 /// # Ok::<(), apivideo_auth::Error>(())
 /// ```
 ///
+/// # Its files
+///
+/// The pair of an account lies in `NAME.json`, where NAME is [`StoreKey::name`]. At `https://ws.api.video` that is
+///
+/// | account | file |
+/// | --- | --- |
+/// | `default`, where none is named | `default@https_3a_2f_2fws.api.video_3a443.json` |
+/// | `Main` | `+main@https_3a_2f_2fws.api.video_3a443.json` |
+///
+/// `NAME.lock` beside it carries the lock and says who holds it. `default@seeds@….json` says which
+/// [seeds](super#seeds) are spent; who removes the pair leaves it.
+///
 /// # What protects what
 ///
 /// The folder has to belong to this user, and nobody else may write to it; it is made with mode 0700 if it is missing.
@@ -74,8 +86,8 @@ impl FileStore {
         }
     }
 
-    /// A store in the folder `apivideo-auth` where this platform keeps a user's data, such as
-    /// `~/.local/share/apivideo-auth`.
+    /// A store in the folder `apivideo-auth` where this platform keeps a user's state: below `$XDG_STATE_HOME`, by default
+    /// `~/.local/state/apivideo-auth`; on Windows in the local profile, `%LOCALAPPDATA%\apivideo-auth`.
     ///
     /// # Errors
     ///
@@ -86,7 +98,9 @@ impl FileStore {
             let message = "this user has no home folder; name one with `FileStore::in_folder`";
             Error::with_source(ErrorKind::Configuration, message, error)
         })?;
-        Ok(Self::in_folder(strategy.data_dir().join("apivideo-auth")))
+        // On Windows the other folders may roam: a pair that is copied to another machine is presented twice.
+        let state = strategy.state_dir().unwrap_or(strategy.cache_dir());
+        Ok(Self::in_folder(state.join("apivideo-auth")))
     }
 
     /// Where the files lie, for a message to a person.
@@ -459,13 +473,19 @@ fn corrupt(path: &Path) -> Error {
     )
 }
 
-/// A disk that is full, a folder without permission: it may be mended, so it is transient.
+/// A disk that is full, a folder without permission: it may be mended, so it is transient. A file where a folder is needed
+/// is not: that takes another setting.
 fn unavailable(path: &Path, error: io::Error) -> Error {
-    Error::with_source(
-        ErrorKind::StoreUnavailable,
-        format!("{} can't be used", path.display()),
-        error,
-    )
+    use io::ErrorKind::{InvalidFilename, NotADirectory};
+    let (kind, advice) = match error.kind() {
+        NotADirectory | InvalidFilename => (
+            ErrorKind::Configuration,
+            " as a place for tokens; name another folder",
+        ),
+        _ => (ErrorKind::StoreUnavailable, ""),
+    };
+    let message = format!("{} can't be used{advice}", path.display());
+    Error::with_source(kind, message, error)
 }
 
 /// What is not private counts as damaged: somebody else may have written it.

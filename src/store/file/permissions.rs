@@ -26,6 +26,14 @@ impl fmt::Display for NotPrivate {
 
 impl std::error::Error for NotPrivate {}
 
+/// Something else has the folder's name.
+fn no_folder(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
+        _ => error,
+    }
+}
+
 #[cfg(unix)]
 mod platform {
     use std::{
@@ -70,7 +78,8 @@ mod platform {
     /// Made private from the start: a mode that is set afterwards leaves a moment in between. A
     /// folder that exists is left as it is, and checked.
     pub(in crate::store::file) fn make_folder(folder: &Path) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(no_folder)
     }
 
     /// Whether nobody else can put files here. Others may look inside: the files themselves are
@@ -113,7 +122,8 @@ mod platform {
     }
 
     pub(in crate::store::file) fn make_folder(folder: &Path) -> io::Result<()> {
-        DirBuilder::new().recursive(true).create(folder)
+        let made = DirBuilder::new().recursive(true).create(folder);
+        made.map_err(no_folder)
     }
 
     pub(in crate::store::file) fn check_folder(_: &Path) -> io::Result<()> {

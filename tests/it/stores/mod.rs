@@ -2,6 +2,7 @@
 
 mod encrypted;
 mod file;
+mod file_places;
 mod file_races;
 mod keyring;
 mod memory;

@@ -1,0 +1,119 @@
+//! Where a file store puts its files, and places that can't be used.
+
+use std::{collections::HashSet, fs, path::Path};
+
+use apivideo_auth::{ApiVideoAuthLayer, GrantType, testing::FakeApi};
+
+use super::*;
+use crate::support::{
+    child::{Child, orders},
+    client, list,
+};
+
+/// What Windows takes for a device, whatever its case and whatever follows a dot.
+const DEVICES: [&str; 8] = [
+    "con", "NUL", "Aux", "prn", "com1", "LPT9", "con.x", "nul.a.b",
+];
+
+#[test]
+fn g25_accounts_have_names_apart_where_case_is_ignored() {
+    let accounts = ["main", "Main", "MAIN", "mAin", "_main", "m.a-i_n"];
+    let accounts = accounts.iter().chain(&DEVICES);
+    let mut names = HashSet::new();
+    for account in accounts.clone() {
+        let key = StoreKey::new("https://ws.example", *account).expect("a good key");
+        let name = key.name();
+        let base = name.split('.').next().expect("a part").to_owned();
+        assert!(
+            !DEVICES
+                .iter()
+                .any(|device| base.eq_ignore_ascii_case(device)),
+            "{name}"
+        );
+        let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._-@+".contains(letter);
+        assert!(name.chars().all(is_plain), "{name}");
+        assert!(names.insert(name.to_lowercase()), "{name}");
+    }
+    assert_eq!(names.len(), accounts.count());
+    let name = |account| {
+        let key = StoreKey::new("https://ws.api.video:443", account).expect("a good key");
+        key.name()
+    };
+    assert_eq!(name("default"), "default@https_3a_2f_2fws.api.video_3a443");
+    assert_eq!(name("Main.B"), "+main.+b@https_3a_2f_2fws.api.video_3a443");
+    assert_eq!(name("con"), "@con@https_3a_2f_2fws.api.video_3a443");
+}
+
+#[test]
+#[ignore = "runs as a child process"]
+fn child_of_user_folder() {
+    let [expected] = orders();
+    let store = FileStore::in_user_folder().expect("a home");
+    assert_eq!(store.folder(), Path::new(&expected));
+}
+
+#[tokio::test]
+async fn g24_the_users_folder_is_the_one_for_state() {
+    for (shell, expected) in [
+        (
+            "export HOME=/home/test XDG_STATE_HOME=/var/test XDG_DATA_HOME=/data",
+            "/var/test/apivideo-auth",
+        ),
+        (
+            "unset XDG_STATE_HOME; export HOME=/home/test",
+            "/home/test/.local/state/apivideo-auth",
+        ),
+    ] {
+        let shell = format!(r#"{shell}; exec "$@""#);
+        let test = "stores::file_places::child_of_user_folder";
+        Child::start_in(&shell, test, &[expected]).passed().await;
+    }
+}
+
+#[tokio::test]
+async fn g24_a_place_that_can_never_work_is_not_transient() {
+    let outside = tempfile::tempdir().expect("a folder");
+    let file = outside.path().join("file");
+    fs::write(&file, "something else").expect("writing");
+    let long = outside.path().join("x".repeat(300));
+    for (place, why) in [
+        (file.clone(), "a file where the folder is to be"),
+        (file.join("tokens"), "a file above the folder"),
+        (long, "a name that is too long"),
+    ] {
+        let store = FileStore::in_folder(&place);
+        for error in [
+            store.load(&key()).await.expect_err(why),
+            store.try_lock(&key()).await.expect_err(why),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Configuration, "{why}: {error:?}");
+            assert!(!error.is_transient(), "{why}");
+            assert!(
+                error.to_string().contains(place.to_str().expect("a path")),
+                "{error}"
+            );
+        }
+
+        // It is no reason to stop where the key can log in.
+        let api = FakeApi::builder().build();
+        let layer = ApiVideoAuthLayer::builder()
+            .base_url(api.url())
+            .store(store);
+        let keyless = layer.build().expect("good settings");
+        assert!(list(&client(&keyless, &api)).await.is_err());
+        let layer = ApiVideoAuthLayer::builder()
+            .base_url(api.url())
+            .api_key(api.api_key());
+        let keyed = layer
+            .store(FileStore::in_folder(&place))
+            .build()
+            .expect("good settings");
+        assert_eq!(
+            list(&client(&keyed, &api)).await.expect("a login"),
+            200,
+            "{why}"
+        );
+        let grant = keyed.subscribe().latest().map(|renewed| renewed.grant);
+        assert_eq!(grant, Some(GrantType::ApiKey));
+    }
+}
