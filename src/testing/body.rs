@@ -58,8 +58,8 @@ impl FakeBody {
     }
 
     /// Keeps the token call in flight until the body has been read or dropped.
-    pub(super) fn holding(mut self, in_flight: InFlight) -> Self {
-        self.in_flight = Some(in_flight).filter(|_| !self.is_end_stream());
+    pub(super) fn holding(mut self, in_flight: Option<InFlight>) -> Self {
+        self.in_flight = in_flight.filter(|_| !self.is_end_stream());
         self
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -18,8 +18,6 @@ use tokio::{
     task::JoinSet,
 };
 
-#[cfg(feature = "upload-tokens")]
-use super::resources::Resources;
 use super::{
     clock::SystemClock,
     gate::Gates,
@@ -29,6 +27,8 @@ use super::{
     state::{Shared, State},
     tokens::{Rules, Tokens, padded},
 };
+#[cfg(feature = "upload-tokens")]
+use super::{resources::Resources, uploads::UploadRules};
 use crate::Clock;
 
 /// How long access tokens live unless the builder says otherwise: as long as those of api.video.
@@ -59,8 +59,10 @@ pub struct FakeApiBuilder {
     refusals_as_400: bool,
     journal: bool,
     #[cfg(feature = "upload-tokens")]
-    keep_uploads: bool,
+    uploads: UploadRules,
     cors: Option<HeaderValue>,
+    headers: HeaderMap,
+    port: u16,
 }
 
 impl FakeApiBuilder {
@@ -107,8 +109,8 @@ impl FakeApiBuilder {
         self
     }
 
-    /// Whether refused credentials get the 400 of the OpenAPI file, not the 401 of the docs, with
-    /// the problem `authentication-invalid-user-credentials`. Default: no.
+    /// Whether refused credentials get the 400 of the OpenAPI file, not the 401 of the docs: token calls with the problem
+    /// `authentication-invalid-user-credentials`, and upload tokens. Default: no.
     pub fn refusals_as_400(mut self, as_400: bool) -> Self {
         self.refusals_as_400 = as_400;
         self
@@ -124,12 +126,21 @@ impl FakeApiBuilder {
     /// is: a test of a large upload needs no memory for it.
     #[cfg(feature = "upload-tokens")]
     pub fn keep_uploads(mut self, keep: bool) -> Self {
-        self.keep_uploads = keep;
+        self.uploads.keep = keep;
         self
     }
 
-    /// Lets the pages of an origin, such as `https://www.example.com`, read the responses in a browser, as the API
-    /// does: preflight requests are answered. Token calls are left out. Default: no origin.
+    /// How long it takes, by the [clock](Self::clock), until an uploaded video is stored. Its status is `uploaded` until
+    /// then, or `ingesting` where the video was created with a `source` that the API fetches, and `ingested` afterwards.
+    /// Default: 10 s.
+    #[cfg(feature = "upload-tokens")]
+    pub fn ingest_time(mut self, time: Duration) -> Self {
+        self.uploads.ingest_time = time;
+        self
+    }
+
+    /// Lets the pages of an origin, such as `https://www.example.com` or `*`, read the responses in a browser, as the API
+    /// does: preflight requests are answered. Default: no origin.
     ///
     /// # Panics
     ///
@@ -137,6 +148,31 @@ impl FakeApiBuilder {
     pub fn cors(mut self, origin: &str) -> Self {
         self.cors =
             Some(HeaderValue::from_str(origin).expect("the origin is a valid header value"));
+        self
+    }
+
+    /// A header that responses carry besides their own, such as the `Set-Cookie` of a load balancer. Called again, it
+    /// adds another. Faults are left out: what they answer has no headers but their own.
+    ///
+    /// # Panics
+    ///
+    /// If the name or the value is not valid in a header.
+    ///
+    /// ```
+    /// use apivideo_auth::testing::FakeApi;
+    ///
+    /// let api = FakeApi::builder().response_header("set-cookie", "lb=test-only; Path=/").build();
+    /// ```
+    pub fn response_header(mut self, name: &str, value: &str) -> Self {
+        let name = HeaderName::try_from(name).expect("the name is a valid header name");
+        let value = HeaderValue::from_str(value).expect("the value is a valid header value");
+        self.headers.append(name, value);
+        self
+    }
+
+    /// The port of the loopback interface that [`serve`](Self::serve) takes. Default: 0, one that is free.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
         self
     }
 
@@ -154,16 +190,16 @@ impl FakeApiBuilder {
     ///
     /// # Errors
     ///
-    /// If no port of the loopback interface is free.
+    /// If no port of the loopback interface is free, or not the one that was asked for.
     ///
-    /// It binds a free port of 127.0.0.1 and nothing else. It ends with the runtime, or with the
+    /// It binds one port of 127.0.0.1 and nothing else. It ends with the runtime, or with the
     /// last [`FakeApi`].
     ///
     /// # Cancel safety
     ///
     /// Dropped, no server is left behind.
     pub async fn serve(self) -> io::Result<FakeApi> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let shared = Arc::new(self.shared());
         let server = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
@@ -181,13 +217,14 @@ impl FakeApiBuilder {
         state.reported_lifetime = self.reported_lifetime;
         #[cfg(feature = "upload-tokens")]
         {
-            state.resources = Resources::new(self.keep_uploads);
+            state.resources = Resources::new(self.uploads);
         }
         Shared {
             api_key: padded("test-only-api-key-".to_owned(), 40),
             clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
             refusals_as_400: self.refusals_as_400,
             cors: self.cors,
+            headers: self.headers,
             gates: Gates::default(),
             state: Mutex::new(state),
         }
@@ -204,8 +241,13 @@ impl Default for FakeApiBuilder {
             refusals_as_400: false,
             journal: true,
             #[cfg(feature = "upload-tokens")]
-            keep_uploads: false,
+            uploads: UploadRules {
+                ingest_time: Duration::from_secs(10),
+                ..UploadRules::default()
+            },
             cors: None,
+            headers: HeaderMap::new(),
+            port: 0,
         }
     }
 }

@@ -47,13 +47,15 @@
 //! # }
 //! ```
 //!
-//! Any path below `/echo` asks for a bearer and answers with the request's body. `Basic` authorization with the API key
-//! is accepted, as by the API. Responses of the API carry the rate-limit headers; those of a fault only what the fault
-//! says.
+//! Any path below `/echo` asks for a bearer and answers with the request's body; what the server does not know a test
+//! can play with [`FakeApi::on_api_request`]. `Basic` authorization with the API key is accepted, as by the API.
+//! Responses of the API carry the rate-limit headers; those of a fault only what the fault says.
 //!
-//! With the feature `upload-tokens`, uploads, by `POST /upload?token=...` or `POST /videos/{videoId}/source`, may come in
-//! chunks in any order; [`FakeApi::received`] tells what has come, by its SHA-256. Uploaded videos have a
-//! `/videos/{videoId}/status`. Without the feature all of this answers 501, or 401 where the bearer is missing.
+//! With the feature `upload-tokens` there are `/videos`, `/upload-tokens` and `/upload`, as the API's
+//! [OpenAPI file](https://github.com/apivideo/api.video-api-client-generator) has them: a test of this crate compares the
+//! two. What is not known, such as a filter of a list, is refused and never ignored. Uploads, by `POST /upload?token=...`
+//! or `POST /videos/{videoId}/source`, may come in chunks in any order; [`FakeApi::received`] tells what has come, by its
+//! SHA-256. Without the feature all of this answers 501, or 401 where the bearer is missing.
 //!
 //! A call is processed inside the request's own future: a client that drops it, or closes the connection,
 //! before the point of commitment leaves everything as it was. One that does so later has lost its pair.
@@ -92,14 +94,20 @@
 //! alone: to it a [suspended](ManualClock::suspend) machine is the client's. Give it a clock of its own and
 //! advance that, if its tokens are to expire meanwhile.
 
+#[cfg(feature = "upload-tokens")]
+mod account;
 mod body;
 mod builder;
 mod clock;
 mod fault;
 mod gate;
 mod handle;
+mod judge;
+#[cfg(feature = "upload-tokens")]
+mod list;
 #[cfg(feature = "upload-tokens")]
 mod multipart;
+mod payload;
 mod recorded_request;
 #[cfg(feature = "upload-tokens")]
 mod resources;

@@ -4,17 +4,15 @@
 //! (<https://docs.api.video/reference/api/Videos>,
 //! <https://docs.api.video/vod/delegated-upload-tokens>). Nothing is encoded, nothing is played.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{Method, Response, StatusCode, request};
+use http::{StatusCode, request};
 use serde_json::{Map, Value, json};
 
 use super::{
-    responses,
-    route::Resource,
+    responses::{self, Refusal},
     tokens::padded,
-    uploads::{Received, Upload, UploadForm},
+    uploads::{Received, Upload, UploadForm, UploadRules},
 };
 use crate::Now;
 
@@ -22,30 +20,30 @@ use crate::Now;
 const MAX_TTL: u64 = 2_147_483_647;
 
 /// All that the account has. JSON values as the API shows them, so that what is stored is what is
-/// sent.
+/// sent; shared, so that a list is made of them without the lock.
 #[derive(Default)]
 pub(super) struct Resources {
     // Both in order of creation.
-    videos: Vec<Value>,
-    upload_tokens: Vec<Value>,
+    videos: Vec<Arc<Value>>,
+    upload_tokens: Vec<Arc<Value>>,
     /// By the monotonic clock, as for access tokens; the dates in the JSON are for reading.
     upload_token_expiry: HashMap<String, Duration>,
     uploads: HashMap<String, Upload>,
-    keep_uploads: bool,
+    rules: UploadRules,
 }
 
 impl Resources {
     /// An empty account.
-    pub(super) fn new(keep_uploads: bool) -> Self {
+    pub(super) fn new(rules: UploadRules) -> Self {
         Self {
-            keep_uploads,
+            rules,
             ..Self::default()
         }
     }
 
     /// What came of a video; `None` before its first chunk.
     pub(super) fn received(&self, video_id: &str) -> Option<Received> {
-        self.uploads.get(video_id).map(Upload::received)
+        self.uploads.get(video_id)?.received()
     }
 
     /// In order of creation.
@@ -56,132 +54,126 @@ impl Resources {
             .collect()
     }
 
-    /// The response to a request that may pass. Expired upload tokens are gone before it is carried
-    /// out.
-    pub(super) fn response(
-        &mut self,
-        resource: Resource<'_>,
-        parts: &request::Parts,
-        body: &Bytes,
-        now: Now,
-    ) -> Response<Bytes> {
-        self.forget_expired(now);
-        let query = parts.uri.query().unwrap_or_default();
-        let path = parts.uri.path();
-        let method = &parts.method;
-        match resource {
-            Resource::Videos if method == Method::GET => list(
-                &self.videos,
-                path,
-                query,
-                &["createdAt", "publishedAt", "updatedAt", "title"],
-            ),
-            Resource::Videos if method == Method::POST => self.create_video(body, now),
-            Resource::UploadTokens if method == Method::GET => {
-                list(&self.upload_tokens, path, query, &["createdAt", "ttl"])
-            }
-            Resource::UploadTokens if method == Method::POST => self.create_upload_token(body, now),
-            Resource::Videos | Resource::UploadTokens => responses::method_not_allowed("GET, POST"),
-            Resource::Video(id) => one(&mut self.videos, "videoId", id, method),
-            Resource::Source(id) if method == Method::POST => self.source(id, parts, body),
-            Resource::Source(_) => responses::method_not_allowed("POST"),
-            Resource::Status(id) if method == Method::GET => self.status(id),
-            Resource::Status(_) => responses::method_not_allowed("GET"),
-            Resource::UploadToken(token) => one(&mut self.upload_tokens, "token", token, method),
-            Resource::Upload if method == Method::POST => self.upload(parts, body, now),
-            Resource::Upload => responses::method_not_allowed("POST"),
-        }
+    /// All videos, to make a list of.
+    pub(super) fn videos(&self) -> Vec<Arc<Value>> {
+        self.videos.clone()
     }
 
-    /// `POST /videos`. A title is all that has to be there; unknown fields are left out.
-    fn create_video(&mut self, body: &Bytes, now: Now) -> Response<Bytes> {
-        let Ok(Value::Object(wanted)) = serde_json::from_slice(body) else {
-            return responses::problem("invalid-payload");
+    pub(super) fn video(&self, id: &str) -> Result<Arc<Value>, Refusal> {
+        find(&self.videos, "videoId", id)
+    }
+
+    pub(super) fn delete_video(&mut self, id: &str) -> Result<(), Refusal> {
+        delete(&mut self.videos, "videoId", id)
+    }
+
+    pub(super) fn upload_tokens(&self) -> Vec<Arc<Value>> {
+        self.upload_tokens.clone()
+    }
+
+    pub(super) fn upload_token(&self, token: &str) -> Result<Arc<Value>, Refusal> {
+        find(&self.upload_tokens, "token", token)
+    }
+
+    pub(super) fn delete_upload_token(&mut self, token: &str) -> Result<(), Refusal> {
+        delete(&mut self.upload_tokens, "token", token)
+    }
+
+    /// `GET /videos/{videoId}/status`
+    pub(super) fn status(&mut self, id: &str, now: Now) -> Result<Value, Refusal> {
+        let video = self.video(id)?;
+        Ok(self.upload_of(&video).status(now.monotonic))
+    }
+
+    /// `POST /videos`. From a `source`, such as a URL, it is fetched, which takes a while.
+    pub(super) fn create_video(
+        &mut self,
+        wanted: Map<String, Value>,
+        now: Now,
+    ) -> Result<(StatusCode, Arc<Value>), Refusal> {
+        let has = |name| {
+            wanted
+                .get(name)
+                .is_some_and(|value: &Value| !value.is_null())
         };
-        if !wanted.get("title").is_some_and(Value::is_string) {
-            return responses::named_problem("attribute-required", "title");
+        if !has("title") {
+            return Err(("attribute-required", "title"));
         }
-        responses::json(StatusCode::CREATED, &self.add_video(wanted, now))
+        let is_fetched = has("source");
+        let video = self.add_video(wanted, now)?;
+        if !is_fetched {
+            return Ok((StatusCode::CREATED, video));
+        }
+        self.upload_of(&video).fetch(now.monotonic);
+        Ok((StatusCode::ACCEPTED, video))
     }
 
     /// `POST /upload`: a new video for the first chunk, and for each further one that does not name
     /// it. That is what the API does, and what a client must not fall for.
-    fn upload(&mut self, parts: &request::Parts, body: &Bytes, now: Now) -> Response<Bytes> {
-        let Some(token) = parameter(parts.uri.query().unwrap_or_default(), "token") else {
-            return responses::problem("authentication-missing-upload-token");
+    pub(super) fn upload(
+        &mut self,
+        parts: &request::Parts,
+        form: Result<UploadForm, Refusal>,
+        now: Now,
+    ) -> Result<Arc<Value>, Refusal> {
+        let query = parts.uri.query().unwrap_or_default();
+        let mut parameters = form_urlencoded::parse(query.as_bytes());
+        let token = parameters.find(|(name, _)| name == "token");
+        let known = |token: &str| {
+            self.upload_tokens
+                .iter()
+                .any(|known| known["token"] == token)
         };
-        if !self
-            .upload_tokens
-            .iter()
-            .any(|present| present["token"] == token)
-        {
-            return responses::problem("authentication-invalid-upload-token");
-        }
-        let form = match UploadForm::read(&parts.headers, body) {
-            Ok(form) => form,
-            Err((kind, name)) => return responses::named_problem(kind, name),
-        };
-        match form.video_id.clone() {
-            Some(id) => self.add_chunk(&id, form),
-            None => {
-                // Its first chunk may still be refused: then there is no video.
-                let mut upload = Upload::new(self.keep_uploads);
-                let title = form
-                    .file_name
-                    .clone()
-                    .unwrap_or_else(|| "upload".to_owned());
-                if let Err((kind, name)) = upload.add(form) {
-                    return responses::named_problem(kind, name);
-                }
-                let video =
-                    self.add_video(Map::from_iter([("title".to_owned(), json!(title))]), now);
-                self.uploads.insert(
-                    video["videoId"].as_str().unwrap_or_default().to_owned(),
-                    upload,
-                );
-                responses::json(StatusCode::CREATED, &video)
+        match token {
+            None => return Err(("authentication-missing-upload-token", "")),
+            Some((_, token)) if !known(&token) => {
+                return Err(("authentication-invalid-upload-token", ""));
             }
+            Some(_) => {}
+        }
+        let form = form?;
+        match form.video_id.clone() {
+            Some(id) => self.add_chunk(&id, form, now),
+            None => self.first_chunk(form, now),
         }
     }
 
-    /// `POST /videos/{videoId}/source`.
-    fn source(&mut self, id: &str, parts: &request::Parts, body: &Bytes) -> Response<Bytes> {
-        match UploadForm::read(&parts.headers, body) {
-            Ok(form) => self.add_chunk(id, form),
-            Err((kind, name)) => responses::named_problem(kind, name),
-        }
+    /// A chunk that makes a video; one that is refused makes none.
+    fn first_chunk(&mut self, form: UploadForm, now: Now) -> Result<Arc<Value>, Refusal> {
+        let mut upload = Upload::new(self.rules);
+        let title = form
+            .file_name
+            .clone()
+            .unwrap_or_else(|| "upload".to_owned());
+        upload.add(form, now.monotonic)?;
+        let video = self.add_video(Map::from_iter([("title".to_owned(), json!(title))]), now)?;
+        *self.upload_of(&video) = upload;
+        Ok(video)
     }
 
     /// A chunk for a video that exists.
-    fn add_chunk(&mut self, id: &str, form: UploadForm) -> Response<Bytes> {
-        let Some(video) = self.videos.iter().find(|video| video["videoId"] == id) else {
-            return responses::named_problem("resource-not-found", "videoId");
-        };
-        let keep = self.keep_uploads;
-        let upload = self
-            .uploads
-            .entry(id.to_owned())
-            .or_insert_with(|| Upload::new(keep));
-        match upload.add(form) {
-            Ok(()) => responses::json(StatusCode::CREATED, video),
-            Err((kind, name)) => responses::named_problem(kind, name),
-        }
+    pub(super) fn add_chunk(
+        &mut self,
+        id: &str,
+        form: UploadForm,
+        now: Now,
+    ) -> Result<Arc<Value>, Refusal> {
+        let video = self.video(id)?;
+        self.upload_of(&video).add(form, now.monotonic)?;
+        Ok(video)
     }
 
-    /// `GET /videos/{videoId}/status`: what has come, and whether that is all.
-    fn status(&self, id: &str) -> Response<Bytes> {
-        if !self.videos.iter().any(|video| video["videoId"] == id) {
-            return responses::named_problem("resource-not-found", "videoId");
-        }
-        let nothing = Upload::default();
-        responses::json(
-            StatusCode::OK,
-            &self.uploads.get(id).unwrap_or(&nothing).status(),
-        )
+    /// What has come of this video.
+    fn upload_of(&mut self, video: &Value) -> &mut Upload {
+        let id = video["videoId"].as_str().unwrap_or_default();
+        let rules = self.rules;
+        self.uploads
+            .entry(id.to_owned())
+            .or_insert_with(|| Upload::new(rules))
     }
 
     /// Expired tokens are not told from deleted ones.
-    fn forget_expired(&mut self, now: Now) {
+    pub(super) fn forget_expired(&mut self, now: Now) {
         let expired = |expiry: &Duration| *expiry <= now.monotonic;
         if self.upload_token_expiry.values().any(expired) {
             let expiries = &mut self.upload_token_expiry;
@@ -196,14 +188,14 @@ impl Resources {
     }
 
     /// A video as the API shows a new one, with the fields that may be set.
-    fn add_video(&mut self, wanted: Map<String, Value>, now: Now) -> Value {
+    fn add_video(&mut self, wanted: Map<String, Value>, now: Now) -> Result<Arc<Value>, Refusal> {
         let id = padded("vi".to_owned(), 24);
         let now = responses::date(now.wall);
         let cdn = format!("https://cdn.api.video/vod/{id}");
         let player = format!("https://embed.api.video/vod/{id}");
         let mut video = json!({
             "videoId": id, "title": "", "description": "", "public": true, "panoramic": false,
-            "mp4Support": true, "tags": [], "metadata": [], "language": null, "languageOrigin": null,
+            "mp4Support": true, "tags": [], "metadata": [], "languageOrigin": null,
             "createdAt": now, "publishedAt": now, "updatedAt": now,
             "discarded": false, "discardedAt": null, "deletesAt": null,
             "source": { "uri": format!("/videos/{id}/source") },
@@ -215,43 +207,45 @@ impl Resources {
                 "mp4": format!("{cdn}/mp4/source.mp4"),
             },
         });
-        const SETTABLE: [&str; 9] = [
-            "title",
-            "description",
-            "public",
-            "panoramic",
-            "mp4Support",
-            "tags",
-            "metadata",
-            "language",
-            "playerId",
-        ];
-        for (name, value) in wanted
-            .into_iter()
-            .filter(|(name, _)| SETTABLE.contains(&name.as_str()))
+        set(&mut video, wanted)?;
+        let video = Arc::new(video);
+        self.videos.push(Arc::clone(&video));
+        Ok(video)
+    }
+
+    /// `PATCH /videos/{videoId}`
+    pub(super) fn change_video(
+        &mut self,
+        id: &str,
+        wanted: Map<String, Value>,
+        now: Now,
+    ) -> Result<Arc<Value>, Refusal> {
+        let mut video = (*self.video(id)?).clone();
+        set(&mut video, wanted)?;
+        video["updatedAt"] = responses::date(now.wall).into();
+        let video = Arc::new(video);
+        for present in self
+            .videos
+            .iter_mut()
+            .filter(|present| present["videoId"] == id)
         {
-            video[name] = value;
+            *present = Arc::clone(&video);
         }
-        self.videos.push(video.clone());
-        video
+        Ok(video)
     }
 
     /// `POST /upload-tokens`. A `ttl` of 0, or none, is for ever, and then there is no `expiresAt`.
-    fn create_upload_token(&mut self, body: &Bytes, now: Now) -> Response<Bytes> {
-        let wanted = if body.is_empty() {
-            Ok(json!({}))
-        } else {
-            serde_json::from_slice(body)
-        };
-        let Ok(Value::Object(wanted)) = wanted else {
-            return responses::problem("invalid-payload");
-        };
+    pub(super) fn create_upload_token(
+        &mut self,
+        wanted: &Map<String, Value>,
+        now: Now,
+    ) -> Result<Arc<Value>, Refusal> {
         let ttl = match wanted.get("ttl") {
             None => 0,
-            Some(ttl) => match ttl.as_u64().filter(|ttl| *ttl <= MAX_TTL) {
-                Some(ttl) => ttl,
-                None => return responses::named_problem("invalid-attribute", "ttl"),
-            },
+            Some(ttl) => ttl
+                .as_u64()
+                .filter(|ttl| *ttl <= MAX_TTL)
+                .ok_or(("invalid-attribute", "ttl"))?,
         };
         let token = padded("to".to_owned(), 24);
         let mut created =
@@ -262,93 +256,47 @@ impl Resources {
             self.upload_token_expiry
                 .insert(token, now.monotonic.saturating_add(ttl));
         }
-        let response = responses::json(StatusCode::OK, &created);
-        self.upload_tokens.push(created);
-        response
+        let created = Arc::new(created);
+        self.upload_tokens.push(Arc::clone(&created));
+        Ok(created)
     }
 }
 
-/// `GET` or `DELETE` of a single thing.
-fn one(items: &mut Vec<Value>, key: &str, id: &str, method: &Method) -> Response<Bytes> {
-    let Some(index) = items.iter().position(|item| item[key] == id) else {
-        return responses::named_problem("resource-not-found", key);
-    };
-    match *method {
-        Method::GET => responses::json(StatusCode::OK, &items[index]),
-        Method::DELETE => {
-            items.remove(index);
-            responses::empty(StatusCode::NO_CONTENT)
+type IsOfType = fn(&Value) -> bool;
+
+/// The fields of a video that may be set, and what their values are.
+const SETTABLE: [(&str, IsOfType); 9] = [
+    ("title", Value::is_string),
+    ("description", Value::is_string),
+    ("playerId", Value::is_string),
+    ("language", Value::is_string),
+    ("public", Value::is_boolean),
+    ("panoramic", Value::is_boolean),
+    ("mp4Support", Value::is_boolean),
+    ("tags", Value::is_array),
+    ("metadata", Value::is_array),
+];
+
+/// Sets what may be set; other fields, and those that are `null`, are left out.
+fn set(video: &mut Value, mut wanted: Map<String, Value>) -> Result<(), Refusal> {
+    for (name, fits) in SETTABLE {
+        match wanted.remove(name) {
+            None | Some(Value::Null) => {}
+            Some(value) if fits(&value) => video[name] = value,
+            Some(_) => return Err(("invalid-attribute", name)),
         }
-        _ => responses::method_not_allowed("GET, DELETE"),
     }
+    Ok(())
 }
 
-/// One page, sorted by the first of `sortable` and the newest first if nothing else is asked for.
-///
-/// Pages, links and totals are as the API gives them, so that a client which follows them is tested
-/// too.
-fn list(items: &[Value], path: &str, query: &str, sortable: &[&str]) -> Response<Bytes> {
-    let number = |name, default, max| match parameter(query, name) {
-        None => Ok(default),
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|number| (1..=max).contains(number))
-            .ok_or(name),
-    };
-    let sort_by = parameter(query, "sortBy").unwrap_or(sortable[0]);
-    let sort_order = parameter(query, "sortOrder").unwrap_or("desc");
-    if !sortable.contains(&sort_by) {
-        return responses::named_problem("invalid-attribute", "sortBy");
-    }
-    if !["asc", "desc"].contains(&sort_order) {
-        return responses::named_problem("invalid-attribute", "sortOrder");
-    }
-    let (page, size) = match (
-        number("currentPage", 1, usize::MAX),
-        number("pageSize", 25, 100),
-    ) {
-        (Ok(page), Ok(size)) => (page, size),
-        (Err(name), _) | (_, Err(name)) => {
-            return responses::named_problem("invalid-attribute", name);
-        }
-    };
-
-    let mut sorted: Vec<&Value> = items.iter().collect();
-    sorted.sort_by_key(|item| (item[sort_by].as_u64(), item[sort_by].as_str()));
-    if sort_order == "desc" {
-        sorted.reverse();
-    }
-    let shown: Vec<&Value> = sorted
-        .iter()
-        .skip((page - 1).saturating_mul(size))
-        .take(size)
-        .copied()
-        .collect();
-    let pages = items.len().div_ceil(size).max(1);
-    let mut links = vec![("self", page), ("first", 1)];
-    links.extend((page > 1).then(|| ("previous", page - 1)));
-    links.extend((page < pages).then(|| ("next", page + 1)));
-    links.push(("last", pages));
-    let links: Vec<Value> = links
-        .into_iter()
-        .map(|(rel, page)| json!({ "rel": rel, "uri": format!("{path}?currentPage={page}&pageSize={size}") }))
-        .collect();
-    let pagination = json!({
-        "currentPage": page, "currentPageItems": shown.len(), "pageSize": size, "pagesTotal": pages,
-        "itemsTotal": items.len(), "links": links,
-    });
-    responses::json(
-        StatusCode::OK,
-        &json!({ "data": shown, "pagination": pagination }),
-    )
+/// The item with this id.
+fn find(items: &[Arc<Value>], key: &'static str, id: &str) -> Result<Arc<Value>, Refusal> {
+    let found = items.iter().find(|item| item[key] == id).cloned();
+    found.ok_or(("resource-not-found", key))
 }
 
-/// Of the query, as it stands there: nothing that is asked for here needs escaping.
-fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| value)
+fn delete(items: &mut Vec<Arc<Value>>, key: &'static str, id: &str) -> Result<(), Refusal> {
+    find(items, key, id)?;
+    items.retain(|item| item[key] != id);
+    Ok(())
 }

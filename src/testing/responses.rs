@@ -15,6 +15,9 @@ const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RETRY_AFTER: HeaderName = HeaderName::from_static("x-ratelimit-retry-after");
 
+/// Which problem it is, and what it is about.
+pub(super) type Refusal = (&'static str, &'static str);
+
 /// A JSON response.
 pub(super) fn json(status: StatusCode, value: &Value) -> Response<Bytes> {
     with_type(status, "application/json", value.to_string().into())
@@ -60,10 +63,27 @@ pub(super) fn named_problem(kind: &str, name: &str) -> Response<Bytes> {
         kind if kind.starts_with("authentication-") => StatusCode::UNAUTHORIZED,
         _ => StatusCode::BAD_REQUEST,
     };
+    problem_as(status, kind, name)
+}
+
+/// A problem with a status of its own.
+pub(super) fn problem_as(status: StatusCode, kind: &str, name: &str) -> Response<Bytes> {
+    let document = problem_document(status.as_u16(), kind, name);
+    with_type(status, "application/problem+json", document)
+}
+
+/// A number in the query that is too small or too large. The API's own example has no `type`.
+#[cfg(feature = "upload-tokens")]
+pub(super) fn out_of_range(name: &str, range: Value) -> Response<Bytes> {
+    let problem = json!({
+        "title": "This parameter is out of the allowed range of values.",
+        "name": name, "status": 400, "range": range,
+    });
+    let document = problem.to_string().into();
     with_type(
-        status,
+        StatusCode::BAD_REQUEST,
         "application/problem+json",
-        problem_document(status.as_u16(), kind, name),
+        document,
     )
 }
 
@@ -139,12 +159,21 @@ pub(super) fn add_rate_limit(headers: &mut HeaderMap, remaining: u64, retry_afte
 pub(super) fn allow_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+    if origin != "*" {
+        let yes = HeaderValue::from_static("true");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
+    }
     let methods = HeaderValue::from_static("GET, POST, PATCH, DELETE, OPTIONS");
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
     const HEADERS: &str = "Authorization, Content-Type, Content-Range, AV-Origin-Client, AV-Origin-App, AV-Origin-Sdk";
     headers.insert(
         header::ACCESS_CONTROL_ALLOW_HEADERS,
         HeaderValue::from_static(HEADERS),
+    );
+    const EXPOSED: &str = "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Retry-After";
+    headers.insert(
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static(EXPOSED),
     );
 }
 

@@ -120,12 +120,6 @@ impl FakeApi {
         self.0.shared.lock().refuse_all_bearers = refuse;
     }
 
-    /// Whether a 401 is sent before the request's body is read, as a gateway does with a large
-    /// upload.
-    pub fn answer_early(&self, early: bool) {
-        self.0.shared.lock().answer_early = early;
-    }
-
     /// How long access tokens issued from now on live.
     pub fn set_token_lifetime(&self, lifetime: Duration) {
         self.0.shared.lock().token_lifetime = lifetime;
@@ -180,10 +174,35 @@ impl FakeApi {
         self.0.shared.gates.shut(point)
     }
 
-    /// Answers requests that are no token calls with what `response` returns, before the bearer is looked at.
+    /// Plays what the server does not: requests that are no token calls and whose bearer is good get what `response`
+    /// returns, on any path. So a token that has expired is a 401 there too.
     ///
     /// `None` leaves the request to the server. There is one such function at a time; a new one
-    /// replaces it. It runs outside the server's lock, so it may call this handle.
+    /// replaces it. It runs outside the server's lock, so it may call this handle. To let a request go wrong before its
+    /// bearer is judged, use a [`Fault`].
+    ///
+    /// ```
+    /// use apivideo_auth::testing::FakeApi;
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use http_body_util::Full;
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let api = FakeApi::in_process();
+    /// api.on_api_request(|request| {
+    ///     (request.uri.path() == "/tags").then(|| Response::new(Bytes::from_static(b"{\"data\":[]}")))
+    /// });
+    /// let (access_token, _) = api.mint_pair();
+    /// for (bearer, status) in [(access_token.as_str(), 200), ("expired", 401)] {
+    ///     let request = Request::get("/tags").header("authorization", format!("Bearer {bearer}"));
+    ///     let response = api.service().oneshot(request.body(Full::<Bytes>::default())?).await?;
+    ///     assert_eq!(response.status(), status);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn on_api_request(
         &self,
         response: impl Fn(&request::Parts) -> Option<Response<Bytes>> + Send + Sync + 'static,

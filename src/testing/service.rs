@@ -6,24 +6,27 @@ use std::{
     task::{Context, Poll},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
+use http::{Request, Response, StatusCode, header, request};
 use http_body::Body;
 use tower::{BoxError, Service};
 
+#[cfg(feature = "upload-tokens")]
+use super::account;
 use super::{
     body::{self, FakeBody},
     fault::{Fault, Point},
     gate::GatePoint,
+    judge::judge,
     recorded_request::Entry,
     responses,
     route::Route,
-    state::{Shared, State},
+    state::{InFlight, Shared},
     strike::{send, strike},
     token_call,
 };
+use crate::Now;
 
 /// The longest body of an upload that is kept in the journal.
 const JOURNAL_LIMIT: usize = 64 * 1024;
@@ -79,7 +82,8 @@ impl fmt::Debug for FakeService {
     }
 }
 
-/// Token calls apart, which have their own faults and gates.
+/// A call from its arrival to its response. It runs in the request's own future: a client that drops it before it is
+/// carried out has changed nothing.
 pub(super) async fn respond<B>(
     shared: Arc<Shared>,
     request: Request<B>,
@@ -89,43 +93,30 @@ where
     B::Error: Into<BoxError>,
 {
     let (parts, body) = request.into_parts();
-    if parts.uri.path().starts_with("/auth/") {
-        token_call::respond(shared, parts, body).await
-    } else {
-        api_call(shared, parts, body).await
-    }
-}
-
-/// A request that is no token call: recorded, judged, read, stopped at the gate, then carried out.
-///
-/// It is judged before the gate and carried out after it. So a test can revoke a token while a
-/// request that came with it is under way.
-async fn api_call<B>(
-    shared: Arc<Shared>,
-    parts: request::Parts,
-    body: B,
-) -> io::Result<Response<FakeBody>>
-where
-    B: Body,
-    B::Error: Into<BoxError>,
-{
+    let is_token_call = shared.route(&parts) == Route::TokenCall;
+    let in_flight = is_token_call.then(|| InFlight::new(&shared));
     let (entry, faults) = {
         let mut state = shared.lock();
-        state.counts.api_calls += 1;
-        if let Some(token) = bearer(&parts) {
-            *state.bearers.entry(token.to_owned()).or_default() += 1;
-        }
-        (state.journal.arrived(&parts, false), state.faults.clone())
+        state.count(&parts, is_token_call);
+        (
+            state.journal.arrived(&parts, is_token_call),
+            state.faults.clone(),
+        )
     };
     let fault = faults.take(&parts);
     let response = steps(&shared, &parts, body, entry, fault).await?;
-    let mut state = shared.lock();
-    state.counts.unauthorized += usize::from(response.status() == StatusCode::UNAUTHORIZED);
-    state.journal.answered(entry, response.status());
-    Ok(response)
+    shared
+        .lock()
+        .answered(entry, is_token_call, response.status());
+    // Without the lock, which the end of a call in flight takes.
+    Ok(response.map(|body| body.holding(in_flight)))
 }
 
-/// All that happens to a request, with its fault at one of the points.
+/// Judged, read, stopped at a gate, carried out, stopped again; a fault strikes at one of these steps, so that a test
+/// knows what the server has done by then.
+///
+/// A request is judged before the gate and carried out after it. So a test can revoke a token while a request that came
+/// with it is under way. No lock is held while it waits.
 async fn steps<B>(
     shared: &Shared,
     parts: &request::Parts,
@@ -140,34 +131,27 @@ where
     if let Some(struck) = strike(fault.as_ref(), Point::BeforeRead).await {
         return struck;
     }
-    let route = Route::of(parts.uri.path());
+    let route = shared.route(parts);
+    let is_token_call = route == Route::TokenCall;
     let now = shared.clock.now();
-    let (early, overriding) = {
-        let state = shared.lock();
-        (state.answer_early, state.on_api_request.clone())
-    };
-    let overridden = overriding.and_then(|response| response(parts));
-    let preflight = shared.cors.is_some() && parts.method == Method::OPTIONS;
-    let preflight = || preflight.then(|| responses::empty(StatusCode::NO_CONTENT));
-    let verdict = overridden
-        .or_else(preflight)
-        .or_else(|| judge(shared, &shared.lock(), parts, now.monotonic));
-
-    let unauthorized = verdict
-        .as_ref()
-        .is_some_and(|response| response.status() == StatusCode::UNAUTHORIZED);
-    let read = if early && unauthorized {
-        Ok(Bytes::new())
-    } else {
-        body::read(body, route.body_limit()).await?
-    };
-    if let Ok(body) = &read
-        && (!route.is_upload() || body.len() <= JOURNAL_LIMIT)
-    {
-        shared.lock().journal.read(entry, body);
+    let verdict = verdict(shared, parts, route, now);
+    let read = body::read(body, route.body_limit()).await?;
+    if let Ok(body) = &read {
+        let presented = is_token_call.then(|| token_call::presented(parts, body));
+        let mut state = shared.lock();
+        if !route.is_upload() || body.len() <= JOURNAL_LIMIT {
+            state.journal.read(entry, body);
+        }
+        if let Some(token) = presented.flatten() {
+            *state.presentations.entry(token).or_default() += 1;
+        }
     }
-    // Judged before and carried out after, see `api_call`. No lock is held while it waits.
-    shared.gates.pass(GatePoint::ApiResponse).await;
+    let before = if is_token_call {
+        GatePoint::BeforeCommit
+    } else {
+        GatePoint::ApiResponse
+    };
+    shared.gates.pass(before).await;
     if let Some(struck) = strike(fault.as_ref(), Point::BeforeCommit).await {
         return struck;
     }
@@ -176,59 +160,47 @@ where
         (Some(verdict), _) => verdict,
         (None, Err(too_large)) => too_large,
         (None, Ok(body)) => match route {
+            Route::TokenCall => token_call::commit(shared, parts, &body),
             Route::Echo => echo(parts, body),
+            Route::Preflight => responses::empty(StatusCode::NO_CONTENT),
             Route::Unknown => responses::problem("resource-not-found"),
             #[cfg(feature = "upload-tokens")]
-            Route::Resource(resource) => shared
-                .lock()
-                .resources
-                .response(resource, parts, &body, now),
+            Route::Resource(resource) => account::response(shared, resource, parts, &body, now),
             #[cfg(not(feature = "upload-tokens"))]
             Route::Resource(_) => responses::problem("not-played"),
         },
     };
+    if is_token_call {
+        shared.gates.pass(GatePoint::AfterCommit).await;
+    }
     if let Some(struck) = strike(fault.as_ref(), Point::AfterCommit).await {
         return struck;
     }
-    responses::add_rate_limit(response.headers_mut(), 499, 60);
-    if let Some(origin) = &shared.cors {
-        responses::allow_origin(response.headers_mut(), origin);
-    }
-    send(fault, response, None)
+    shared.dress(response.headers_mut());
+    // Asked for after the other gate: a test may have shut this one while the call was stopped there.
+    let mid_body = shared
+        .gates
+        .at(GatePoint::MidBody)
+        .filter(|_| is_token_call);
+    send(fault, response, mid_body)
 }
 
-/// The refusal of a request that may not pass, if it may not.
-///
-/// Anything but exactly one `Authorization` is refused, as a strict server does. An account that is
-/// suspended is told so only after its token was found to be good.
-fn judge(
+/// The response of a request that is not carried out: its refusal, or what the test plays.
+fn verdict(
     shared: &Shared,
-    state: &State,
     parts: &request::Parts,
-    now: std::time::Duration,
+    route: Route<'_>,
+    now: Now,
 ) -> Option<Response<Bytes>> {
-    if !Route::of(parts.uri.path()).is_guarded() {
-        return None;
-    }
-    let mut values = parts.headers.get_all(header::AUTHORIZATION).iter();
-    let refusal = match (values.next().map(HeaderValue::to_str), values.next()) {
-        (None, _) => "authentication-missing-authorization-header",
-        (Some(Ok(value)), None) => match value.split_once(' ') {
-            Some(("Bearer", token))
-                if state.refuse_all_bearers || !state.tokens.accepts(token, now) =>
-            {
-                "authentication-invalid-access-token"
-            }
-            Some(("Basic", key)) if state.refuse_api_key || key != basic(&shared.api_key) => {
-                "authentication-invalid-api-key"
-            }
-            Some(("Bearer" | "Basic", _)) if state.suspended => "authorization-suspended-account",
-            Some(("Bearer" | "Basic", _)) => return None,
-            _ => "authentication-invalid-authorization-header-value",
-        },
-        _ => "authentication-invalid-authorization-header-value",
+    let (refusal, playing) = {
+        let state = shared.lock();
+        (
+            judge(shared, &state, parts, route, now.monotonic),
+            state.on_api_request.clone(),
+        )
     };
-    Some(responses::problem(refusal))
+    let is_played = !matches!(route, Route::TokenCall | Route::Preflight);
+    refusal.or_else(|| playing.filter(|_| is_played)?(parts))
 }
 
 /// The request's body comes back with its type, byte for byte: a replay that differs is seen.
@@ -240,19 +212,4 @@ fn echo(parts: &request::Parts, body: Bytes) -> Response<Bytes> {
             .insert(header::CONTENT_TYPE, content_type.clone());
     }
     response
-}
-
-/// For the counts: the token that came, good or not.
-fn bearer(parts: &request::Parts) -> Option<&str> {
-    parts
-        .headers
-        .get(header::AUTHORIZATION)?
-        .to_str()
-        .ok()?
-        .strip_prefix("Bearer ")
-}
-
-/// What follows `Basic` in the header: the key is the user name, and the password is empty.
-fn basic(api_key: &str) -> String {
-    BASE64.encode(format!("{api_key}:"))
 }

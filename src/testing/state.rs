@@ -7,14 +7,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, request};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request};
 
 #[cfg(feature = "upload-tokens")]
 use super::resources::Resources;
 use super::{
     fault::Faults,
     gate::Gates,
-    recorded_request::Journal,
+    payload::bearer,
+    recorded_request::{Entry, Journal},
+    responses,
+    route::Route,
     tokens::{Pair, Tokens},
 };
 use crate::{Clock, Now};
@@ -50,8 +53,8 @@ pub struct Counts {
     pub unauthorized: usize,
 }
 
-/// What a test answers in the server's place.
-pub(super) type Override = Arc<dyn Fn(&request::Parts) -> Option<Response<Bytes>> + Send + Sync>;
+/// What a test plays in the server's place.
+pub(super) type Playing = Arc<dyn Fn(&request::Parts) -> Option<Response<Bytes>> + Send + Sync>;
 
 /// What never changes, beside what does. `state` has the only lock, and no method of a caller runs
 /// under it.
@@ -61,6 +64,8 @@ pub(super) struct Shared {
     pub(super) refusals_as_400: bool,
     /// The origin whose pages may read responses.
     pub(super) cors: Option<HeaderValue>,
+    /// What else responses carry.
+    pub(super) headers: HeaderMap,
     pub(super) gates: Gates,
     pub(super) state: Mutex<State>,
 }
@@ -73,10 +78,8 @@ pub(super) struct State {
     pub(super) refuse_api_key: bool,
     pub(super) refuse_all_bearers: bool,
     pub(super) suspended: bool,
-    /// Judge first, read afterwards, or never.
-    pub(super) answer_early: bool,
     pub(super) faults: Faults,
-    pub(super) on_api_request: Option<Override>,
+    pub(super) on_api_request: Option<Playing>,
     pub(super) counts: Counts,
     /// How often each refresh token was presented.
     pub(super) presentations: HashMap<String, usize>,
@@ -92,6 +95,26 @@ impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Where a request goes.
+    pub(super) fn route<'a>(&self, parts: &'a request::Parts) -> Route<'a> {
+        if self.cors.is_some() && parts.method == Method::OPTIONS {
+            Route::Preflight
+        } else {
+            Route::of(parts.uri.path())
+        }
+    }
+
+    /// Gives a response of the API the headers that all of them carry.
+    pub(super) fn dress(&self, headers: &mut HeaderMap) {
+        responses::add_rate_limit(headers, 499, 60);
+        if let Some(origin) = &self.cors {
+            responses::allow_origin(headers, origin);
+        }
+        for (name, value) in &self.headers {
+            headers.append(name, value.clone());
+        }
+    }
 }
 
 impl State {
@@ -103,7 +126,6 @@ impl State {
             refuse_api_key: false,
             refuse_all_bearers: false,
             suspended: false,
-            answer_early: false,
             faults: Faults::default(),
             on_api_request: None,
             counts: Counts::default(),
@@ -113,6 +135,30 @@ impl State {
             #[cfg(feature = "upload-tokens")]
             resources: Resources::default(),
         }
+    }
+
+    /// Counts a request that has come.
+    pub(super) fn count(&mut self, parts: &request::Parts, is_token_call: bool) {
+        let counts = &mut self.counts;
+        if is_token_call {
+            counts.token_calls += 1;
+            counts.logins += usize::from(parts.uri.path() == "/auth/api-key");
+            counts.refreshes += usize::from(parts.uri.path() == "/auth/refresh");
+            let authorized = parts.headers.contains_key(header::AUTHORIZATION);
+            counts.authorization_on_token_calls += usize::from(authorized);
+        } else {
+            counts.api_calls += 1;
+            if let Some(token) = bearer(parts) {
+                *self.bearers.entry(token.to_owned()).or_default() += 1;
+            }
+        }
+    }
+
+    /// Notes that a response is on its way.
+    pub(super) fn answered(&mut self, entry: Entry, is_token_call: bool, status: StatusCode) {
+        let unauthorized = !is_token_call && status == StatusCode::UNAUTHORIZED;
+        self.counts.unauthorized += usize::from(unauthorized);
+        self.journal.answered(entry, status);
     }
 
     /// A new family, as after a login.

@@ -1,29 +1,14 @@
-//! `POST /auth/api-key` and `POST /auth/refresh`, and what can go wrong with them.
-//!
-//! A call goes through the same steps whatever its fault: counted, read, delayed, stopped at a
-//! gate, processed, stopped again, answered. A fault says at which step it goes wrong, so that a
-//! test knows what the server has done by then.
-
-use std::{io, sync::Arc};
+//! `POST /auth/api-key` and `POST /auth/refresh`.
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, header, request};
-use http_body::Body;
 use serde_json::{Value, json};
-use tower::BoxError;
 
 use super::{
-    body::{self, FakeBody},
-    fault::{Fault, Point},
-    gate::GatePoint,
-    recorded_request::Entry,
-    responses,
-    route::BODY_LIMIT,
-    state::{InFlight, Shared, State},
-    strike::{send, strike},
+    payload, responses,
+    state::{Shared, State},
     tokens::{Pair, Refused},
 };
-use crate::Now;
 
 /// What a call asks for.
 enum Call {
@@ -35,75 +20,12 @@ enum Call {
     Bad(Response<Bytes>),
 }
 
-/// Answers one token call. It runs in the request's own future: a client that drops it before
-/// `commit` has changed nothing.
-pub(super) async fn respond<B>(
-    shared: Arc<Shared>,
-    parts: request::Parts,
-    body: B,
-) -> io::Result<Response<FakeBody>>
-where
-    B: Body,
-    B::Error: Into<BoxError>,
-{
-    let in_flight = InFlight::new(&shared);
-    let (entry, faults) = {
-        let mut state = shared.lock();
-        state.counts.token_calls += 1;
-        state.counts.logins += usize::from(parts.uri.path() == "/auth/api-key");
-        state.counts.refreshes += usize::from(parts.uri.path() == "/auth/refresh");
-        let authorized = parts.headers.contains_key(header::AUTHORIZATION);
-        state.counts.authorization_on_token_calls += usize::from(authorized);
-        (state.journal.arrived(&parts, true), state.faults.clone())
-    };
-    let fault = faults.take(&parts);
-    let response = steps(&shared, &parts, body, entry, fault).await?;
-    shared.lock().journal.answered(entry, response.status());
-    Ok(response.map(|body| body.holding(in_flight)))
-}
-
-/// All that happens to a call, with its fault at one of the points.
-async fn steps<B>(
-    shared: &Shared,
-    parts: &request::Parts,
-    body: B,
-    entry: Entry,
-    fault: Option<Fault>,
-) -> io::Result<Response<FakeBody>>
-where
-    B: Body,
-    B::Error: Into<BoxError>,
-{
-    if let Some(struck) = strike(fault.as_ref(), Point::BeforeRead).await {
-        return struck;
+/// The refresh token that a call presents.
+pub(super) fn presented(parts: &request::Parts, body: &Bytes) -> Option<String> {
+    match parse(parts, body) {
+        Call::Refresh(token) => Some(token),
+        Call::Login(_) | Call::Bad(_) => None,
     }
-    let call = match body::read(body, BODY_LIMIT).await? {
-        Ok(body) => {
-            shared.lock().journal.read(entry, &body);
-            parse(parts, &body)
-        }
-        Err(too_large) => Call::Bad(too_large),
-    };
-    if let Call::Refresh(token) = &call {
-        *shared
-            .lock()
-            .presentations
-            .entry(token.clone())
-            .or_default() += 1;
-    }
-    shared.gates.pass(GatePoint::BeforeCommit).await;
-    if let Some(struck) = strike(fault.as_ref(), Point::BeforeCommit).await {
-        return struck;
-    }
-    let mut response = commit(shared, call, shared.clock.now());
-    shared.gates.pass(GatePoint::AfterCommit).await;
-    if let Some(struck) = strike(fault.as_ref(), Point::AfterCommit).await {
-        return struck;
-    }
-    responses::add_rate_limit(response.headers_mut(), 499, 60);
-    // Asked for after the other gate: a test may have shut this one while the call was stopped
-    // there.
-    send(fault, response, shared.gates.at(GatePoint::MidBody))
 }
 
 /// Reads a call as strictly as the documentation allows: `POST`, JSON, no `Authorization`, the one
@@ -118,20 +40,12 @@ fn parse(parts: &request::Parts, body: &Bytes) -> Call {
     if parts.method != Method::POST {
         return Call::Bad(responses::method_not_allowed("POST"));
     }
-    let content_type = parts
-        .headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let essence = content_type
-        .and_then(|value| value.split(';').next())
-        .unwrap_or_default()
-        .trim();
-    let is_json = essence.eq_ignore_ascii_case("application/json");
-    if !is_json || parts.headers.contains_key(header::AUTHORIZATION) {
+    if parts.headers.contains_key(header::AUTHORIZATION) {
         return Call::Bad(responses::problem("invalid-payload"));
     }
-    let Ok(Value::Object(mut payload)) = serde_json::from_slice(body) else {
-        return Call::Bad(responses::problem("invalid-payload"));
+    let mut payload = match payload::object(parts, body) {
+        Ok(payload) => payload,
+        Err((kind, name)) => return Call::Bad(responses::named_problem(kind, name)),
     };
     match payload.remove(field) {
         Some(Value::String(value)) if !value.is_empty() => call(value),
@@ -144,7 +58,9 @@ fn parse(parts: &request::Parts, body: &Bytes) -> Call {
 
 /// The point of commitment: under one lock, the credential is judged and spent, and the new pair
 /// exists.
-fn commit(shared: &Shared, call: Call, now: Now) -> Response<Bytes> {
+pub(super) fn commit(shared: &Shared, parts: &request::Parts, body: &Bytes) -> Response<Bytes> {
+    let call = parse(parts, body);
+    let now = shared.clock.now();
     let mut state = shared.lock();
     let pair = match call {
         Call::Bad(response) => return response,
@@ -196,9 +112,8 @@ fn granted(state: &State, pair: &Pair) -> Response<Bytes> {
 /// A refused credential: 401 by the docs, 400 by the OpenAPI file.
 fn refusal(as_400: bool, kind: &str) -> Response<Bytes> {
     if as_400 {
-        let document =
-            responses::problem_document(400, "authentication-invalid-user-credentials", "");
-        responses::with_type(StatusCode::BAD_REQUEST, "application/json", document)
+        let kind = "authentication-invalid-user-credentials";
+        responses::problem_as(StatusCode::BAD_REQUEST, kind, "")
     } else {
         responses::problem(kind)
     }

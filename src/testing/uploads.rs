@@ -3,14 +3,14 @@
 //! The limits are the API's: parts of 5 to 200 MiB, the last one shorter, 10 000 parts and 52 428
 //! 800 000 bytes at most (<https://docs.api.video/reference/api/Videos>).
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{multipart, route::MAX_CHUNK};
+use super::{multipart, responses::Refusal, route::MAX_CHUNK};
 
 /// The shortest chunk, the last one apart.
 const MIN_CHUNK: u64 = 5 * 1024 * 1024;
@@ -50,8 +50,14 @@ impl fmt::Debug for Received {
     }
 }
 
-/// Which problem it is, and what it is about.
-pub(super) type Refusal = (&'static str, &'static str);
+/// What an upload does beside what the API says.
+#[derive(Clone, Copy, Default)]
+pub(super) struct UploadRules {
+    /// Whether the bytes stay in memory.
+    pub(super) keep: bool,
+    /// From the last byte, or from the order to fetch it, until a video is stored.
+    pub(super) ingest_time: Duration,
+}
 
 /// The form of an upload.
 pub(super) struct UploadForm {
@@ -166,22 +172,39 @@ pub(super) struct Upload {
     kept: Option<BytesMut>,
     file_name: Option<String>,
     finished: bool,
+    /// Whether the API fetches it from elsewhere.
+    fetched: bool,
+    /// Once it is finished or fetched: when it is stored, by the monotonic clock.
+    stored: Duration,
+    ingest_time: Duration,
 }
 
 impl Upload {
-    /// `keep`: whether the bytes stay in memory.
-    pub(super) fn new(keep: bool) -> Self {
+    /// Nothing has come yet.
+    pub(super) fn new(rules: UploadRules) -> Self {
         Self {
-            kept: keep.then(BytesMut::new),
+            kept: rules.keep.then(BytesMut::new),
+            ingest_time: rules.ingest_time,
             ..Self::default()
         }
+    }
+
+    /// The API gets it from elsewhere, so that nothing can be uploaded.
+    pub(super) fn fetch(&mut self, now: Duration) {
+        self.fetched = true;
+        self.finish(now);
+    }
+
+    fn finish(&mut self, now: Duration) {
+        self.finished = true;
+        self.stored = now.saturating_add(self.ingest_time);
     }
 
     /// Takes a chunk in, unless the API would refuse it.
     ///
     /// The same chunk again is taken as it is: a client whose response was lost can't know better.
     /// It must not overlap another, nor contradict what is known of the total.
-    pub(super) fn add(&mut self, form: UploadForm) -> Result<(), Refusal> {
+    pub(super) fn add(&mut self, form: UploadForm, now: Duration) -> Result<(), Refusal> {
         if self.finished {
             return Err(("video-source-already-uploaded", "file"));
         }
@@ -238,12 +261,12 @@ impl Upload {
         self.file_name = self.file_name.take().or(form.file_name);
         self.chunks.insert(start, (end, form.file.len()));
         self.waiting.insert(start, form.file);
-        self.put_together();
+        self.put_together(now);
         Ok(())
     }
 
     /// Takes up what has no gap before it any more.
-    fn put_together(&mut self) {
+    fn put_together(&mut self, now: Duration) {
         while let Some(chunk) = self.waiting.remove(&self.next) {
             self.hash.update(&chunk);
             self.length += chunk.len() as u64;
@@ -259,34 +282,48 @@ impl Upload {
                 total + 1
             }
         });
-        self.finished = end == Some(self.next);
+        if end == Some(self.next) {
+            self.finish(now);
+        }
     }
 
-    /// A copy of what is there, with the hash so far.
-    pub(super) fn received(&self) -> Received {
-        Received {
+    /// A copy of what is there, with the hash so far. `None` if nothing was uploaded.
+    pub(super) fn received(&self) -> Option<Received> {
+        (!self.chunks.is_empty()).then(|| Received {
             finished: self.finished,
             length: self.length,
             sha256: self.hash.clone().finalize().into(),
             chunks: self.chunks.len(),
             file_name: self.file_name.clone(),
             bytes: self.kept.clone().map(BytesMut::freeze),
-        }
+        })
     }
 
     /// The response of `/videos/{videoId}/status`.
-    pub(super) fn status(&self) -> Value {
-        let mut ingest = json!({
-            "status": if self.finished { "uploaded" } else { "uploading" },
-            "filesize": self.finished.then_some(self.length),
-        });
+    pub(super) fn status(&self, now: Duration) -> Value {
+        let stored = self.finished && now >= self.stored;
+        let status = match (self.finished, self.fetched) {
+            (false, _) => "uploading",
+            _ if stored => "ingested",
+            (true, true) => "ingesting",
+            (true, false) => "uploaded",
+        };
+        let uploaded = self.finished && !self.fetched;
+        let mut ingest = json!({ "status": status, "filesize": uploaded.then_some(self.length) });
         if self.by_bytes == Some(false) {
             let parts: Vec<_> = self.chunks.keys().collect();
             ingest["receivedParts"] = json!({ "parts": parts, "total": self.total });
         } else {
-            let range = |(from, (end, _)): (&u64, &(u64, usize))| json!({ "from": from, "to": end.saturating_sub(1), "total": self.total });
+            let range = |(from, (end, _)): (&u64, &(u64, usize))| {
+                let mut range = json!({ "from": from, "to": end.saturating_sub(1) });
+                // The OpenAPI file allows no `null` here.
+                if let Some(total) = self.total {
+                    range["total"] = total.into();
+                }
+                range
+            };
             ingest["receivedBytes"] = self.chunks.iter().map(range).collect();
         }
-        json!({ "ingest": ingest, "encoding": { "playable": self.finished, "qualities": [] } })
+        json!({ "ingest": ingest, "encoding": { "playable": stored, "qualities": [] } })
     }
 }

@@ -232,7 +232,6 @@ async fn g16_a_401_before_the_body_is_sent_breaks_nothing() {
     };
     for http2 in [false, true] {
         let api = FakeApi::start().await.unwrap();
-        api.answer_early(true);
         let (inner, _) = counting(http2);
         let client = layer(&api).layer(inner);
         client.source().token().await.unwrap();
@@ -247,6 +246,8 @@ async fn g16_a_401_before_the_body_is_sent_breaks_nothing() {
         ] {
             let what = format!("{name}, HTTP/2: {http2}");
             api.revoke_access_tokens();
+            let refusal = Fault::problem(401, "authentication-invalid-access-token");
+            api.fault(refusal.before_read().on(|call| call.uri.path() == "/echo"));
             let call = client.clone().oneshot(put(body));
             let outcome = timeout(Duration::from_secs(2), call).await.expect(&what);
             // A server that closes the connection may take its response along: then that is the error.

@@ -287,20 +287,13 @@ async fn order_below_retry_each_attempt_gets_the_token_of_its_time() {
     let url = api.url() + "/videos";
     assert_eq!(client.get(&url).send().await.unwrap().status(), 200);
     // 503, then the token is revoked, then 503 again: the third attempt meets the 401 and cures it.
-    let (attempts, revoke) = (Arc::new(Mutex::new(0)), api.clone());
-    let count = attempts.clone();
-    api.on_api_request(move |_| {
-        let mut count = count.lock().unwrap();
-        *count += 1;
-        (*count <= 2).then(|| status(503))
-    });
-    revoke.revoke_access_tokens();
+    let unavailable = Fault::status(503).on(|call| call.uri.path() == "/videos");
+    api.fault(unavailable.times(2));
+    api.revoke_access_tokens();
     assert_eq!(client.get(&url).send().await.unwrap().status(), 200);
-    assert_eq!(*attempts.lock().unwrap(), 4);
-    assert_eq!(api.counts().token_calls, 2);
+    assert_eq!((api.counts().api_calls, api.counts().token_calls), (5, 2));
 
     // A source that can't serve now is worth no retries of the request: our error comes through them.
-    api.clear_on_api_request();
     api.suspend(true);
     layer.invalidate(&auth(&layer).source().token().await.unwrap());
     let error = client.get(&url).send().await.unwrap_err();

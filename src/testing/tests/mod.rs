@@ -12,6 +12,9 @@ use tower::ServiceExt;
 use crate::{Clock, testing::*};
 
 mod faults;
+mod headers;
+#[cfg(feature = "upload-tokens")]
+mod resources;
 #[cfg(feature = "upload-tokens")]
 mod uploads;
 
@@ -219,6 +222,27 @@ async fn the_server_closes_the_socket_on_a_dropped_call_and_when_the_last_handle
 
     drop(api);
     assert_eq!(idle.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn the_port_that_is_asked_for_is_the_one_that_is_taken() {
+    let free = FakeApi::start().await.unwrap();
+    let port = free.url().rsplit(':').next().unwrap().parse().unwrap();
+    let taken = FakeApi::builder().port(port).serve().await.unwrap_err();
+    assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
+    let url = free.url();
+    drop(free);
+    // The socket is closed by a task.
+    let again = async {
+        loop {
+            match FakeApi::builder().port(port).serve().await {
+                Ok(api) => break api,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let again = tokio::time::timeout(Duration::from_secs(5), again).await;
+    assert_eq!(again.unwrap().url(), url);
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! The fake server's own promises about uploads, and the limits of the API that it keeps.
 
 use bytes::Bytes;
-use http::{Request, header};
+use http::{Method, Request, header, request};
 use http_body_util::{BodyExt, Full};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tower::ServiceExt;
 
@@ -14,50 +14,62 @@ const MIB: usize = 1024 * 1024;
 const CHUNK: usize = 5 * MIB;
 
 /// A server with somebody signed in.
-struct Account {
-    api: FakeApi,
+pub(super) struct Account {
+    pub(super) api: FakeApi,
     bearer: String,
 }
 
 impl Account {
-    fn new() -> Self {
-        let api = FakeApi::builder().keep_uploads(true).build();
+    pub(super) fn new() -> Self {
+        Self::of(FakeApi::builder().keep_uploads(true).build())
+    }
+
+    pub(super) fn of(api: FakeApi) -> Self {
         let bearer = format!("Bearer {}", api.mint_pair().0);
         Self { api, bearer }
     }
 
-    async fn call(&self, request: Request<Full<Bytes>>) -> (u16, Value) {
+    pub(super) async fn call(&self, request: Request<Full<Bytes>>) -> (u16, Value) {
         let response = self.api.service().oneshot(request).await.unwrap();
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&body).unwrap_or_default())
     }
 
-    async fn get(&self, path: &str) -> (u16, Value) {
-        let request = Request::get(path).header(header::AUTHORIZATION, &self.bearer);
+    pub(super) fn request(&self, method: Method, path: &str) -> request::Builder {
+        let request = Request::builder().method(method).uri(path);
+        request.header(header::AUTHORIZATION, &self.bearer)
+    }
+
+    pub(super) async fn get(&self, path: &str) -> (u16, Value) {
+        let request = self.request(Method::GET, path);
         self.call(request.body(Full::default()).unwrap()).await
     }
 
+    pub(super) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let request = self
+            .request(Method::POST, path)
+            .header(header::CONTENT_TYPE, "application/json");
+        self.call(request.body(Full::from(body.to_string())).unwrap())
+            .await
+    }
+
     /// An upload token that never expires.
-    async fn token(&self) -> String {
-        let request = Request::post("/upload-tokens").header(header::AUTHORIZATION, &self.bearer);
-        let (_, token) = self.call(request.body(Full::default()).unwrap()).await;
+    pub(super) async fn token(&self) -> String {
+        let (_, token) = self.post("/upload-tokens", &json!({})).await;
         token["token"].as_str().unwrap().to_owned()
     }
 
     /// A video without a source.
-    async fn video(&self) -> String {
-        let request = Request::post("/videos").header(header::AUTHORIZATION, &self.bearer);
-        let (_, video) = self
-            .call(request.body(Full::from(r#"{"title":"a film"}"#)).unwrap())
-            .await;
+    pub(super) async fn video(&self) -> String {
+        let (_, video) = self.post("/videos", &json!({ "title": "a film" })).await;
         video["videoId"].as_str().unwrap().to_owned()
     }
 
     /// Sends a chunk to a video; the status, and what the problem is and about.
-    async fn chunk(&self, id: &str, range: &str, chunk: &[u8]) -> (u16, String) {
-        let mut request = Request::post(format!("/videos/{id}/source"))
-            .header(header::AUTHORIZATION, &self.bearer)
+    pub(super) async fn chunk(&self, id: &str, range: &str, chunk: &[u8]) -> (u16, String) {
+        let mut request = self
+            .request(Method::POST, &format!("/videos/{id}/source"))
             .header(header::CONTENT_TYPE, "multipart/form-data; boundary=xyz");
         if !range.is_empty() {
             request = request.header(header::CONTENT_RANGE, range);
@@ -80,7 +92,7 @@ impl Account {
 
 /// A form as a client writes it. The file's name has a quote's escape in it that a sloppy reader
 /// gets wrong.
-fn form(fields: &[(&str, &[u8])]) -> Vec<u8> {
+pub(super) fn form(fields: &[(&str, &[u8])]) -> Vec<u8> {
     let mut form = Vec::new();
     for (name, data) in fields {
         let file_name = if *name == "file" {
@@ -287,39 +299,5 @@ async fn each_chunk_without_a_video_id_becomes_a_video_of_its_own() {
     assert!(
         ids.iter()
             .all(|id| !account.api.received(id).unwrap().finished)
-    );
-}
-
-#[tokio::test]
-async fn cors_lets_the_pages_of_one_origin_in() {
-    let options = || {
-        Request::options("/upload?token=x")
-            .body(Full::<Bytes>::default())
-            .unwrap()
-    };
-    let api = FakeApi::in_process();
-    let response = api.service().oneshot(options()).await.unwrap();
-    assert_eq!(response.status(), 405);
-    assert!(
-        !response
-            .headers()
-            .contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN)
-    );
-
-    let api = FakeApi::builder().cors("https://www.example.com").build();
-    let response = api.service().oneshot(options()).await.unwrap();
-    assert_eq!(response.status(), 204);
-    assert_eq!(
-        response.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN],
-        "https://www.example.com"
-    );
-    let refused = Request::get("/videos")
-        .body(Full::<Bytes>::default())
-        .unwrap();
-    let response = api.service().oneshot(refused).await.unwrap();
-    assert_eq!(response.status(), 401);
-    assert_eq!(
-        response.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN],
-        "https://www.example.com"
     );
 }

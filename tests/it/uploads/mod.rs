@@ -79,6 +79,7 @@ fn ranges(api: &FakeApi) -> Vec<Option<String>> {
 async fn create_video(api: &FakeApi) -> String {
     let layer = with_key(api).build().expect("a good layer");
     let request = Request::post("/videos")
+        .header("content-type", "application/json")
         .body(Body::from(r#"{"title":"a film"}"#))
         .expect("a good request");
     client(&layer, api)

@@ -1,0 +1,53 @@
+//! Whether a request may pass.
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
+use http::{HeaderValue, Response, header, request};
+
+use super::{
+    responses,
+    route::Route,
+    state::{Shared, State},
+};
+
+/// The refusal of a request that may not pass, if it may not.
+///
+/// Anything but exactly one `Authorization` is refused, as a strict server does. An account that is
+/// suspended is told so only after its token was found to be good.
+pub(super) fn judge(
+    shared: &Shared,
+    state: &State,
+    parts: &request::Parts,
+    route: Route<'_>,
+    now: Duration,
+) -> Option<Response<Bytes>> {
+    if !route.is_guarded(state.on_api_request.is_some()) {
+        return None;
+    }
+    let mut values = parts.headers.get_all(header::AUTHORIZATION).iter();
+    let refusal = match (values.next().map(HeaderValue::to_str), values.next()) {
+        (None, _) => "authentication-missing-authorization-header",
+        (Some(Ok(value)), None) => match value.split_once(' ') {
+            Some(("Bearer", token))
+                if state.refuse_all_bearers || !state.tokens.accepts(token, now) =>
+            {
+                "authentication-invalid-access-token"
+            }
+            Some(("Basic", key)) if state.refuse_api_key || key != basic(&shared.api_key) => {
+                "authentication-invalid-api-key"
+            }
+            Some(("Bearer" | "Basic", _)) if state.suspended => "authorization-suspended-account",
+            Some(("Bearer" | "Basic", _)) => return None,
+            _ => "authentication-invalid-authorization-header-value",
+        },
+        _ => "authentication-invalid-authorization-header-value",
+    };
+    Some(responses::problem(refusal))
+}
+
+/// What follows `Basic` in the header: the key is the user name, and the password is empty.
+fn basic(api_key: &str) -> String {
+    BASE64.encode(format!("{api_key}:"))
+}
