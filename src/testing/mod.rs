@@ -3,7 +3,7 @@
 //! [`FakeApi`] plays the token calls in memory, as strictly as the documentation can be read: refresh tokens are single
 //! use, and one that is presented twice revokes all that came from the same login. With the feature `upload-tokens` it
 //! plays `/videos`, `/upload-tokens` and uploads too. It is a Tower service without a socket, or an HTTP server on
-//! `127.0.0.1`:
+//! `127.0.0.1`, for one program or, as the repository's example `fake_api` runs it, for any number of them and `curl`:
 //!
 //! ```
 //! use apivideo_auth::testing::FakeApi;
