@@ -6,14 +6,19 @@
 //! uses the page (`examples/browser_upload/ci.sh`). The rules that the server keeps:
 //!
 //! - It binds loopback, answers only to its own `Host`, and changes something only for its own page.
-//! - The page gets a delegated token when a file is picked: one that lives as long as that file may take, and is deleted
-//!   afterwards. It never sees a bearer.
-//! - A session gets ten tokens a minute, and sees the videos that it has uploaded itself.
+//! - When a file is picked, the server makes a video and a delegated token that lives for minutes; the page asks for the
+//!   next one while it uploads. All are deleted afterwards. The page never sees a bearer.
+//! - A session sees and claims the videos that were made for it, once the API says that they are complete.
+//! - There are limits for a session, an address, and all together.
 
+mod limits;
 mod server;
+mod sessions;
 mod tls;
+mod upload;
+mod uploads;
 
-use std::{env, path::Path, process::ExitCode, time::Duration};
+use std::{env, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use apivideo_auth::{ApiVideoAuthLayer, UploadTokens, testing::FakeApi, upload_token::ListOptions};
 use axum::{body::Body, http::header};
@@ -21,6 +26,7 @@ use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
 use tokio::{net::TcpListener, process::Command};
 use tower::{BoxError, Layer};
+use uploads::{TOKEN_LIFETIME, Uploads};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -37,41 +43,55 @@ async fn main() -> ExitCode {
 }
 
 async fn run(check: bool) -> Result<String, BoxError> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/browser_upload");
-    let uploader = folder.join("node_modules/@api.video/video-uploader/dist/index.js");
-    let uploader = std::fs::read(uploader)
-        .map_err(|_| "run `npm ci --prefix examples/browser_upload` first")?;
-
     let api = FakeApi::in_process();
     let layer = ApiVideoAuthLayer::builder()
         .base_url(api.url())
         .api_key(api.api_key())
         .build()?;
-    let account = layer.layer(api.service());
+    let result = serve(&layer, &api, check).await;
+    layer.shutdown(Duration::from_secs(5)).await;
+    result
+}
+
+async fn serve(layer: &ApiVideoAuthLayer, api: &FakeApi, check: bool) -> Result<String, BoxError> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/browser_upload");
+    let uploader = folder.join("node_modules/@api.video/video-uploader/dist/index.js");
+    let uploader = std::fs::read(uploader)
+        .map_err(|_| "run `npm ci --prefix examples/browser_upload` first")?;
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    let pages = server::router(account.clone(), api.service(), uploader, address);
+    let account = layer.layer(api.service());
+    // In the check a token is not enough for one upload.
+    let lifetime = if check {
+        Duration::from_secs(6)
+    } else {
+        TOKEN_LIFETIME
+    };
+    let uploads = Uploads::new(account.clone(), lifetime);
+    let pages = server::router(Arc::clone(&uploads), api.service(), uploader, address);
     let server = tokio::spawn(tls::serve(listener, tls::acceptor()?, pages));
     let url = format!("https://localhost:{}", address.port());
     println!("{url}/ (your browser will warn of the certificate, which was made just now)");
 
-    let summary = if check {
-        let summary = use_page(&folder, &url, &api).await?;
-        let left: Vec<_> = UploadTokens::<_, Body>::new(account)
-            .list(ListOptions::new())
-            .try_collect()
-            .await?;
-        if !left.is_empty() {
-            return Err("an upload token was not deleted".into());
-        }
-        summary
+    let result = if check {
+        use_page(&folder, &url, api).await
     } else {
-        tokio::signal::ctrl_c().await?;
-        format!("{} videos", api.video_ids().len())
+        let ended = tokio::signal::ctrl_c().await;
+        ended
+            .map(|()| format!("{} videos", api.video_ids().len()))
+            .map_err(BoxError::from)
     };
     server.abort();
-    layer.shutdown(Duration::from_secs(5)).await;
+    uploads.shutdown(Duration::from_secs(10)).await;
+    let summary = result?;
+    let left: Vec<_> = UploadTokens::<_, Body>::new(account)
+        .list(ListOptions::new())
+        .try_collect()
+        .await?;
+    if !left.is_empty() {
+        return Err("an upload token was not deleted".into());
+    }
     Ok(summary)
 }
 
@@ -95,17 +115,14 @@ async fn use_page(folder: &Path, url: &str, api: &FakeApi) -> Result<String, Box
     if !browser?.success() {
         return Err("the page did not do what it should".into());
     }
-    let uploaded: Vec<_> = api
-        .video_ids()
-        .iter()
-        .filter_map(|id| api.received(id))
-        .filter(|it| it.finished)
+    let videos = api.video_ids();
+    let received = videos.iter().filter_map(|id| api.received(id));
+    let films: Vec<_> = received
+        .filter(|it| it.finished && it.length == film.len() as u64)
         .collect();
-    let [video] = &uploaded[..] else {
-        return Err("there should be one finished video".into());
-    };
-    if video.sha256 != <[u8; 32]>::from(Sha256::digest(&film)) {
-        return Err("the video did not arrive as it was".into());
+    let sha256 = <[u8; 32]>::from(Sha256::digest(&film));
+    if films.is_empty() || films.iter().any(|it| it.sha256 != sha256) {
+        return Err("the film did not arrive as it was".into());
     }
     let uploads = api
         .journal()
@@ -119,7 +136,8 @@ async fn use_page(folder: &Path, url: &str, api: &FakeApi) -> Result<String, Box
         }
     }
     Ok(format!(
-        "{} bytes in {} chunks from Chromium, SHA-256 as sent",
-        video.length, video.chunks
+        "{} films of {} bytes from Chromium, SHA-256 as sent",
+        films.len(),
+        film.len()
     ))
 }

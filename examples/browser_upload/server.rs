@@ -1,81 +1,64 @@
 //! The page, and what it may ask its server for.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use apivideo_auth::{
-    ApiVideoAuth, UploadTokens, testing::FakeService, upload_token::DelegatedToken,
-};
+use apivideo_auth::testing::FakeService;
 use axum::{
     Json, Router,
     body::Body,
-    extract::{Request, State},
+    extract::{ConnectInfo, DefaultBodyLimit, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http_body_util::BodyExt;
 use serde::Deserialize;
-use serde_json::{Value, json};
-use tokio::time::Instant;
-use tokio_rustls::rustls::crypto::ring;
-use tower::ServiceExt;
+use serde_json::json;
+use tokio::time::timeout;
+use tower::{BoxError, ServiceExt};
 use tower_http::csrf::CsrfLayer;
 
-pub(crate) type Account = ApiVideoAuth<FakeService>;
-
-/// How many tokens a session gets in a minute.
-const TOKENS_A_MINUTE: usize = 10;
-
-/// How many sessions are kept; the oldest goes first.
-const MAX_SESSIONS: usize = 1000;
-
-/// What a token's lifetime reckons with, in bytes per second: a poor mobile connection.
-const SLOWEST: u64 = 64 * 1024;
+use super::{
+    limits::Limits,
+    sessions::Sessions,
+    upload::{Token, Upload},
+    uploads::Uploads,
+};
 
 /// The most that the API takes for one video.
 const MAX_SIZE: u64 = 52_428_800_000;
 
+/// A file's name, which becomes the video's title, is cut here.
+const MAX_TITLE: usize = 200;
+
+/// More than any request of the page has.
+const BODY_LIMIT: usize = 8 * 1024;
+
+/// How long the page waits to hear what became of an upload. Later, its list says so.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 struct Site {
-    account: Account,
-    tokens: UploadTokens<Account, Body>,
     uploader: Vec<u8>,
-    sessions: Mutex<Sessions>,
+    uploads: Arc<Uploads>,
+    sessions: Sessions,
+    limits: Limits,
 }
 
-#[derive(Default)]
-struct Sessions {
-    all: HashMap<String, Session>,
-    by_age: VecDeque<String>,
-}
-
-#[derive(Default)]
-struct Session {
-    minted: VecDeque<Instant>,
-    /// Tokens that are good for an upload under way.
-    tokens: HashSet<String>,
-    videos: Vec<String>,
-}
-
-/// Everything that is not listed here does not exist.
+/// What is not listed here does not exist.
 pub(crate) fn router(
-    account: Account,
+    uploads: Arc<Uploads>,
     api: FakeService,
     uploader: Vec<u8>,
     address: SocketAddr,
 ) -> Router {
-    let tokens = UploadTokens::new(account.clone());
     let site = Arc::new(Site {
-        account,
-        tokens,
         uploader,
-        sessions: Mutex::default(),
+        uploads,
+        sessions: Sessions::default(),
+        limits: Limits::default(),
     });
+    let uploader =
+        async |State(site): State<Arc<Site>>| asset("text/javascript", site.uploader.clone());
     Router::new()
         .route("/", get(page))
         .route(
@@ -90,16 +73,13 @@ pub(crate) fn router(
             "/page.js",
             get(async || asset("text/javascript", include_str!("page.js"))),
         )
-        .route(
-            "/uploader.js",
-            get(async |State(site): State<Arc<Site>>| {
-                asset("text/javascript", site.uploader.clone())
-            }),
-        )
-        .route("/session/token", post(mint))
+        .route("/uploader.js", get(uploader))
+        .route("/session/upload", post(begin))
+        .route("/session/token", post(renew))
         .route("/session/done", post(done))
         .route("/session/videos", get(videos))
         .with_state(site)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::map_response(harden))
         // From here on it is the API's part, which is elsewhere in earnest.
         .route("/upload", post(move |request| upload(api, request)))
@@ -160,19 +140,16 @@ async fn harden(mut response: Response) -> Response {
     response
 }
 
-fn asset(kind: &'static str, body: impl Into<Body>) -> Response {
-    ([(header::CONTENT_TYPE, kind)], body.into()).into_response()
-}
-
-async fn page(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
+async fn page(
+    State(site): State<Arc<Site>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
     let mut response = asset("text/html; charset=utf-8", include_str!("page.html"));
-    if site.with_session(&headers, |_| ()).is_none() {
-        let Some(id) = site.new_session() else {
-            return problem(StatusCode::INTERNAL_SERVER_ERROR, "No session.");
-        };
-        let cookie = format!("__Host-session={id}; Path=/; Secure; HttpOnly; SameSite=Strict");
-        if let Ok(cookie) = HeaderValue::try_from(cookie) {
-            response.headers_mut().insert(header::SET_COOKIE, cookie);
+    if site.sessions.find(&headers).is_none() {
+        match site.sessions.begin(peer.ip()) {
+            Some(cookie) => drop(response.headers_mut().insert(header::SET_COOKIE, cookie)),
+            None => return problem(StatusCode::INTERNAL_SERVER_ERROR, "No session."),
         }
     }
     response
@@ -180,45 +157,35 @@ async fn page(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
 
 #[derive(Deserialize)]
 struct Wanted {
+    name: String,
     size: u64,
 }
 
-/// A token for one file.
-async fn mint(
+/// A video without a source, and a token to send one.
+async fn begin(
     State(site): State<Arc<Site>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     Json(wanted): Json<Wanted>,
 ) -> Response {
+    let Some(session) = site.sessions.find(&headers) else {
+        return no_session();
+    };
     if !(1..=MAX_SIZE).contains(&wanted.size) {
         return problem(StatusCode::BAD_REQUEST, "The file is empty or too large.");
     }
-    let may = site.with_session(&headers, |session| {
-        let now = Instant::now();
-        session
-            .minted
-            .retain(|minted| now.duration_since(*minted) < Duration::from_secs(60));
-        let may = session.minted.len() < TOKENS_A_MINUTE;
-        if may {
-            session.minted.push_back(now);
-        }
-        may
-    });
-    match may {
-        None => return no_session(),
-        Some(false) => {
-            return problem(
-                StatusCode::TOO_MANY_REQUESTS,
-                "That was a lot of uploads. Please wait a minute.",
-            );
-        }
-        Some(true) => {}
-    }
-    let lifetime = Duration::from_secs(600 + wanted.size / SLOWEST);
-    match site.tokens.create(Some(lifetime)).await {
-        Ok(token) => {
-            let token = token.token().expose().to_owned();
-            site.with_session(&headers, |session| session.tokens.insert(token.clone()));
-            Json(json!({ "token": token })).into_response()
+    // Behind a proxy of yours this is the proxy's address, and the visitor's is what it says.
+    let Some(place) = site.limits.begin(&session, peer.ip()) else {
+        return problem(
+            StatusCode::TOO_MANY_REQUESTS,
+            "That was a lot of uploads. Please wait a minute.",
+        );
+    };
+    match site.uploads.begin(title(&wanted.name), place).await {
+        Ok((upload, token)) => {
+            let response = for_page(&upload, &token);
+            site.sessions.add(&session, upload);
+            response
         }
         Err(error) => unavailable(&error),
     }
@@ -226,122 +193,90 @@ async fn mint(
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Done {
-    token: String,
-    video_id: Option<String>,
+struct Own {
+    video_id: String,
+    #[serde(default)]
+    cancelled: bool,
 }
 
-/// An upload has ended, well or not: its token is deleted, and its video, if it is there, is the session's.
-async fn done(
+/// A newer token for an upload of this session.
+async fn renew(
     State(site): State<Arc<Site>>,
     headers: HeaderMap,
-    Json(done): Json<Done>,
+    Json(own): Json<Own>,
 ) -> Response {
-    if site.with_session(&headers, |session| session.tokens.remove(&done.token)) != Some(true) {
+    let Some(upload) = site.own(&headers, &own.video_id) else {
         return no_session();
-    }
-    let deleted = site.tokens.delete(&DelegatedToken::from(done.token)).await;
-    if let Some(id) = done
-        .video_id
-        .filter(|id| id.bytes().all(|byte| byte.is_ascii_alphanumeric()))
-        && let Some(status) = site.fetch(&format!("/videos/{id}/status")).await
-        && status["ingest"]["status"] == "uploaded"
-    {
-        site.claim(&headers, id);
-    }
-    match deleted {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+    };
+    match site.uploads.renew(Arc::clone(&upload)).await {
+        Ok(token) => for_page(&upload, &token),
         Err(error) => unavailable(&error),
     }
 }
 
-/// The session's own videos, the newest first.
-async fn videos(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
-    let Some(ids) = site.with_session(&headers, |session| session.videos.clone()) else {
+/// An upload of this session has ended, well or not.
+async fn done(State(site): State<Arc<Site>>, headers: HeaderMap, Json(own): Json<Own>) -> Response {
+    let Some(upload) = site.own(&headers, &own.video_id) else {
         return no_session();
     };
-    let mut videos = Vec::new();
-    for id in ids.iter().rev() {
-        if let (Some(video), Some(status)) = (
-            site.fetch(&format!("/videos/{id}")).await,
-            site.fetch(&format!("/videos/{id}/status")).await,
-        ) {
-            videos.push(json!({
-                "title": video["title"], "publishedAt": video["publishedAt"], "size": status["ingest"]["filesize"],
-            }));
-        }
-    }
-    Json(videos).into_response()
+    upload.end(own.cancelled);
+    // An error is nobody's: the list will say it.
+    let _ = timeout(PATIENCE, upload.settled()).await;
+    StatusCode::NO_CONTENT.into_response()
 }
 
-/// Stands for the API: another host, to which a browser would not send our cookie.
+/// The session's own videos, the newest first, as far as the API has them.
+async fn videos(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
+    let Some(session) = site.sessions.find(&headers) else {
+        return no_session();
+    };
+    let uploads = site.sessions.uploads(&session);
+    let shown = uploads.iter().rev().filter_map(|upload| {
+        let size = upload.complete()?;
+        Some(json!({ "title": upload.title, "size": size }))
+    });
+    Json(shown.collect::<Vec<_>>()).into_response()
+}
+
+/// Stands for the API: another host, which gets none of our cookies and sets none.
 async fn upload(api: FakeService, mut request: Request) -> Response {
     request.headers_mut().remove(header::COOKIE);
-    match api.oneshot(request).await {
-        Ok(response) => response.map(Body::new),
-        Err(_) => StatusCode::BAD_GATEWAY.into_response(),
-    }
+    let Ok(response) = api.oneshot(request).await else {
+        return StatusCode::BAD_GATEWAY.into_response();
+    };
+    let (head, body) = response.into_parts();
+    let kind = head.headers.get(header::CONTENT_TYPE).cloned();
+    let kind = kind.map(|kind| [(header::CONTENT_TYPE, kind)]);
+    (head.status, kind, Body::new(body)).into_response()
 }
 
 impl Site {
-    fn sessions(&self) -> std::sync::MutexGuard<'_, Sessions> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    /// An upload that this session has begun. What the page says is no more than a choice among those.
+    fn own(&self, headers: &HeaderMap, video_id: &str) -> Option<Arc<Upload>> {
+        let session = self.sessions.find(headers)?;
+        let uploads = self.sessions.uploads(&session);
+        uploads.into_iter().find(|it| it.video_id == video_id)
     }
+}
 
-    fn with_session<T>(
-        &self,
-        headers: &HeaderMap,
-        call: impl FnOnce(&mut Session) -> T,
-    ) -> Option<T> {
-        let cookies = headers
-            .get_all(header::COOKIE)
-            .iter()
-            .filter_map(|value| value.to_str().ok());
-        let id = cookies
-            .flat_map(|cookies| cookies.split("; "))
-            .find_map(|it| it.strip_prefix("__Host-session="))?;
-        self.sessions().all.get_mut(id).map(call)
-    }
+fn for_page(upload: &Upload, token: &Token) -> Response {
+    Json(json!({
+        "videoId": upload.video_id, "token": token.token.expose(), "expiresIn": token.time_left().as_secs_f64(),
+    }))
+    .into_response()
+}
 
-    fn new_session(&self) -> Option<String> {
-        let mut random = [0; 16];
-        ring::default_provider()
-            .secure_random
-            .fill(&mut random)
-            .ok()?;
-        let id = format!("{:032x}", u128::from_le_bytes(random));
-        let mut sessions = self.sessions();
-        sessions.all.insert(id.clone(), Session::default());
-        sessions.by_age.push_back(id.clone());
-        if sessions.by_age.len() > MAX_SESSIONS
-            && let Some(oldest) = sessions.by_age.pop_front()
-        {
-            sessions.all.remove(&oldest);
-        }
-        Some(id)
+fn title(name: &str) -> String {
+    let plain = |letter: &char| !letter.is_control();
+    let title: String = name.chars().filter(plain).take(MAX_TITLE).collect();
+    match title.trim() {
+        "" => "video".to_owned(),
+        title => title.to_owned(),
     }
+}
 
-    /// Gives a video to a session, unless another has it.
-    fn claim(&self, headers: &HeaderMap, id: String) {
-        if !self
-            .sessions()
-            .all
-            .values()
-            .any(|session| session.videos.contains(&id))
-        {
-            self.with_session(headers, |session| session.videos.push(id));
-        }
-    }
-
-    /// Asks the API, with the account's token.
-    async fn fetch(&self, path: &str) -> Option<Value> {
-        let request = Request::get(path).body(Body::empty()).ok()?;
-        let response = self.account.clone().oneshot(request).await.ok()?;
-        if response.status() != StatusCode::OK {
-            return None;
-        }
-        serde_json::from_slice(&response.into_body().collect().await.ok()?.to_bytes()).ok()
-    }
+fn asset(kind: &'static str, body: impl Into<Body>) -> Response {
+    ([(header::CONTENT_TYPE, kind)], body.into()).into_response()
 }
 
 fn no_session() -> Response {
@@ -349,7 +284,7 @@ fn no_session() -> Response {
 }
 
 /// What went wrong goes to the log, not to the page.
-fn unavailable(error: &apivideo_auth::Error) -> Response {
+fn unavailable(error: &BoxError) -> Response {
     eprintln!("not served: {error}");
     problem(
         StatusCode::SERVICE_UNAVAILABLE,

@@ -1,138 +1,301 @@
-// Uses the page as a person would, in headless Chromium: node test.mjs URL FILE
+// Uses the page as people would, in headless Chromium: node test.mjs URL FILE [SCENARIO]
 
 import assert from "node:assert/strict";
-import { mkdtemp, rm } from "node:fs/promises";
+import { once } from "node:events";
 import { createServer } from "node:http";
-import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { chromium } from "playwright-core";
 
-const [url, film] = process.argv.slice(2);
-const profile = await mkdtemp(join(tmpdir(), "browser_upload-"));
-const args = [
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
-const browser = await chromium.launchPersistentContext(profile, {
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args,
-  ignoreHTTPSErrors: true,
-  viewport: { width: 760, height: 640 },
-});
+const [url, film, only] = process.argv.slice(2);
+const name = basename(film);
+const UPLOAD = /\/upload\?token=/;
 
-try {
-  const page = await browser.newPage();
-  const requests = [];
-  const complaints = [];
-  browser.on("request", (request) => requests.push(request));
-  page.on("pageerror", (error) => complaints.push(String(error)));
-  page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+// SCREENSHOTS=examples/browser_upload renews the picture of the README, and makes some more.
+const shots = process.env.SCREENSHOTS;
+const shoot = async (page, file) => shots && (await page.screenshot({ path: join(shots, file) }));
 
-  // SCREENSHOTS=examples/browser_upload renews the picture of the README, and makes two more.
-  const shots = process.env.SCREENSHOTS;
-  const shoot = async (name) => shots && (await page.screenshot({ path: join(shots, name) }));
+const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args });
+const requests = [];
 
+// A person with a browser of their own: a session.
+async function visit() {
+  const context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 760, height: 640 } });
+  context.on("request", (request) => requests.push(request));
+  const page = await context.newPage();
+  page.setDefaultTimeout(20_000);
+  page.errors = [];
+  page.on("pageerror", (error) => page.errors.push(String(error)));
+  const network = await context.newCDPSession(page);
+  page.limit = (uploadThroughput, offline = false) =>
+    network.send("Network.emulateNetworkConditions", { offline, latency: 0, downloadThroughput: -1, uploadThroughput });
+  page.pick = (files) => page.getByLabel("Choose a video").setInputFiles(files);
+  page.says = (text, timeout = 20_000) => page.getByRole("status").getByText(text).waitFor({ timeout });
+  page.cancel = () => page.getByRole("button", { name: "Cancel" }).click({ timeout: 1000 });
+  page.reaches = (percent) => page.waitForFunction((percent) => document.getElementById("progress").value >= percent, percent);
+  page.sent = (pattern) => requests.filter((it) => it.frame().page() === page && pattern.test(it.url())).length;
+  page.post = (path, body) =>
+    page.evaluate(async ([path, body]) => {
+      const headers = { "content-type": "application/json" };
+      const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+      return [response.status, await response.json().catch(() => undefined)];
+    }, [path, body]);
+  page.drop = async (...names) => {
+    const dataTransfer = await page.evaluateHandle((names) => {
+      const data = new DataTransfer();
+      for (const name of names) {
+        const type = name.endsWith(".mp4") ? "video/mp4" : "image/png";
+        data.items.add(new File([new Uint8Array(1000)], name, { type }));
+      }
+      return data;
+    }, names);
+    await page.dispatchEvent("#drop", "drop", { dataTransfer });
+  };
   const answer = await page.goto(url);
   assert.match(answer.headers()["content-security-policy"], /default-src 'none'/);
   await page.getByText("Nothing yet.").waitFor();
+  return page;
+}
 
-  // Picks a file, and sees the progress grow.
-  await page.evaluate(() => {
-    window.seen = [];
-    const bar = document.getElementById("progress");
-    const look = () => window.seen.at(-1) !== bar.value && window.seen.push(bar.value);
-    new MutationObserver(look).observe(bar, { attributes: true });
-  });
-  await page.getByLabel("Choose a video").setInputFiles(film);
-  await page.getByText("is uploaded.").waitFor({ timeout: 60_000 });
-  const seen = await page.evaluate(() => window.seen);
-  assert(seen.length >= 3, `progress: ${seen}`);
-  assert.deepEqual(seen, seen.toSorted((a, b) => a - b), `progress: ${seen}`);
-  assert.equal(seen.at(-1), 100);
+const scenarios = {
+  async "a video is uploaded, with tokens that live for less"(page) {
+    await page.evaluate(() => {
+      window.seen = [];
+      const bar = document.getElementById("progress");
+      const look = () => window.seen.at(-1) !== bar.value && window.seen.push(bar.value);
+      new MutationObserver(look).observe(bar, { attributes: true });
+    });
+    await page.limit(4_000_000);
+    await page.pick(film);
+    assert.equal(await page.evaluate(() => document.activeElement.id), "cancel", "the focus");
+    await page.says("is uploaded.", 60_000);
+    assert.equal(await page.evaluate(() => document.activeElement.id), "file", "the focus");
+    const seen = await page.evaluate(() => window.seen);
+    assert(seen.length >= 3 && seen.at(-1) === 100, `progress: ${seen}`);
+    assert.deepEqual(seen, seen.toSorted((a, b) => a - b), `progress: ${seen}`);
+    assert(page.sent(/session\/token/) > 0, "no new token");
 
-  // Sees the video listed, also after a reload.
-  const name = basename(film);
-  await page.getByRole("listitem").filter({ hasText: name }).waitFor();
-  await page.reload();
-  await page.getByRole("listitem").filter({ hasText: name }).waitFor();
+    await page.getByRole("listitem").filter({ hasText: name }).waitFor();
+    await page.reload();
+    await page.getByRole("listitem").filter({ hasText: name }).waitFor();
 
-  // A phone, and the dark.
-  await page.setViewportSize({ width: 360, height: 640 });
-  const wider = await page.evaluate(() => document.documentElement.scrollWidth > window.innerWidth);
-  assert(!wider, "the page is wider than a phone");
-  await shoot("phone.png");
-  await page.setViewportSize({ width: 760, height: 600 });
-  await page.emulateMedia({ colorScheme: "dark" });
-  await shoot("dark.png");
-  await page.emulateMedia({ colorScheme: "light" });
+    // A phone, and the dark.
+    await page.setViewportSize({ width: 360, height: 640 });
+    const wider = await page.evaluate(() => document.documentElement.scrollWidth > window.innerWidth);
+    assert(!wider, "the page is wider than a phone");
+    await shoot(page, "phone.png");
+    await page.setViewportSize({ width: 760, height: 600 });
+    await page.emulateMedia({ colorScheme: "dark" });
+    await shoot(page, "dark.png");
+    await page.emulateMedia({ colorScheme: "light" });
 
-  // An upload that is cancelled leaves nothing in the list.
-  const network = await browser.newCDPSession(page);
-  const slow = { offline: false, latency: 0, downloadThroughput: -1, uploadThroughput: 6_000_000 };
-  await network.send("Network.emulateNetworkConditions", slow);
-  await page.getByLabel("Choose a video").setInputFiles(film);
-  await page.waitForFunction(() => document.getElementById("progress").value >= 55);
-  await shoot("screenshot.png");
-  await page.getByRole("button", { name: "Cancel" }).click();
-  await page.getByText("was cancelled").waitFor();
-  assert.equal(await page.getByRole("listitem").count(), 1);
-  await network.send("Network.emulateNetworkConditions", { ...slow, uploadThroughput: -1 });
+    // Cancelled in the middle, the next one leaves nothing.
+    await page.limit(6_000_000);
+    await page.pick(film);
+    await page.reaches(55);
+    await shoot(page, "screenshot.png");
+    await page.cancel();
+    await page.says("was cancelled", 1000);
+    await sleep(500);
+    assert.equal(await page.getByRole("listitem").count(), 1);
+  },
 
-  // Ten tokens a minute; two were used.
-  const statuses = await page.evaluate(async () => {
-    const mint = async () => {
-      const headers = { "content-type": "application/json" };
-      const response = await fetch("session/token", { method: "POST", headers, body: '{"size":1}' });
-      if (response.ok) {
-        const { token } = await response.json();
-        await fetch("session/done", { method: "POST", headers, body: JSON.stringify({ token }) });
-      }
-      return response.status;
+  async "cancel works between two attempts"(page) {
+    await page.route(UPLOAD, (route) => route.abort("connectionrefused"));
+    await page.pick(film);
+    await page.says("The connection was lost. Trying again.", 3000);
+    await sleep(3000);
+    await page.cancel();
+    await page.says("was cancelled", 1000);
+    await page.unroute(UPLOAD);
+    const sent = page.sent(UPLOAD);
+    await sleep(5000);
+    assert.equal(page.sent(UPLOAD), sent, "something was sent after the cancel");
+  },
+
+  async "cancel works before there is a token"(page) {
+    await page.route(/session\/upload/, async (route) => {
+      await sleep(3000);
+      await route.continue();
+    });
+    await page.pick(film);
+    await page.cancel();
+    await page.says("was cancelled", 1000);
+    const done = await page.waitForRequest(/session\/done/);
+    assert.equal(done.postDataJSON().cancelled, true);
+    assert.equal(page.sent(UPLOAD), 0);
+  },
+
+  async "a lost connection is said at once, and the upload goes on when it is back"(page) {
+    await page.limit(4_000_000);
+    await page.pick(film);
+    await page.reaches(20);
+    await page.limit(-1, true);
+    await page.says("The connection was lost.", 3000);
+    await shoot(page, "lost.png");
+    await sleep(4000);
+    await page.limit(-1);
+    await page.says("is uploaded.", 30_000);
+  },
+
+  async "a connection that stands still is said"(page) {
+    await page.limit(4_000_000);
+    await page.pick(film);
+    await page.reaches(20);
+    await page.limit(1);
+    await page.says("Nothing has moved", 3000);
+    await page.cancel();
+    await page.says("was cancelled", 1000);
+  },
+
+  async "what the API said is shown"(page) {
+    const answers = [
+      [400, "application/problem+json", '{"title":"The file is odd.","status":400}', "The file is odd. (400)"],
+      [413, "text/html", "<h1>Too large</h1>", "(413)"],
+    ];
+    for (const [status, contentType, body, shown] of answers) {
+      await page.route(UPLOAD, (route) => route.fulfill({ status, contentType, body }));
+      await page.pick(film);
+      await page.says(shown, 3000);
+      await page.unroute(UPLOAD);
+    }
+    await page.route(UPLOAD, (route) => route.fulfill({ status: 502, contentType: "text/html", body: "<h1>Bad Gateway</h1>" }));
+    await page.pick(film);
+    await page.says("(502) Trying again.", 3000);
+    await page.unroute(UPLOAD);
+    await page.says("is uploaded.");
+  },
+
+  async "of several files none vanishes silently"(page) {
+    await page.drop("one.mp4", "two.mp4", "photo.png");
+    await page.says("two.mp4 was not taken: one video at a time, please. photo.png is not a video.", 1000);
+    await page.says("one.mp4 is uploaded.");
+    await page.says("two.mp4 was not taken", 1000);
+    await shoot(page, "two.png");
+    await page.limit(1_000_000);
+    await page.pick(film);
+    await page.drop("three.mp4");
+    await page.says("three.mp4 was not taken", 1000);
+    await page.cancel();
+    await page.says("was cancelled", 1000);
+    await page.drop();
+    await page.says("That is not a file.", 1000);
+  },
+
+  async "what is no video is not sent"(page) {
+    const text = Buffer.from("Dear diary, ".repeat(200));
+    for (const [name, mimeType, buffer] of [
+      ["photo.png", "image/png", Buffer.alloc(1000)],
+      ["diary.txt", "text/plain", text],
+      ["diary.mp4", "video/mp4", text],
+      ["empty.mp4", "video/mp4", Buffer.alloc(0)],
+      ["folder", "", Buffer.alloc(1000)],
+    ]) {
+      await page.pick({ name, mimeType, buffer });
+      await page.says(`${name} is not a video.`, 1000);
+    }
+    assert.equal(page.sent(/session\/upload/) + page.sent(UPLOAD), 0);
+  },
+
+  async "leaving in the middle asks"(page) {
+    await page.limit(1_000_000);
+    const asked = [];
+    page.on("dialog", (dialog) => {
+      asked.push(dialog.type());
+      return dialog.dismiss();
+    });
+    // A browser asks only where somebody has done something.
+    await page.getByRole("heading", { name: "Upload a video" }).click();
+    await page.pick(film);
+    await page.reaches(1);
+    await page.close({ runBeforeUnload: true });
+    for (let wait = 0; wait < 40 && !asked.length; wait++) await sleep(50);
+    assert.deepEqual(asked, ["beforeunload"]);
+    await page.cancel();
+    await page.says("was cancelled", 1000);
+    const closed = page.waitForEvent("close");
+    await page.close({ runBeforeUnload: true });
+    await closed;
+    assert.deepEqual(asked, ["beforeunload"], "there is nothing to lose any more");
+  },
+
+  async "a foreign claim is refused"(page) {
+    const begun = page.waitForResponse(/session\/upload/);
+    await page.pick(film);
+    const { videoId } = await (await begun).json();
+    const other = await visit();
+    const [status, own] = await other.post("session/upload", { name: "own.mp4", size: 1 });
+    assert.equal(status, 200);
+    const claim = async () => [await other.post("session/token", { videoId }), await other.post("session/done", { videoId, cancelled: true })];
+    assert.deepEqual((await claim()).map(([status]) => status), [403, 403], "under way");
+    await page.says("is uploaded.");
+    await page.getByRole("listitem").filter({ hasText: name }).waitFor();
+    assert.deepEqual((await claim()).map(([status]) => status), [403, 403], "complete");
+    await other.post("session/done", { videoId: own.videoId, token: own.token });
+    await other.reload();
+    await other.getByText("Nothing yet.").waitFor();
+    await page.reload();
+    await page.getByRole("listitem").filter({ hasText: name }).waitFor();
+    await other.context().close();
+  },
+
+  async "another site can begin nothing"(page) {
+    const foreign = createServer((_, response) => response.setHeader("content-type", "text/html").end("<title>foreign</title>"));
+    foreign.listen(0, "127.0.0.1");
+    await once(foreign, "listening");
+    const target = `${url}/session/upload`;
+    await page.goto(`http://127.0.0.1:${foreign.address().port}/`);
+    const answers = [];
+    const refused = async (send) => {
+      const response = page.waitForResponse(target);
+      await page.evaluate(send, target).catch(() => {});
+      answers.push((await response).status());
     };
-    const all = [];
-    for (let count = 0; count < 9; count++) all.push(await mint());
-    return all;
-  });
-  assert.deepEqual(statuses, [...Array(8).fill(200), 429]);
-  assert.deepEqual(complaints.filter((text) => !text.includes("429")), []);
+    const body = JSON.stringify({ name: "x", size: 1 });
+    await refused(`fetch(${JSON.stringify(target)}, { method: "POST", mode: "no-cors", credentials: "include", body: '${body}' })`);
+    await refused((action) => {
+      const form = Object.assign(document.createElement("form"), { method: "POST", action });
+      document.body.append(form);
+      form.submit();
+    });
+    foreign.close();
+    assert.deepEqual(answers, [403, 403]);
+  },
 
-  // Another site can't mint: neither by a script nor by a form.
-  const foreign = createServer((_, response) => response.setHeader("content-type", "text/html").end("<title>foreign</title>"));
-  await new Promise((resolve) => foreign.listen(0, "127.0.0.1", resolve));
-  const elsewhere = await browser.newPage();
-  await elsewhere.goto(`http://127.0.0.1:${foreign.address().port}/`);
-  const answers = [];
-  const refused = async (send) => {
-    const response = elsewhere.waitForResponse((response) => response.url() === `${url}/session/token`);
-    await elsewhere.evaluate(send, `${url}/session/token`).catch(() => {});
-    answers.push((await response).status());
-  };
-  await refused((url) => fetch(url, { method: "POST", mode: "no-cors", credentials: "include", body: '{"size":1}' }));
-  await refused((url) => {
-    const form = Object.assign(document.createElement("form"), { method: "POST", action: url });
-    document.body.append(form);
-    form.submit();
-  });
-  foreign.close();
-  assert.deepEqual(answers, [403, 403], "cross-site");
+  async "too many uploads are refused, in words"(page) {
+    let status = 200;
+    for (let count = 0; count < 30 && status === 200; count++) {
+      const [answer, own] = await page.post("session/upload", { name: "x", size: 1 });
+      status = answer;
+      if (own.videoId) await page.post("session/done", { videoId: own.videoId, cancelled: true });
+    }
+    assert.equal(status, 429);
+    await page.pick(film);
+    await page.says("That was a lot of uploads.", 2000);
+  },
+};
 
-  // Another session sees nothing of it.
-  await browser.clearCookies();
-  await page.reload();
-  await page.getByText("Nothing yet.").waitFor();
-
-  // No request of the browser had a bearer.
-  assert(requests.some((request) => new URL(request.url()).pathname === "/upload"));
-  for (const request of requests) {
-    assert(!("authorization" in (await request.allHeaders())), request.url());
+try {
+  const chosen = Object.entries(scenarios).filter(([title]) => !only || title.includes(only));
+  for (const [title, scenario] of chosen) {
+    const page = await visit();
+    const begun = performance.now();
+    try {
+      await scenario(page);
+      assert.deepEqual(page.errors, []);
+    } catch (error) {
+      if (shots && !page.isClosed()) await page.screenshot({ path: join(shots, "failed.png") });
+      throw new Error(`${title}: ${error.message}`, { cause: error });
+    }
+    console.log(`${title} (${((performance.now() - begun) / 1000).toFixed(1)} s)`);
+    await page.context().close();
   }
-  console.log(`${requests.length} requests, none with Authorization; progress ${seen.length} times; cross-site mint refused`);
+  for (const request of requests) {
+    // Of a page that is gone nothing more can be asked.
+    assert(!("authorization" in request.headers()), request.url());
+  }
+  console.log(`${chosen.length} scenarios, ${requests.length} requests, none with Authorization`);
 } finally {
   await browser.close();
-  await rm(profile, { recursive: true, force: true });
 }

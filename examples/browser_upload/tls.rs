@@ -2,14 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Extension, Router, extract::ConnectInfo};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
 use rcgen::CertifiedKey;
-use tokio::{net::TcpListener, task::JoinSet, time};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time,
+};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{ServerConfig, crypto::ring, pki_types::PrivatePkcs8KeyDer},
@@ -36,16 +40,28 @@ pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, pages: R
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            Ok((stream, _)) = listener.accept() => {
-                let (acceptor, pages) = (acceptor.clone(), pages.clone());
-                connections.spawn(async move {
-                    let Ok(Ok(stream)) = time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else { return };
-                    let server = auto::Builder::new(TokioExecutor::new());
-                    // An error is the client's to see.
-                    let _ = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(pages)).await;
-                });
-            }
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    let pages = pages.clone().layer(Extension(ConnectInfo(peer)));
+                    connections.spawn(connection(stream, acceptor.clone(), pages));
+                }
+                // Most likely there are too many open files: some connection will end.
+                Err(_) => time::sleep(Duration::from_millis(10)).await,
+            },
             Some(_) = connections.join_next() => {}
         }
     }
+}
+
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, pages: Router) {
+    let Ok(Ok(stream)) = time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else {
+        return;
+    };
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    // With a timer there is a limit to how slowly headers may come.
+    server.http1().timer(TokioTimer::new());
+    // An error is the client's to see.
+    let _ = server
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(pages))
+        .await;
 }

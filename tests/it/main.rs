@@ -4,6 +4,7 @@
 
 mod attacks;
 mod bodies;
+mod browser_upload;
 mod connections;
 mod contract;
 mod delegated;
