@@ -55,8 +55,8 @@
 //!
 //! - One renewal at a time, whatever the number of clones and tasks. All that wait share its outcome.
 //! - A renewal is a task of its own: dropping the callers neither stops it nor loses the new refresh token. A response
-//!   that comes late is still kept, for up to 60 s. A timeout *below* the layer cuts that short: put timeouts above it, or
-//!   use [`token_service`](ApiVideoAuthLayerBuilder::token_service).
+//!   that comes late is still kept, for up to 60 s. A timeout *below* the layer cuts that short, and so does a limit
+//!   below that has no slot left: put timeouts above it, or use [`token_service`](ApiVideoAuthLayerBuilder::token_service).
 //! - While a token is usable no request waits. A failed early renewal changes nothing until the token expires.
 //! - A 401 is followed by one renewal and one more try, never two.
 //! - Tokens go to the API's origin only, over TLS, and are never printed.

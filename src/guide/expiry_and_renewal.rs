@@ -119,7 +119,8 @@
 //! ## Cool-down and probe
 //!
 //! After a failure comes a **cool-down**: callers get the same error at once, and no call is made. It lasts
-//! about a fifth of the outage so far, from a second to half a minute, or as long as the API asked for.
+//! about a fifth of the outage so far, from a second to half a minute, or as long as the API asked for. Where
+//! calls hang, one that began before the end of the outage is given up `call_timeout` later at the most.
 //! [`Error::retry_after`](crate::Error::retry_after) tells what is left of it.
 //!
 //! The next caller after that starts a **probe**, a renewal of a single call. Callers wait for it one second
@@ -168,7 +169,7 @@
 //!
 //! A response that is still read occupies a slot of the wrapped service: behind `ConcurrencyLimit(1)`, the
 //! only one. Once `call_timeout` has passed it gives that slot up to the first request or token call of this
-//! source that finds none, and is lost then. To lose nothing and wait for nothing, give token calls a
+//! source that has found none for 0.9 s, and is lost then. To lose nothing and wait for nothing, give token calls a
 //! service of their own with [`token_service`]. It is also the way where a layer below the authentication
 //! repeats requests, follows redirects or has a timeout shorter than `call_timeout`.
 //!

@@ -195,7 +195,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
     /// How long one token call may take, and how long callers wait for one that hangs: from its start to the last byte of its
     /// response. Default: 10 s, at most an hour. More than the [`renewal_timeout`](Self::renewal_timeout) counts as that.
     ///
-    /// The response to a refresh is read on in the background, for up to 60 s, since it may hold the only living refresh
+    /// The response to a refresh is read on in the background, for up to 60 s (or this timeout, if that is more), since it may hold the only living refresh
     /// token. Where an API key is held, it is used next.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.options.call_timeout = timeout;
@@ -203,7 +203,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
     }
 
     /// How long one renewal may take with all its calls. Default: 30 s, at most an hour. Callers wait for it one second more
-    /// at the most.
+    /// at the most. A renewal that is taken over, since its runtime ended or did not poll it, counts anew.
     pub fn renewal_timeout(mut self, timeout: Duration) -> Self {
         self.options.renewal_timeout = timeout;
         self

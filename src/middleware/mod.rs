@@ -55,9 +55,18 @@
 //! `poll_ready` asks the wrapped service and nothing else. A service that is ready may still have to wait for a token: a
 //! `LoadShed` above sheds nothing then, and a `Balance` does not see it.
 //!
-//! With a limit of one slot below, a token call takes part in it. A response that is still awaited after `call_timeout`
-//! gives its slot up as soon as a request needs it. A slot that is only free when the *response body* has ended (a rare
+//! With a limit of slots below, a token call takes part in it. A response that is still awaited after `call_timeout`
+//! gives its slot up to a request that has found none for 0.9 s, and is lost then. A `Buffer` or a `LoadShed` between this
+//! layer and a limit of one hides that requests wait: behind a `Buffer` a hung call keeps the slot for up to a minute, and
+//! a `LoadShed` refuses requests meanwhile. A slot that is only free when the *response body* has ended (a rare
 //! thing) is held by a first 401 while the new token is fetched: with such a limit, use a token service.
+//!
+//! # Panics
+//!
+//! A renewal needs a Tokio runtime with timers, as `#[tokio::main]` makes one. Without a runtime, a request that has to wait
+//! for one gets an error ([`NoRuntime`](crate::ErrorKind::NoRuntime)); in a runtime without timers it panics.
+//!
+//! # Neighbours
 //!
 //! tower-http's `SetRequestHeader` adds a header that never changes; its `AsyncRequireAuthorization` checks tokens that
 //! others send. This layer is for the tokens that *you* send, and that expire.

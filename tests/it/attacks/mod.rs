@@ -3,9 +3,11 @@
 mod found;
 mod full_store;
 mod hanging;
+mod late_responses;
 mod paths;
 mod rejected;
 mod replaced;
+mod revoked;
 mod slots;
 mod timeouts;
 mod unpolled;
