@@ -22,13 +22,6 @@ use crate::{
 /// The token source that layers, clients and adaptors share: the current pair, the credentials and the rules, together
 /// with a way to make token calls.
 ///
-/// # Panics
-///
-/// Its methods that wait, and `keep_fresh`, need a Tokio runtime with timers, as `#[tokio::main]` makes one. Without a runtime
-/// they return an error; in a runtime without timers they panic.
-///
-/// # Where it comes from
-///
 /// It comes from a client ([`ApiVideoAuth::source`](crate::ApiVideoAuth::source)), from the reqwest adaptor, or from a layer
 /// whose token calls have a service of their own. It is of use where no request passes the layer: for the first message
 /// on a WebSocket, or for the environment of a child process. Clones share everything.
@@ -49,6 +42,11 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Panics
+///
+/// Its methods that wait, and `keep_fresh`, need a Tokio runtime with timers, as `#[tokio::main]` makes one. Without a runtime
+/// they return an error; in a runtime without timers they panic.
 #[derive(Clone)]
 pub struct TokenSource {
     tokens: Arc<Tokens>,
