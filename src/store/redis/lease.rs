@@ -12,7 +12,11 @@ use std::{
 
 use futures::future::BoxFuture;
 use redis::Value;
-use tokio::{runtime::Handle, task::AbortHandle, time};
+use tokio::{
+    runtime::Handle,
+    task::AbortHandle,
+    time::{self, Instant},
+};
 
 use super::{FORM, Keys, LEASE, connection::Redis, script};
 use crate::{
@@ -21,8 +25,15 @@ use crate::{
     store::{Header, StoreLock, Stored, Version},
 };
 
-/// How often a held lease is extended. Two extensions may be lost before the lease is.
+/// How often a held lease is extended, from sending to sending.
 const EXTEND_EVERY: Duration = Duration::from_millis(1500);
+
+/// An extension that hangs is given up after this time, and sent again at once over a new connection. So two may be
+/// lost before the lease is: 1.5 s, and twice this, leave more than a second of its 5 s for a third.
+const EXTEND_WITHIN: Duration = Duration::from_millis(1100);
+
+/// Extensions that fail at once are sent again no sooner.
+const EXTEND_AGAIN: Duration = Duration::from_millis(250);
 
 /// Far beyond any honest time, and small enough for Lua to add up exactly.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -43,28 +54,15 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Starts to extend. It stops by itself once Redis says that the lease is lost.
-    pub(super) fn new(redis: Arc<Redis>, keys: Keys, owner: String) -> Self {
-        let mut extend = keys.call(script::EXTEND, &["lock"]);
-        extend.arg(&owner).arg(LEASE.as_millis());
-        let extension = tokio::spawn({
-            let redis = redis.clone();
-            async move {
-                loop {
-                    time::sleep(EXTEND_EVERY).await;
-                    // While Redis is away the lease may end; what is saved then is refused.
-                    if let Ok(Value::Int(0)) = redis.run(&extend).await {
-                        return;
-                    }
-                }
-            }
-        });
+    /// Starts to extend a lock that was asked for at `asked`: it lives from then on.
+    pub(super) fn new(redis: Arc<Redis>, keys: Keys, owner: String, asked: Instant) -> Self {
+        let extension = extension(redis.clone(), &keys, &owner, asked);
         Self {
             redis,
             keys: Arc::new(keys),
             owner,
             saves: 0,
-            extension: extension.abort_handle(),
+            extension,
             released: false,
         }
     }
@@ -104,6 +102,7 @@ impl StoreLock for Lease {
         let span = |span: Option<Duration>| text(span.map(|span| span.min(LONGEST).as_millis()));
         let mut call = self.keys.call(script::SAVE, &["lock", "record"]);
         call.arg(&self.owner)
+            .arg(LEASE.as_millis())
             .arg(self.saves)
             .arg(u8::from(expected.is_some()))
             .arg(family)
@@ -120,7 +119,15 @@ impl StoreLock for Lease {
             Some(record) => call.arg("").arg(record.expose()),
             None => call.arg(1).arg(""),
         };
-        Box::pin(async move { settled(self.redis.run(&call).await?) })
+        Box::pin(async move {
+            let asked = Instant::now();
+            settled(self.redis.run(&call).await?)?;
+            // The runtime on which the lock was taken has ended: whoever goes on keeps it.
+            if self.extension.is_finished() {
+                self.extension = extension(self.redis.clone(), &self.keys, &self.owner, asked);
+            }
+            Ok(())
+        })
     }
 
     fn quarantine(&mut self) -> BoxFuture<'_, Result<(), Error>> {
@@ -152,6 +159,26 @@ impl Drop for Lease {
             runtime.spawn(self.release());
         }
     }
+}
+
+/// Extends a lock until Redis says that it is lost.
+fn extension(redis: Arc<Redis>, keys: &Keys, owner: &str, asked: Instant) -> AbortHandle {
+    let mut extend = keys.call(script::EXTEND, &["lock"]);
+    extend.arg(owner).arg(LEASE.as_millis());
+    let extending = async move {
+        let mut next = asked + EXTEND_EVERY;
+        loop {
+            time::sleep_until(next).await;
+            let sent = Instant::now();
+            next = match redis.run_within(EXTEND_WITHIN, &extend).await {
+                Ok(Value::Int(0)) => return,
+                Ok(_) => sent + EXTEND_EVERY,
+                // While Redis is away the lease may end; what is saved then is refused.
+                Err(_) => sent + EXTEND_AGAIN,
+            };
+        }
+    };
+    tokio::spawn(extending).abort_handle()
 }
 
 /// A field's value; what is absent is empty.

@@ -13,6 +13,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use redis::{Cmd, Value};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use self::{connection::Redis, lease::Lease};
@@ -160,7 +161,7 @@ impl TokenStore for RedisStore {
 
     fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
         Box::pin(async move {
-            let keys = Keys::of(key);
+            let (keys, asked) = (Keys::of(key), Instant::now());
             let owner = format!(
                 "{:016x}{:016x} {}",
                 fastrand::u64(..),
@@ -171,7 +172,8 @@ impl TokenStore for RedisStore {
             call.arg(&owner).arg(LEASE.as_millis());
             Ok(match self.redis.run(&call).await? {
                 Value::Int(1) => {
-                    TryLock::Locked(Box::new(Lease::new(self.redis.clone(), keys, owner)))
+                    let lease = Lease::new(self.redis.clone(), keys, owner, asked);
+                    TryLock::Locked(Box::new(lease))
                 }
                 Value::BulkString(holder) => {
                     let holder = String::from_utf8_lossy(&holder);

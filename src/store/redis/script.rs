@@ -36,8 +36,8 @@ pub(super) const UNLOCK: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])";
 
-/// KEYS: lock, record. ARGV: owner, number of the save, whether a record is expected, its family and revision; then the
-/// new fields in the order in which they are written, times as spans in ms, and what is absent empty.
+/// KEYS: lock, record. ARGV: owner, lease in ms, number of the save, whether a record is expected, its family and
+/// revision; then the new fields in the order in which they are written, times as spans in ms, and what is absent empty.
 ///
 /// Numbers are compared as text: Lua's would round a version.
 ///
@@ -45,18 +45,19 @@ return redis.call('DEL', KEYS[1])";
 /// stored; `overtaken`, if a later save of the same lock has come before. The same save again is
 /// `saved`, by its number.
 ///
-/// There is one write and it writes all fields, so a record is whole whatever Redis refuses: a script that breaks off
-/// undoes nothing.
+/// It extends the lease. The record is written at once, all fields of it, so it is whole whatever Redis refuses: a
+/// script that breaks off undoes nothing.
 pub(super) const SAVE: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'lost' end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
 local found = redis.call('HMGET', KEYS[2], 'family', 'revision', 'saved_by', 'saves')
 local matches = redis.call('EXISTS', KEYS[2]) == 0
-if ARGV[3] == '1' then matches = found[1] == ARGV[4] and found[2] == ARGV[5] end
+if ARGV[4] == '1' then matches = found[1] == ARGV[5] and found[2] == ARGV[6] end
 if found[3] == ARGV[1] then
     local saves = tonumber(found[4])
-    if saves == tonumber(ARGV[2]) then return 'saved' end
-    if saves > tonumber(ARGV[2]) then return 'overtaken' end
-    matches = matches or (found[1] == ARGV[7] and found[2] == ARGV[8])
+    if saves == tonumber(ARGV[3]) then return 'saved' end
+    if saves > tonumber(ARGV[3]) then return 'overtaken' end
+    matches = matches or (found[1] == ARGV[8] and found[2] == ARGV[9])
 end
 if not matches then return 'conflict' end
 local time = redis.call('TIME')
@@ -64,9 +65,9 @@ local function moment(span)
     if span == '' then return '' end
     return string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + span)
 end
-redis.call('HSET', KEYS[2], 'saved_by', ARGV[1], 'saves', ARGV[2], 'form', ARGV[6], 'family', ARGV[7],
-    'revision', ARGV[8], 'mark_count', ARGV[9], 'mark_settles', moment(ARGV[10]), 'not_before', moment(ARGV[11]),
-    'expires', moment(ARGV[12]), 'cleared', ARGV[13], 'record', ARGV[14])
+redis.call('HSET', KEYS[2], 'saved_by', ARGV[1], 'saves', ARGV[3], 'form', ARGV[7], 'family', ARGV[8],
+    'revision', ARGV[9], 'mark_count', ARGV[10], 'mark_settles', moment(ARGV[11]), 'not_before', moment(ARGV[12]),
+    'expires', moment(ARGV[13]), 'cleared', ARGV[14], 'record', ARGV[15])
 return 'saved'";
 
 /// KEYS: lock, record, where to. ARGV: owner.

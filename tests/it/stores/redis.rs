@@ -18,6 +18,13 @@ fn store(server: &RedisServer) -> RedisStore {
         .expect("a good URL")
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
 #[test]
 fn g17_plaintext_beyond_this_machine_is_refused() {
     let build = |url: &str| RedisStore::builder(url).build();

@@ -223,10 +223,3 @@ fn g24_runtimes_at_work_at_once_do_not_disturb_each_other() {
     }
     panic!("{} connections outlive their runtimes", connected() - 1);
 }
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
-}

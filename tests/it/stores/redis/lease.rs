@@ -27,13 +27,7 @@ async fn g23_a_lease_is_extended_until_its_runtime_ends() {
         }
         other => panic!("{other:?}"),
     }
-    let left = || {
-        server
-            .command(&["PTTL", LOCK])
-            .trim_start_matches(':')
-            .parse::<i64>()
-            .expect("a number")
-    };
+    let left = || left(&server);
     let mut lock = loop {
         assert!(left() <= 5000, "nobody extends it");
         match store.try_lock(&key()).await.expect("asking") {
@@ -110,4 +104,61 @@ async fn g23_a_lost_lease_changes_nothing_and_frees_no_other() {
         .expect("saving");
     assert_eq!(record(&one).await, b"test-only-third");
     owner.unlock().await;
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g23_a_lease_outlives_two_extensions_that_hang() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(&server);
+    let store = RedisStore::builder(proxy.url())
+        .build()
+        .expect("a good URL");
+    let mut lock = locked(&store).await;
+    proxy.block();
+    // The first extension hangs on the connection that is there, the next one on a connection of its own.
+    while proxy.connections() < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    proxy.pass_new();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    // More than a lease after it was taken.
+    let save = lock.save(None, stored(version(1, 1), b"x")).await;
+    assert_eq!(kind(save), None, "the lock is still this one's");
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g23_a_save_extends_the_lease() {
+    let server = RedisServer::start();
+    let mut lock = locked(&store(&server)).await;
+    // Not yet extended otherwise.
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    lock.save(None, stored(version(1, 1), b"x"))
+        .await
+        .expect("saving");
+    assert!(left(&server) > 4500, "{} ms", left(&server));
+}
+
+#[test]
+#[ignore = "needs redis-server; .ci/run runs it"]
+fn g5_a_lease_goes_with_whoever_saves_under_it() {
+    let server = RedisServer::start();
+    let (one, two) = (runtime(), runtime());
+    let mut lock = one.block_on(locked(&store(&server)));
+    drop(one);
+    two.block_on(async {
+        lock.save(None, stored(version(1, 1), b"x"))
+            .await
+            .expect("saving");
+        tokio::time::sleep(Duration::from_millis(2000)).await;
+        assert!(left(&server) > 3200, "{} ms: not extended", left(&server));
+    });
+}
+
+/// How long the lock lives, in ms.
+fn left(server: &RedisServer) -> i64 {
+    let left = server.command(&["PTTL", LOCK]);
+    left.trim_start_matches(':').parse().expect("a number")
 }

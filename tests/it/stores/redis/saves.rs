@@ -50,7 +50,7 @@ async fn g8_a_save_that_redis_refuses_leaves_the_record() {
     let server = RedisServer::start();
     let first = stored(version(1, 1), b"test-only-first");
     save(&restricted(&server, &[]), first.clone()).await;
-    for refused in ["-hset"] {
+    for refused in ["-hset", "-pexpire"] {
         let store = restricted(&server, &[refused]);
         let mut lock = locked(&store).await;
         let next = stored(version(1, 2), b"test-only-next");
@@ -113,5 +113,55 @@ async fn g22_a_record_of_the_first_form_is_read_and_replaced() {
             (Header::new(version(7, 2)), None),
             "nothing of the old one is left"
         );
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g21_a_save_that_comes_late_never_lands_over_a_later_one() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(&server);
+    let store = RedisStore::builder(proxy.url())
+        .build()
+        .expect("a good URL");
+    let (one, two) = (version(1, 1), version(1, 2));
+    let cases = [
+        ("mark", one, one, one),
+        ("pair", one, two, two),
+        ("both", one, two, one),
+    ];
+    let mut locks = Vec::new();
+    for (account, ..) in cases {
+        let key = StoreKey::new("https://ws.example", account).expect("a good key");
+        let TryLock::Locked(mut lock) = store.try_lock(&key).await.expect("asking") else {
+            panic!("the lock is free")
+        };
+        let first = lock.save(None, stored(one, b"test-only-first")).await;
+        first.expect("saving");
+        locks.push((key, lock));
+    }
+    // Given up on a connection that hangs; they go on their way when the later saves are long done.
+    proxy.block();
+    let late = locks
+        .iter_mut()
+        .zip(cases)
+        .map(|((_, lock), (_, expected, given_up, _))| {
+            lock.save(Some(expected), stored(given_up, b"test-only-late"))
+        });
+    for late in futures::future::join_all(late).await {
+        assert_eq!(kind(late), Some(ErrorKind::StoreUnavailable));
+    }
+    proxy.pass_new();
+    for ((_, lock), (account, expected, _, later)) in locks.iter_mut().zip(cases) {
+        let save = lock.save(Some(expected), stored(later, b"test-only-later"));
+        assert_eq!(kind(save.await), None, "{account}");
+    }
+    proxy.pass();
+    proxy.wait_until_said("overtaken", cases.len());
+    for (key, lock) in locks {
+        let found = store.load(&key).await.expect("loading").expect("stored");
+        let record = found.record.expect("a record");
+        assert_eq!(record.expose(), b"test-only-later", "{}", key.account());
+        lock.unlock().await;
     }
 }
