@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{SocketAddr, ToSocketAddrs as _},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -14,7 +14,6 @@ use rustls::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::OnceCell,
     time,
 };
 use tokio_rustls::TlsConnector;
@@ -33,12 +32,10 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// TLS by rustls, with the certificates that are trusted: the given ones, or the system's.
+/// TLS by rustls. What is trusted of the system is read at the first connection, since that blocks.
 pub(super) struct Tls {
-    roots: Option<Vec<CertificateDer<'static>>>,
-    /// Made at the first connection: to read the system's certificates blocks, and building does no
-    /// I/O.
-    connector: OnceCell<TlsConnector>,
+    /// Set once it can be made. No runtime waits for another one here: each may make it.
+    connector: OnceLock<TlsConnector>,
 }
 
 impl Tls {
@@ -46,21 +43,35 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] if it is not PEM.
+    /// [`ErrorKind::Configuration`] if it is not PEM, or holds no certificate or one that can't be read.
     pub(super) fn new(pem: Option<&[u8]>) -> Result<Self, Error> {
-        let roots = match pem {
-            None => None,
-            Some(pem) => {
-                let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-                let roots = roots.ok().filter(|roots| !roots.is_empty());
-                let message = "the root certificates for Redis are not in PEM form";
-                Some(roots.ok_or_else(|| Error::new(ErrorKind::Configuration, message))?)
+        let connector = OnceLock::new();
+        if let Some(pem) = pem {
+            // The library's error is not kept: it may quote what was given, a key perhaps.
+            let refuse = || {
+                let message = "the root certificates for Redis are not certificates in PEM form";
+                Error::new(ErrorKind::Configuration, message)
+            };
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate = certificate.map_err(|_| refuse())?;
+                roots.add(certificate).map_err(|_| refuse())?;
             }
-        };
-        Ok(Self {
-            roots,
-            connector: OnceCell::new(),
-        })
+            if roots.is_empty() {
+                return Err(refuse());
+            }
+            let _ = connector.set(trusting(roots)?);
+        }
+        Ok(Self { connector })
+    }
+
+    async fn connector(&self) -> Result<&TlsConnector, Error> {
+        if let Some(connector) = self.connector.get() {
+            return Ok(connector);
+        }
+        let read = || trusting(roots_of_system()?);
+        let connector = blocking("reading the trusted certificates", read).await?;
+        Ok(self.connector.get_or_init(|| connector))
     }
 }
 
@@ -90,10 +101,7 @@ pub(super) async fn connect(
             };
             let name =
                 ServerName::try_from(host.clone()).map_err(|error| unreachable(error.into()))?;
-            let connector = tls
-                .connector
-                .get_or_try_init(|| connector(tls.roots.clone()))
-                .await?;
+            let connector = tls.connector().await?;
             let stream = connector
                 .connect(name, stream)
                 .await
@@ -128,21 +136,32 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// TLS with the certificates that are trusted, read on a thread of its own.
-async fn connector(roots: Option<Vec<CertificateDer<'static>>>) -> Result<TlsConnector, Error> {
-    blocking("reading the trusted certificates", move || {
-        let roots = roots.unwrap_or_else(|| rustls_native_certs::load_native_certs().certs);
-        let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(roots);
-        // The program may have chosen another provider, or none: this one is not meant for all of it.
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| {
-                Error::with_source(ErrorKind::StoreUnavailable, "no TLS for Redis", error)
-            })?;
-        let config = config.with_root_certificates(store).with_no_client_auth();
-        Ok(TlsConnector::from(Arc::new(config)))
-    })
-    .await
+/// What the system trusts. Of its certificates some may be unreadable, as long as one is left.
+fn roots_of_system() -> Result<RootCertStore, Error> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if !roots.is_empty() {
+        return Ok(roots);
+    }
+    let message = "this system trusts no certificate, so no Redis can prove that it is the right one; install CA \
+         certificates, or give some with `RedisStoreBuilder::root_certificates`";
+    let reason = found.errors.into_iter().next();
+    Err(Error::store(
+        ErrorKind::StoreUnavailable,
+        message,
+        reason.map(Into::into),
+    ))
+}
+
+fn trusting(roots: RootCertStore) -> Result<TlsConnector, Error> {
+    // The program may have chosen another provider, or none: this one is not meant for all of it.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| {
+            Error::with_source(ErrorKind::StoreUnavailable, "no TLS for Redis", error)
+        })?;
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
 }

@@ -63,7 +63,11 @@ fn g17_plaintext_beyond_this_machine_is_refused() {
             .root_certificates(pem)
             .build()
     };
-    assert_eq!(kind(certificates("no PEM")), Some(ErrorKind::Configuration));
+    let no_certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for bad in ["", "no PEM", no_certificate] {
+        let kind = kind(certificates(bad));
+        assert_eq!(kind, Some(ErrorKind::Configuration), "{bad}");
+    }
     let builder = format!(
         "{:?}",
         RedisStore::builder("rediss://user:test-only-password@redis.example")

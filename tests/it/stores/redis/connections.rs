@@ -1,6 +1,7 @@
 //! The way to Redis: one connection for each runtime, and what its failures look like.
 
 use super::*;
+use crate::support::child::{Child, orders};
 
 #[tokio::test]
 async fn g24_a_redis_that_is_not_there_is_a_clear_error() {
@@ -26,45 +27,12 @@ async fn g24_a_redis_that_is_not_there_is_a_clear_error() {
 #[tokio::test]
 #[ignore = "needs redis-server; .ci/run runs it"]
 async fn g17_tls_proves_that_it_is_the_right_redis() {
-    let rcgen::CertifiedKey { cert, signing_key } =
-        rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let folder = tempfile::tempdir().expect("a folder");
-    let write = |name: &str, text: String| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).expect("writing");
-        path.to_str().expect("a plain path").to_owned()
-    };
-    let (certificate, secret) = (
-        write("cert", cert.pem()),
-        write("key", signing_key.serialize_pem()),
-    );
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|free| free.local_addr())
-        .expect("a port")
-        .port();
-    let arguments = [
-        "--tls-port",
-        &free.to_string(),
-        "--tls-cert-file",
-        &certificate,
-        "--tls-key-file",
-        &secret,
-    ];
-    let tls = [
-        &arguments[..],
-        &[
-            "--tls-ca-cert-file",
-            &certificate,
-            "--tls-auth-clients",
-            "no",
-        ],
-    ]
-    .concat();
-    let _server = RedisServer::start_with(&tls);
+    let (_server, port, pem) = tls_server(folder.path());
     let trusted = |host: &str| {
-        let url = format!("rediss://{host}:{free}");
+        let url = format!("rediss://{host}:{port}");
         RedisStore::builder(url)
-            .root_certificates(cert.pem())
+            .root_certificates(&*pem)
             .build()
             .expect("a good URL")
     };
@@ -74,7 +42,7 @@ async fn g17_tls_proves_that_it_is_the_right_redis() {
         ErrorKind::StoreUnavailable,
         "another name"
     );
-    let unknown = RedisStore::builder(format!("rediss://localhost:{free}"))
+    let unknown = RedisStore::builder(format!("rediss://localhost:{port}"))
         .build()
         .expect("a good URL");
     assert_eq!(
@@ -222,4 +190,82 @@ fn g24_runtimes_at_work_at_once_do_not_disturb_each_other() {
         std::thread::sleep(Duration::from_millis(10));
     }
     panic!("{} connections outlive their runtimes", connected() - 1);
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g24_certificates_that_were_missing_are_looked_for_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_server, port, pem) = tls_server(folder.path());
+    let roots = folder.path().join("roots");
+    let roots = roots.to_str().expect("a plain path");
+    let child = Child::start_in(
+        &format!(r#"unset SSL_CERT_DIR; export SSL_CERT_FILE={roots}; exec "$@""#),
+        "stores::redis::connections::child_of_g24_certificates",
+        &[
+            &format!("rediss://localhost:{port}"),
+            roots,
+            &pem.replace('\n', "|"),
+        ],
+    );
+    child.passed().await;
+}
+
+#[tokio::test]
+#[ignore = "a child of g24_certificates_that_were_missing_are_looked_for_again"]
+async fn child_of_g24_certificates() {
+    let [url, roots, pem] = orders();
+    let store = RedisStore::builder(url).build().expect("a good URL");
+    for empty in [false, true] {
+        if empty {
+            std::fs::write(&roots, "").expect("writing");
+        }
+        let error = refused(&store).await;
+        assert_eq!(error.kind(), ErrorKind::StoreUnavailable);
+        let text = error.to_string();
+        assert!(text.contains("trusts no certificate"), "{text}");
+        let reason = std::error::Error::source(&error).map(|reason| format!("{reason}"));
+        let names = reason.is_some_and(|reason| reason.contains(&roots));
+        assert_eq!(names, !empty, "{error:?}");
+    }
+    std::fs::write(&roots, pem.replace('|', "\n")).expect("writing");
+    assert_eq!(store.load(&key()).await.expect("loading"), None);
+}
+
+/// A Redis for `localhost`, its port and the certificate that vouches for it.
+fn tls_server(folder: &std::path::Path) -> (RedisServer, u16, String) {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let write = |name: &str, text: String| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("writing");
+        path.to_str().expect("a plain path").to_owned()
+    };
+    let (certificate, secret) = (
+        write("cert", cert.pem()),
+        write("key", signing_key.serialize_pem()),
+    );
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|free| free.local_addr())
+        .expect("a port")
+        .port();
+    let arguments = [
+        "--tls-port",
+        &free.to_string(),
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &secret,
+    ];
+    let tls = [
+        &arguments[..],
+        &[
+            "--tls-ca-cert-file",
+            &certificate,
+            "--tls-auth-clients",
+            "no",
+        ],
+    ]
+    .concat();
+    (RedisServer::start_with(&tls), free, cert.pem())
 }
