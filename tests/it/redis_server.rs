@@ -29,10 +29,7 @@ impl RedisServer {
         // The port may be taken in between; then another one is tried.
         for _ in 0..10 {
             let folder = tempfile::tempdir().expect("a folder");
-            let port = TcpListener::bind("127.0.0.1:0")
-                .and_then(|free| free.local_addr())
-                .expect("a port")
-                .port();
+            let port = free_port();
             let child = spawn(port, &folder, arguments);
             let mut server = Self {
                 port,
@@ -48,6 +45,10 @@ impl RedisServer {
 
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     pub(crate) fn folder(&self) -> &std::path::Path {
@@ -118,6 +119,12 @@ impl Drop for RedisServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Free for the moment.
+pub(crate) fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+    free.expect("a port").port()
 }
 
 fn spawn(port: u16, folder: &TempDir, arguments: &[&str]) -> Child {

@@ -175,17 +175,41 @@ impl Redis {
 
     /// Redis's own word for an error decides; its text is kept as the source.
     fn explain(&self, error: RedisError) -> Error {
-        if error.code() == Some("WRONGTYPE") {
+        if says(&error, "WRONGTYPE") {
             let message = "what Redis holds is not a record of this crate";
             return Error::with_source(ErrorKind::StoreCorrupt, message, error);
         }
-        let what = match error.kind() {
-            RedisErrorKind::Server(_) | RedisErrorKind::Extension => "declined",
-            RedisErrorKind::AuthenticationFailed => "refused the user name or password",
-            _ => "broke the connection",
+        let known = REASONS.iter().find(|(word, _)| says(&error, word));
+        let what = match (known, error.kind()) {
+            (Some((_, what)), _) => what,
+            (None, RedisErrorKind::Server(_) | RedisErrorKind::Extension) => "declined",
+            (None, RedisErrorKind::AuthenticationFailed) => "refused the user name or password",
+            (None, _) => "broke the connection",
         };
         self.address.unavailable(what, Some(error.into()))
     }
+}
+
+/// Redis's words for a server that can't be used as it is, and what to do.
+const REASONS: [(&str, &str); 4] = [
+    (
+        "READONLY",
+        "is a replica, which takes no writes; name the primary",
+    ),
+    ("MOVED", NO_CLUSTER),
+    ("CLUSTERDOWN", NO_CLUSTER),
+    (
+        "NOREPLICAS",
+        "takes no writes, since it has fewer replicas than its `min-replicas-to-write`",
+    ),
+];
+
+const NO_CLUSTER: &str = "is a node of a cluster, and redirections are not followed; name a Redis of its own, or a proxy";
+
+/// Whether this is Redis's word. Before version 7, that of a command in a script stands in the text only.
+fn says(error: &RedisError, word: &str) -> bool {
+    let in_text = |text: &str| text.contains(&format!("-{word} "));
+    error.code() == Some(word) || error.detail().is_some_and(in_text)
 }
 
 impl Slot {

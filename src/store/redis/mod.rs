@@ -51,7 +51,9 @@ use crate::error::{Error, ErrorKind};
 /// ACL SETUSER fleet on >PASSWORD ~{apivideo-auth:* +select +eval +del +exists +get +hmget +hset +pexpire +rename +set +time
 /// ```
 ///
-/// A cluster is reached through a proxy only: redirections are not followed.
+/// Cluster and Sentinel are not spoken: neither redirections nor a new primary are followed, so name one Redis, or a
+/// proxy or a host name that stands for the primary of the moment. For them, for client certificates and for passwords that
+/// change, see [a store of your own](crate::guide::stores_and_fleets#a-store-of-your-own).
 ///
 /// # What protects what
 ///

@@ -7,7 +7,7 @@ mod saves;
 use apivideo_auth::store::RedisStore;
 
 use super::*;
-use crate::redis_server::{Proxy, RedisServer};
+use crate::redis_server::{Proxy, RedisServer, free_port};
 
 const LOCK: &str = "{apivideo-auth:main@https_3a_2f_2fws.example}:lock";
 const RECORD: &str = "{apivideo-auth:main@https_3a_2f_2fws.example}:record";

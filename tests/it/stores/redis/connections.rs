@@ -128,6 +128,68 @@ async fn g24_a_killed_redis_is_an_error_and_is_found_again() {
     assert_eq!(store.load(&key()).await.expect("loading"), None);
 }
 
+#[tokio::test]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g24_a_redis_that_takes_no_writes_says_why() {
+    let primary = RedisServer::start();
+    let replica_of = format!("127.0.0.1 {}", primary.port());
+    let replica = RedisServer::start_with(&["--replicaof", &replica_of]);
+    let lonely = RedisServer::start_with(&["--min-replicas-to-write", "1"]);
+    let (node, _owner) = cluster().await;
+    for (server, text) in [
+        (&replica, "is a replica"),
+        (&lonely, "min-replicas-to-write"),
+        (&node, "is a node of a cluster"),
+    ] {
+        let lock = store(server).try_lock(&key()).await;
+        let error = lock.expect_err(text);
+        assert_eq!(error.kind(), ErrorKind::StoreUnavailable, "{error:?}");
+        assert!(error.to_string().contains(text), "{error:?}");
+    }
+    // What is stored can be read all the same.
+    save(&store(&primary), stored(version(1, 1), b"x")).await;
+    while store(&replica)
+        .load(&key())
+        .await
+        .expect("loading")
+        .is_none()
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Two nodes of a cluster, of which the second one has all keys, and the first one knows.
+async fn cluster() -> (RedisServer, RedisServer) {
+    let node = || {
+        let bus = free_port().to_string();
+        let nodes = ["--cluster-config-file", "{folder}/nodes"];
+        let settings = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+        (
+            RedisServer::start_with(
+                &[settings, [nodes[0], nodes[1], "--loglevel", "warning"]].concat(),
+            ),
+            bus,
+        )
+    };
+    let ((one, _), (two, bus)) = (node(), node());
+    let port = two.port().to_string();
+    assert_eq!(
+        two.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]),
+        "+OK"
+    );
+    assert_eq!(
+        one.command(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]),
+        "+OK"
+    );
+    for _ in 0..500 {
+        if one.command(&["GET", RECORD]).starts_with("-MOVED") {
+            return (one, two);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the nodes do not meet: {}", one.command(&["GET", RECORD]))
+}
+
 #[test]
 #[ignore = "needs redis-server; .ci/run runs it"]
 fn g24_each_runtime_has_a_connection_that_it_drives() {
@@ -245,10 +307,7 @@ fn tls_server(folder: &std::path::Path) -> (RedisServer, u16, String) {
         write("cert", cert.pem()),
         write("key", signing_key.serialize_pem()),
     );
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|free| free.local_addr())
-        .expect("a port")
-        .port();
+    let free = free_port();
     let arguments = [
         "--tls-port",
         &free.to_string(),
