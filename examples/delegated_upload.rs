@@ -27,6 +27,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sha2::{Digest, Sha256};
 use tower::{BoxError, Layer};
 
+type Hyper = Client<HttpConnector, Full<Bytes>>;
+
 const MIB: usize = 1024 * 1024;
 
 #[tokio::main]
@@ -68,12 +70,24 @@ async fn run(path: &Path, make: bool) -> Result<String, BoxError> {
         .base_url(api.url())
         .api_key(api.api_key())
         .build()?;
+    let result = delegate(&auth, &clock, &api, &client, path).await;
+    auth.shutdown(Duration::from_secs(5)).await;
+    result
+}
+
+async fn delegate(
+    auth: &ApiVideoAuthLayer,
+    clock: &ManualClock,
+    api: &FakeApi,
+    client: &Hyper,
+    path: &Path,
+) -> Result<String, BoxError> {
     let tokens = UploadTokens::new(auth.layer(client.clone()));
     let minute = Some(Duration::from_secs(60));
     let token = tokens.create(minute).await?;
 
     // The other side: it holds the token.
-    let video = upload_file(&api, &client, &token, path).await?;
+    let video = upload_file(api, client, &token, path).await?;
     let received = api
         .received(video.video_id())
         .ok_or("the video did not arrive")?;
@@ -83,17 +97,16 @@ async fn run(path: &Path, make: bool) -> Result<String, BoxError> {
 
     clock.advance(Duration::from_secs(61));
     refused(
-        upload_file(&api, &client, &token, path).await,
+        upload_file(api, client, &token, path).await,
         "an expired token",
     )?;
     let token = tokens.create(minute).await?;
     tokens.delete(token.token()).await?;
     refused(
-        upload_file(&api, &client, &token, path).await,
+        upload_file(api, client, &token, path).await,
         "a deleted token",
     )?;
 
-    auth.shutdown(Duration::from_secs(5)).await;
     Ok(format!(
         "{} bytes in {} chunks, SHA-256 as sent, expired and deleted tokens refused",
         received.length, received.chunks
@@ -102,7 +115,7 @@ async fn run(path: &Path, make: bool) -> Result<String, BoxError> {
 
 async fn upload_file(
     api: &FakeApi,
-    client: &Client<HttpConnector, Full<Bytes>>,
+    client: &Hyper,
     token: &UploadToken,
     path: &Path,
 ) -> Result<Uploaded, BoxError> {

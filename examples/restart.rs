@@ -13,16 +13,21 @@ use std::{
 };
 
 use apivideo_auth::{
-    ApiVideoAuthLayer,
+    ApiVideoAuth, ApiVideoAuthLayer,
     store::FileStore,
     testing::{FakeApi, GatePoint},
 };
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use tokio::process::{Child, Command};
 use tower::{BoxError, Layer, ServiceExt};
+
+type LoggedIn = ApiVideoAuth<Client<HttpConnector, Full<Bytes>>>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -58,6 +63,20 @@ async fn program(api: &str) -> Result<String, BoxError> {
     }
     let layer = builder.build()?;
     let client = layer.layer(Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>());
+    let result = list_twice(&client).await;
+    layer.shutdown(Duration::from_secs(5)).await;
+    result?;
+    Ok(format!(
+        "with{} key",
+        if env::var("RESTART_API_KEY").is_ok() {
+            " the API"
+        } else {
+            "out a"
+        }
+    ))
+}
+
+async fn list_twice(client: &LoggedIn) -> Result<(), BoxError> {
     for _ in 0..2 {
         let response = client
             .clone()
@@ -70,15 +89,7 @@ async fn program(api: &str) -> Result<String, BoxError> {
         }
         client.source().renew().await?;
     }
-    layer.shutdown(Duration::from_secs(5)).await;
-    Ok(format!(
-        "with{} key",
-        if env::var("RESTART_API_KEY").is_ok() {
-            " the API"
-        } else {
-            "out a"
-        }
-    ))
+    Ok(())
 }
 
 async fn parent() -> Result<String, BoxError> {

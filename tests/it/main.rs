@@ -8,6 +8,7 @@ mod browser_upload;
 mod connections;
 mod contract;
 mod delegated;
+mod examples;
 mod fleet;
 mod freshness;
 mod gateway;
