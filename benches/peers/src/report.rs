@@ -286,7 +286,7 @@ callers, the less of them fits the processor's caches, which is why times rise s
 
 const END_TO_END: &str = "\
 A hyper client over loopback at full load, with the layer and with a static header in turns. This is the output of
-`cargo run --release --example throughput`, kept in `docs/throughput.txt`; it is not measured anew with this page.";
+`cargo bench --bench throughput`, kept in `docs/throughput.txt`; it is not measured anew with this page.";
 
 const AGAIN: &str = "
 ## Run it again

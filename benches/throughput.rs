@@ -1,6 +1,6 @@
 //! What does the layer cost a hyper client at full load?
 //!
-//! `cargo run --release --example throughput` sends as many requests as it can over loopback, in turn with the layer,
+//! `cargo bench --bench throughput` sends as many requests as it can over loopback, in turn with the layer,
 //! whose tokens live for two seconds, and with a header that was made once; `-- --quick` makes the rounds short.
 //!
 //! Each way has a fake api.video of its own, which checks each bearer: one whose tokens end after two seconds, and one
@@ -60,20 +60,31 @@ async fn run(length: Duration) -> Result<String, BoxError> {
 
 /// Prints the figures of a protocol, and returns the median of the ratios.
 async fn compare(protocol: &str, http2_only: bool, length: Duration) -> Result<f64, BoxError> {
-    let renewed_api = FakeApi::builder()
+    let api = FakeApi::builder()
         .token_lifetime(TOKEN_LIFETIME)
         .journal(false)
         .serve()
         .await?;
+    let layer = ApiVideoAuthLayer::builder()
+        .base_url(api.url())
+        .api_key(api.api_key())
+        .build()?;
+    let result = measure(protocol, http2_only, length, &api, &layer).await;
+    layer.shutdown(Duration::from_secs(5)).await;
+    result
+}
+
+async fn measure(
+    protocol: &str,
+    http2_only: bool,
+    length: Duration,
+    renewed_api: &FakeApi,
+    layer: &ApiVideoAuthLayer,
+) -> Result<f64, BoxError> {
     let static_api = FakeApi::builder().journal(false).serve().await?;
     let hyper = Client::builder(TokioExecutor::new())
         .http2_only(http2_only)
         .build_http::<Body>();
-
-    let layer = ApiVideoAuthLayer::builder()
-        .base_url(renewed_api.url())
-        .api_key(renewed_api.api_key())
-        .build()?;
     let with_layer = ServiceBuilder::new()
         .layer(layer.clone())
         .service(hyper.clone());
@@ -122,7 +133,6 @@ async fn compare(protocol: &str, http2_only: bool, length: Duration) -> Result<f
         );
         ratios.push(ratio);
     }
-    layer.shutdown(Duration::from_secs(5)).await;
 
     ratios.sort_by(f64::total_cmp);
     let median = ratios[ROUNDS / 2];
