@@ -1,16 +1,25 @@
-//! How does a program work without holding the API key?
+//! How does a program work without holding the API key, and go on after a restart?
 //!
-//! Step 1 logs in with the key and gives its pair of tokens away. Step 2 is built from the refresh token alone and
-//! works through the expiry of several access tokens. In real life the two are different programs.
+//! Step 1 logs in with the key and gives a refresh token away. Step 2 is started with that token, once, and keeps what
+//! comes of it in a store. Step 3 is the same program after a restart: all it has is the store. In real life the first
+//! step is a program of its own, where it is safe to have the key.
+//!
+//! `cargo run --example hide_api_key` keeps files, encrypted with a key that comes from elsewhere. With
+//! `-- --store keyring` the files' key is in the keyring of the operating system, where it leaves an entry.
 
-use std::{process::ExitCode, time::Duration};
+use std::{env, path::Path, process::ExitCode, time::Duration};
 
-use apivideo_auth::{ApiVideoAuthLayer, RefreshToken, testing::FakeApi};
+use apivideo_auth::{
+    ApiVideoAuth, ApiVideoAuthLayer, RefreshToken,
+    store::{EncryptedStore, EncryptionKey, FileStore, KeyringStore},
+    testing::{FakeApi, FakeService},
+};
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use http_body_util::Full;
 use tower::{BoxError, Layer, ServiceExt};
+
+const TOKEN_LIFETIME: Duration = Duration::from_secs(1);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -27,15 +36,19 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<String, BoxError> {
-    let api = FakeApi::builder()
-        .token_lifetime(Duration::from_secs(1))
-        .serve()
-        .await?;
-    let refresh_token = log_in(&api).await?;
-    work(&api, refresh_token).await?;
+    let api = FakeApi::builder().token_lifetime(TOKEN_LIFETIME).build();
+    let folder = tempfile::tempdir()?;
+    let seed = log_in(&api).await?;
+    work(&api, folder.path(), Some(seed.clone()), "step 2").await?;
+    work(&api, folder.path(), None, "step 3, after a restart").await?;
 
     let counts = api.counts();
-    if counts.logins != 1 || counts.refreshes < 3 || counts.reuse_violations != 0 {
+    let seed_presented = api.presentations(seed.expose());
+    if counts.logins != 1
+        || counts.refreshes < 3
+        || counts.reuse_violations != 0
+        || seed_presented != 1
+    {
         return Err(format!("unexpected token calls: {counts:?}").into());
     }
     Ok(format!(
@@ -50,44 +63,68 @@ async fn log_in(api: &FakeApi) -> Result<RefreshToken, BoxError> {
         .base_url(api.url())
         .api_key(api.api_key())
         .build()?;
-    let client = layer.layer(Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>());
-    let source = client.source();
-    source.token().await?;
+    let client: ApiVideoAuth<FakeService> = layer.layer(api.service());
+    let source = client.source::<Full<Bytes>>();
+    let token = source.token().await;
     // From here on nobody renews the pair any more: it can be taken elsewhere.
     layer.shutdown(Duration::from_secs(5)).await;
+    token?;
     let pair = source.pair().await?;
-    let token = pair
-        .refresh_token()
-        .cloned()
-        .ok_or("the API gave no refresh token")?;
+    let seed = pair.refresh_token().cloned();
+    let seed = seed.ok_or("the API gave no refresh token")?;
     println!(
         "step 1: logged in with the API key, kept only a refresh token of {} characters",
-        token.expose().len()
+        seed.expose().len()
     );
-    Ok(token)
+    Ok(seed)
 }
 
-/// A program that has never seen the API key.
-async fn work(api: &FakeApi, refresh_token: RefreshToken) -> Result<(), BoxError> {
-    let layer = ApiVideoAuthLayer::builder()
-        .base_url(api.url())
-        .refresh_token(refresh_token)
-        .build()?;
-    let client = layer.layer(Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>());
-    for second in 0..4 {
-        let request = Request::get("/videos").body(Full::default())?;
-        let response = client.clone().oneshot(request).await?;
-        let status = response.status();
-        response.into_body().collect().await?;
+/// A program that has never seen the API key. After its first start it needs no seed either.
+async fn work(
+    api: &FakeApi,
+    folder: &Path,
+    seed: Option<RefreshToken>,
+    step: &str,
+) -> Result<(), BoxError> {
+    let mut builder = ApiVideoAuthLayer::builder().base_url(api.url());
+    builder = if env::args().any(|argument| argument == "keyring") {
+        // `KeyringStore::in_user_folder()` is what a program has that is not a demonstration.
+        builder.store(KeyringStore::in_folder(folder))
+    } else {
+        let files = FileStore::in_folder(folder);
+        builder.store(EncryptedStore::new(
+            files,
+            EncryptionKey::from_bytes(secret_manager()),
+        ))
+    };
+    if let Some(seed) = seed {
+        builder = builder.refresh_token(seed);
+    }
+    let layer = builder.build()?;
+    let result = list_videos(layer.layer(api.service()), step).await;
+    layer.shutdown(Duration::from_secs(5)).await;
+    result
+}
+
+/// Longer than a token lives.
+async fn list_videos(client: ApiVideoAuth<FakeService>, step: &str) -> Result<(), BoxError> {
+    for second in 0..3 {
+        let request = Request::get("/videos").body(Full::<Bytes>::default())?;
+        let status = client.clone().oneshot(request).await?.status();
+        let token = client.source::<Full<Bytes>>().token().await?;
         println!(
-            "step 2: after {second} s: {status} with access token {}",
-            client.source().token().await?.generation()
+            "{step}: after {second} s: {status} with access token {}",
+            token.generation()
         );
         if status != StatusCode::OK {
             return Err(format!("status {status}").into());
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(TOKEN_LIFETIME).await;
     }
-    layer.shutdown(Duration::from_secs(5)).await;
     Ok(())
+}
+
+/// Stands for wherever you keep secrets: 32 random bytes, the same after a restart.
+fn secret_manager() -> [u8; 32] {
+    *b"test-only, 32 random bytes or so"
 }
