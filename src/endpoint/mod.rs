@@ -103,8 +103,10 @@ impl Grant {
 pub(crate) enum Outcome {
     /// A pair, or an access token alone.
     Granted(TokenResponse),
-    /// Not sent, or surely without effect: the credential is as good as before. `wait` is what the
-    /// server asked for.
+    /// It never went out, which says more of this process than of the API.
+    NotSent(Error),
+    /// Surely without effect: the credential is as good as before. `wait` is what the server asked
+    /// for.
     Transient {
         error: Error,
         wait: Option<Duration>,

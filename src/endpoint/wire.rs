@@ -63,7 +63,7 @@ pub(super) fn not_sent(error: BoxError) -> Outcome {
         "the token endpoint could not be reached",
         error,
     );
-    Outcome::Transient { error, wait: None }
+    Outcome::NotSent(error)
 }
 
 /// A call that was sent and brought nothing: with a refresh token, it may be spent; a login does no harm.

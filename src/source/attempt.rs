@@ -176,17 +176,16 @@ impl Attempt {
                 let held_back = Outcome::HeldBack(HeldBack::Store(error));
                 self.call.stop().then_some(held_back)
             }
-            sent => {
-                let what = match sent {
-                    Some(_) => "no response to a token call",
-                    None => "a token call was not sent",
-                };
-                let error = Error::new(
-                    ErrorKind::Unavailable,
-                    format!("{what} within {waited:.1?}"),
-                );
+            Some(_) => {
+                let message = format!("no response to a token call within {waited:.1?}");
+                let error = Error::new(ErrorKind::Unavailable, message);
                 let outcome = Outcome::Transient { error, wait: None };
                 self.call.stop().then_some(outcome)
+            }
+            None => {
+                let message = format!("a token call was not sent within {waited:.1?}");
+                let error = Error::new(ErrorKind::Unavailable, message);
+                self.call.stop().then_some(Outcome::NotSent(error))
             }
         }
     }
@@ -304,7 +303,9 @@ impl Run {
             }
         };
         awaited::arrived(&self.arrived);
-        if let Outcome::Ambiguous { error, .. } | Outcome::Transient { error, .. } = &outcome
+        if let Outcome::Ambiguous { error, .. }
+        | Outcome::Transient { error, .. }
+        | Outcome::NotSent(error) = &outcome
             && is_timeout(error)
             && begun.elapsed() < state.call_timeout()
         {
@@ -351,7 +352,8 @@ impl Run {
                 error,
                 refresh_token: None,
             },
-            _ => Outcome::Transient { error, wait: None },
+            (Grant::ApiKey(_), Some(_)) => Outcome::Transient { error, wait: None },
+            (_, None) => Outcome::NotSent(error),
         }
     }
 }

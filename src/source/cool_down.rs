@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A failure that comes this long after the last one begins a new outage: nobody asked in between.
-const FORGET_OUTAGE: Duration = Duration::from_secs(300);
+pub(super) const FORGET_OUTAGE: Duration = Duration::from_secs(300);
 
 /// What a failed renewal asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -30,8 +30,10 @@ const SHORT: Duration = Duration::from_millis(100);
 /// What a renewal finds at its store.
 pub(super) enum Entered {
     Adopted(Bearer),
-    /// The lock is ours.
-    Locked,
+    /// The lock is ours. A probe makes one call, since the last one of the fleet has failed.
+    Locked {
+        is_probe: bool,
+    },
     /// There is a way on without the lock, which somebody else keeps.
     Without(Error),
 }
@@ -43,7 +45,7 @@ pub(super) async fn enter(
     reason: RenewalReason,
     deadline: Instant,
 ) -> Result<Entered, Failure> {
-    let begun = Instant::now();
+    let (begun, last) = (Instant::now(), state.last_call(deadline));
     let (key, ours, is_unsaved, ignores_pause) = {
         let mut ledger = state.ledger();
         (
@@ -57,27 +59,30 @@ pub(super) async fn enter(
     if let Some(session) = store.session().await.map_err(Failure::outage)?.as_mut() {
         store.refresh(session, key.as_ref()).await;
         match agree(state, store, session).await {
-            Ok(()) => return Ok(Entered::Locked),
+            Ok(()) => return Ok(Entered::Locked { is_probe: false }),
             Err(error) if error.kind() == ErrorKind::StoreConflict => {}
             // The lock stays: a sibling that got it could present what the unsaved pair has replaced.
             Err(error) => return Err(Failure::outage(error)),
         }
     }
     store.close().await;
+    let is_believed = |was_asked: bool| {
+        let believes = was_asked || state.ledger().believes_failures(state.now());
+        believes && !ignores_pause
+    };
     let judge = |stored: Option<&Snapshot>| {
-        let settled = stored.and_then(|stored| stored.settles(ours));
-        if let Some(found) =
-            settled.filter(|found| !ignores_pause || matches!(found, Settled::Pair(_)))
-        {
-            return Verdict::Enough(found);
+        match stored.and_then(|stored| stored.settles(ours)) {
+            Some(Settled::Pause { was_asked, .. }) if !is_believed(was_asked) => {}
+            Some(found) => return Verdict::Enough(found),
+            None => {}
         }
         let wait = stored.map_or(Duration::ZERO, |stored| someone_elses_mark(state, stored));
         if wait.is_zero() {
-            let leave_at = leaves_lock(state, begun, deadline, stored);
+            let leave_at = leaves_lock(state, begun, last, stored);
             Verdict::Lock { leave_at }
-        } else if state.has_room(deadline, Duration::ZERO) {
+        } else if Instant::now() < last {
             // Whoever made the mark needs the lock to save what comes of it.
-            Verdict::Wait
+            Verdict::Wait(last.min(Instant::now() + wait))
         } else {
             Verdict::Enough(Settled::Mark(wait))
         }
@@ -96,8 +101,8 @@ pub(super) async fn enter(
                     .map(Entered::Adopted)
                     .ok_or_else(error);
             }
-            Opened::Enough(Settled::Pause(wait)) if wait <= SHORT => time::sleep(wait).await,
-            Opened::Enough(Settled::Pause(wait)) => {
+            Opened::Enough(Settled::Pause { wait, .. }) if wait <= SHORT => time::sleep(wait).await,
+            Opened::Enough(Settled::Pause { wait, .. }) => {
                 let message =
                     "the token endpoint failed for another process, and is left alone for a while";
                 let error = Error::new(ErrorKind::Unavailable, message);
@@ -116,15 +121,19 @@ pub(super) async fn enter(
                 });
             }
             Opened::Held(error) => return Ok(Entered::Without(error)),
-            Opened::Locked(session) if !state.has_room(deadline, Duration::ZERO) => {
+            Opened::Locked(session) if Instant::now() > last => {
                 session.close().await;
                 let message = "the store's lock was free too late for a token call";
                 return Err(not_entered(Error::new(ErrorKind::StoreLocked, message)));
             }
             Opened::Locked(mut session) => {
+                let is_probe = session.snapshot().is_some_and(Snapshot::is_failing);
                 let agreed = agree(state, store, &mut session).await;
                 *store.session().await.map_err(Failure::outage)? = Some(session);
-                return agreed.map(|()| Entered::Locked).map_err(Failure::outage);
+                return match agreed {
+                    Ok(()) => Ok(Entered::Locked { is_probe }),
+                    Err(error) => Err(Failure::outage(error)),
+                };
             }
         }
     }
@@ -141,11 +150,11 @@ fn not_entered(error: Error) -> Failure {
     }
 }
 
-/// When a renewal that began at `begun` goes on though somebody else holds the lock.
+/// When a renewal that began at `begun` goes on though somebody else holds the lock. Its last call begins at `last`.
 fn leaves_lock(
     state: &State,
     begun: Instant,
-    deadline: Instant,
+    last: Instant,
     stored: Option<&Snapshot>,
 ) -> Option<Instant> {
     let (is_unsaved, has_key) = {
@@ -162,7 +171,6 @@ fn leaves_lock(
     // A login does no sibling harm once the mark has settled: no call of theirs is under way by then. A holder that only
     // logs in itself, or died a moment ago, is given the time of a call.
     let settles = Instant::now() + stored.map_or(Duration::ZERO, Snapshot::mark_settles_in);
-    let last = deadline - state.call_timeout();
     let at = (begun + state.call_timeout()).min(last).max(settles);
     (has_key && at <= last).then_some(at)
 }
@@ -321,8 +329,8 @@ pub(super) async fn refused(state: &State, grant: &Grant) {
     }
 }
 
-/// Ends the session, and shares a cool-down before.
-pub(super) async fn leave(state: &State, cool_down: Option<Deadline>) {
+/// Ends the session, and shares a cool-down before, with whether the API has asked for it.
+pub(super) async fn leave(state: &State, cool_down: Option<(Deadline, bool)>) {
     let Some(store) = &state.store else {
         return;
     };
@@ -336,8 +344,8 @@ pub(super) async fn leave(state: &State, cool_down: Option<Deadline>) {
     let Some(mut session) = open.take() else {
         return;
     };
-    if let Some(until) = cool_down
-        && let Err(error) = session.pause(until.left(state.now())).await
+    if let Some((until, was_asked)) = cool_down
+        && let Err(error) = session.pause(until.left(state.now()), was_asked).await
     {
         tracing::warn!(%error, "the cool-down after a failure is not shared");
     }

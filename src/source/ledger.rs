@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{failure::Failure, snapshot::Snapshot};
+use super::{cool_down::FORGET_OUTAGE, failure::Failure, snapshot::Snapshot};
 use crate::{
     clock::{Deadline, Now},
     credentials::{ApiKey, Credentials, GrantPreference, RefreshToken},
@@ -39,6 +39,8 @@ pub(super) struct Ledger {
     skip_refresh_until: Option<Deadline>,
     key_refused_until: Option<Deadline>,
     fallbacks: u64,
+    /// A call of our own has failed a while ago, and nothing has succeeded since.
+    failing_until: Option<Deadline>,
     /// With a store: a refresh token that was given, to be used if the store has none.
     seed: Option<RefreshToken>,
     /// With a store: which of its pairs we hold, and how often we marked its refresh token.
@@ -237,6 +239,12 @@ impl Ledger {
             .filter(|_| left(self.key_refused_until, now).is_none())
     }
 
+    /// Whether a cool-down that nobody has asked for is believed: not before a call of our own has failed in this outage.
+    /// What has failed for another process may be a way to the API that is not ours.
+    pub(super) fn believes_failures(&self, now: Now) -> bool {
+        left(self.failing_until, now).is_some()
+    }
+
     /// Whether the renewal that begins now may call in a cool-down that others share.
     pub(super) fn take_ignores_pause(&mut self) -> bool {
         std::mem::take(&mut self.ignores_pause)
@@ -339,6 +347,10 @@ impl Ledger {
         round: &mut Round,
         now: Now,
     ) -> bool {
+        let is_failure = !matches!(outcome, Outcome::Granted(_) | Outcome::HeldBack(_));
+        if is_failure {
+            self.failing_until = Some(Deadline::after(now, FORGET_OUTAGE));
+        }
         match outcome {
             // Its tokens are not here: see `received` and `received_alone`.
             Outcome::Granted(_) | Outcome::Ambiguous { .. } => false,
@@ -389,6 +401,7 @@ impl Ledger {
         if !self.is_newest(bought, generation) {
             return false;
         }
+        self.failing_until = None;
         self.pair_of = generation + 1;
         self.owner = bought.owner.clone();
         if matches!(bought.grant, Grant::RefreshToken(_)) {
@@ -452,6 +465,7 @@ impl Ledger {
 
     /// Takes over a pair that another process has saved.
     pub(super) fn adopt(&mut self, stored: &Snapshot, generation: u64) {
+        self.failing_until = None;
         self.pair_of = generation + 1;
         self.put(stored.tokens().refresh_token.clone(), false);
         self.in_doubt = stored.marks() > 0;

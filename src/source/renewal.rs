@@ -19,6 +19,7 @@ use super::{
     state::State,
 };
 use crate::{
+    clock::Deadline,
     endpoint::{Grant, HeldBack, Outcome, TokenEndpoint},
     error::{Error, ErrorKind},
     token::Bearer,
@@ -40,6 +41,8 @@ pub(super) struct Renewal {
     saves_later: bool,
     /// How often the store's lock was lost.
     conflicts: u32,
+    /// One call is made at the most: it may end a cool-down, of this process or of its siblings.
+    is_probe: bool,
     /// A call went out.
     was_sent: bool,
 }
@@ -63,6 +66,7 @@ impl Renewal {
             round,
             saves_later: false,
             conflicts: 0,
+            is_probe: false,
             was_sent: false,
         }
     }
@@ -74,7 +78,8 @@ impl Renewal {
 
     async fn lead(mut self, mut leader: LeaderGuard<Bearer>) {
         let state = self.state.clone();
-        if leader.is_probe() {
+        self.is_probe = leader.is_probe();
+        if self.is_probe {
             // Callers wait for a probe for a second at most.
             state.rejections.put_back(&state.current);
         }
@@ -108,11 +113,15 @@ impl Renewal {
                 (Err(error), pause)
             }
         };
-        // What is wrong with this process alone is no reason for others to wait.
+        // What is wrong with this process alone is no reason for others to wait, and what was never sent tells them nothing.
         let concerns_all = result.as_ref().is_err_and(|error| {
             use ErrorKind::{Ambiguous, Suspended, Unavailable};
             self.was_sent && matches!(error.kind(), Unavailable | Ambiguous | Suspended)
         });
+        let asked = result
+            .as_ref()
+            .err()
+            .and_then(|error| asked_for(error, &pause));
         if result.is_err() && state.renewals.is_current(leader.id()) {
             // Before callers hear of the failure: they find the token that was in use back in use.
             state.rejections.renewal_failed(&state.current, state.now());
@@ -122,11 +131,15 @@ impl Renewal {
             true => pause,
             false => Pause::None,
         };
-        let cool_down = leader
-            .finish(result, judged, state.now())
-            .filter(|_| concerns_all);
+        let now = state.now();
+        let cool_down = leader.finish(result, judged, now).filter(|_| concerns_all);
+        // Siblings wait for as long as the API has asked, or else believe what they have seen themselves.
+        let shared = cool_down.map(|until| match asked {
+            Some(wait) => (Deadline::after(now, wait), true),
+            None => (until, false),
+        });
         // A store may panic like anything of the user's; nobody waits for it any more.
-        let _ = AssertUnwindSafe(fleet::leave(&state, cool_down))
+        let _ = AssertUnwindSafe(fleet::leave(&state, shared))
             .catch_unwind()
             .await;
     }
@@ -194,18 +207,11 @@ impl Renewal {
             }
             last = Some(match outcome {
                 Outcome::Granted(_) => unreachable!("its tokens were committed"),
+                Outcome::NotSent(error) => self.try_again(&grant, begun, error, None).await?,
                 Outcome::Transient { error, wait } => {
-                    fleet::clear_mark(&self.state, &grant).await;
-                    let Some(pause) = self.retry_pause(begun, wait, leader) else {
-                        return Err(Failure {
-                            error,
-                            pause: Pause::Outage { asked: wait },
-                        });
-                    };
-                    time::sleep(pause).await;
-                    error
+                    self.try_again(&grant, begun, error, wait).await?
                 }
-                Outcome::Ambiguous { error, .. } if leader.is_probe() => {
+                Outcome::Ambiguous { error, .. } if self.is_probe => {
                     return Err(Failure::outage(error));
                 }
                 Outcome::Ambiguous { error, .. } => error,
@@ -320,7 +326,8 @@ impl Renewal {
                 }
             }
         };
-        self.was_sent |= attempt.was_sent();
+        let was_sent = !matches!(reply, Reply::Outcome(Outcome::NotSent(_)));
+        self.was_sent |= was_sent && attempt.was_sent();
         reply
     }
 
@@ -338,18 +345,25 @@ impl Renewal {
         matches!(grant, Grant::RefreshToken(_)) && !has_key && !self.round.has_represented()
     }
 
-    /// How long to wait before another call in this renewal; `None` if there is to be none.
-    fn retry_pause(
-        &self,
+    /// A call had no effect: waits, if there is to be another one in this renewal.
+    async fn try_again(
+        &mut self,
+        grant: &Grant,
         begun: Instant,
+        error: Error,
         asked: Option<Duration>,
-        leader: &LeaderGuard<Bearer>,
-    ) -> Option<Duration> {
-        policy::retry_pause(self.calls, begun.elapsed(), asked).filter(|pause| {
-            self.state.has_room(self.deadline, *pause)
-                && !leader.is_probe()
-                && self.calls < MAX_CALLS
-        })
+    ) -> Result<Error, Failure> {
+        fleet::clear_mark(&self.state, grant).await;
+        let pause = policy::retry_pause(self.calls, begun.elapsed(), asked).filter(|pause| {
+            let has_room = self.state.has_room(self.deadline, *pause);
+            has_room && !self.is_probe && self.calls < MAX_CALLS
+        });
+        let Some(pause) = pause else {
+            let pause = Pause::Outage { asked };
+            return Err(Failure { error, pause });
+        };
+        time::sleep(pause).await;
+        Ok(error)
     }
 
     /// Takes the store's lock, or adopts what another process saved. Without a store it does nothing.
@@ -363,7 +377,7 @@ impl Renewal {
         }
         match fleet::enter(&state, store, self.reason, self.deadline).await {
             Ok(Entered::Adopted(bearer)) => return Ok(Some(bearer)),
-            Ok(Entered::Locked) => {}
+            Ok(Entered::Locked { is_probe }) => self.is_probe |= is_probe,
             Ok(Entered::Without(error)) => self.store_failed(error),
             // A store that fails is no reason to stop where there is a safe way on: see `Ledger::next_grant`.
             Err(Failure { error, .. }) if is_broken(&error) && self.has_way_around_store() => {
@@ -414,6 +428,15 @@ enum Heard {
     /// From elsewhere: a response that was still awaited, perhaps.
     NewerToken,
     Credentials,
+}
+
+/// For how long the API itself asks everybody to wait. Any other failure may be that of one process.
+fn asked_for(error: &Error, pause: &Pause) -> Option<Duration> {
+    match *pause {
+        Pause::Outage { asked } => asked.filter(|wait| !wait.is_zero()),
+        Pause::For(wait) => Some(wait).filter(|_| error.kind() == ErrorKind::Suspended),
+        _ => None,
+    }
 }
 
 /// Whether a store failed, or lies where none can work.

@@ -29,8 +29,8 @@ pub(super) struct Snapshot {
 pub(super) enum Settled {
     /// A pair that goes before ours, and that requests can use.
     Pair(Snapshot),
-    /// Others have found the endpoint sick.
-    Pause(Duration),
+    /// The API has asked for a pause, or has failed for others.
+    Pause { wait: Duration, was_asked: bool },
     /// Another process may still be about to present the refresh token.
     Mark(Duration),
 }
@@ -121,9 +121,17 @@ impl Snapshot {
         if self.tokens.access_token.is_some() && self.lives() > margin && self.is_ahead(ours) {
             return Some(Settled::Pair(self.clone()));
         }
-        self.left(self.header.not_before)
-            .filter(|wait| !wait.is_zero())
-            .map(Settled::Pause)
+        let wait = self.left(self.header.not_before);
+        wait.filter(|wait| !wait.is_zero())
+            .map(|wait| Settled::Pause {
+                wait,
+                was_asked: self.tokens.pause_was_asked,
+            })
+    }
+
+    /// Whether a cool-down was the last word of anybody, over or not.
+    pub(super) fn is_failing(&self) -> bool {
+        self.header.not_before.is_some()
     }
 
     /// Notes that the refresh token is about to be presented for the `count`th time.
@@ -162,7 +170,8 @@ impl Snapshot {
     }
 
     /// Keeps everybody from calling for a while.
-    pub(super) fn pause(&mut self, wait: Duration) {
+    pub(super) fn pause(&mut self, wait: Duration, was_asked: bool) {
+        self.tokens.pause_was_asked = was_asked;
         self.header.not_before = Some(wait + self.at.elapsed());
     }
 

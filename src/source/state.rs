@@ -152,11 +152,15 @@ impl State {
         self.renewal_timeout
     }
 
-    /// Whether enough of a renewal that ends at `deadline` is left for a call after `pause`. Nine tenths of its time are
-    /// enough: timers fire late, and the step that a hang has left room for is to start all the same.
+    /// When a renewal that ends at `deadline` starts its last call at the latest. Nine tenths of a call's time are enough:
+    /// timers fire late, and the step that a hang has left room for is to start all the same.
+    pub(super) fn last_call(&self, deadline: Instant) -> Instant {
+        deadline - self.call_timeout * 9 / 10
+    }
+
+    /// Whether enough of a renewal that ends at `deadline` is left for a call after `pause`.
     pub(super) fn has_room(&self, deadline: Instant, pause: Duration) -> bool {
-        let left = deadline.saturating_duration_since(Instant::now());
-        left >= pause + self.call_timeout * 9 / 10
+        Instant::now() + pause <= self.last_call(deadline)
     }
 
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {

@@ -85,8 +85,8 @@ pub(super) struct Opening<'a> {
 /// What follows from a look at the store.
 pub(super) enum Verdict<T> {
     Enough(T),
-    /// The lock would be of no use now.
-    Wait,
+    /// The lock would be of no use before this.
+    Wait(Instant),
     /// The lock is wanted. If somebody still holds it at `leave_at`, there is a way on without it.
     Lock {
         leave_at: Option<Instant>,
@@ -248,8 +248,11 @@ impl SourceStore {
             let mut rest = pause.mul_f64(1.0 + fastrand::f64() / 2.0);
             match judge(snapshot.as_ref()) {
                 Verdict::Enough(done) => return Ok(Opened::Enough(done)),
-                // Once that is over, the lock is tried at once.
-                Verdict::Wait => looks = LOOKS_PER_TRY - 1,
+                Verdict::Wait(until) => {
+                    rest = rest.min(until.saturating_duration_since(Instant::now()));
+                    // Once that is over, the lock is tried at once.
+                    looks = LOOKS_PER_TRY - 1;
+                }
                 Verdict::Lock { leave_at } => {
                     let left = leave_at.map(|at| at.saturating_duration_since(Instant::now()));
                     let leaves = left.is_some_and(|left| left.is_zero());
@@ -269,13 +272,14 @@ impl SourceStore {
                         }
                     }
                     rest = rest.min(left.unwrap_or(rest));
+                    looks += 1;
                 }
             }
             if Instant::now() + rest > opening.until {
                 return Err(is_held(holder));
             }
             time::sleep(rest).await;
-            (pause, looks) = ((pause * 2).min(LOOK_AGAIN.1), looks + 1);
+            pause = (pause * 2).min(LOOK_AGAIN.1);
         }
     }
 
@@ -304,7 +308,7 @@ impl SourceStore {
                     })));
                 }
                 Verdict::Enough(done) => Ok(Some(Opened::Enough(done))),
-                Verdict::Wait => Ok(None),
+                Verdict::Wait(_) => Ok(None),
             },
             Err(error) => Err(error),
         };
@@ -491,9 +495,9 @@ impl Session {
     }
 
     /// Keeps everybody from calling for a while.
-    pub(super) async fn pause(&mut self, wait: Duration) -> Result<(), Error> {
+    pub(super) async fn pause(&mut self, wait: Duration, was_asked: bool) -> Result<(), Error> {
         let mut snapshot = self.snapshot.clone().unwrap_or_else(Snapshot::nothing);
-        snapshot.pause(wait);
+        snapshot.pause(wait, was_asked);
         self.save(snapshot).await
     }
 

@@ -378,8 +378,8 @@ pub struct Header {
     /// Its refresh token was presented, and no response has been saved yet. Until the mark has
     /// settled, a process that has no API key leaves the token alone.
     pub mark: Option<InUseMark>,
-    /// Nobody makes a token call before this: a cool-down that a process shares, since the API
-    /// asked for a pause, or failed.
+    /// A cool-down that a process shares. If the API asked for it, nobody makes a token call before
+    /// this; if a call only failed, a process that has seen no failure itself makes one all the same.
     pub not_before: Option<Duration>,
     /// How much longer the access token lives. `None` or zero: it is of no use, the refresh token
     /// may be.

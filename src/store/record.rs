@@ -54,6 +54,9 @@ pub(crate) struct StoredTokens {
     /// Whose pair it is: that of the key whose login began its family. A holder of another key neither uses it nor writes
     /// over it. `None` if it began with a seed: nobody knows whose that is.
     pub(crate) api_key: Option<Fingerprint>,
+    /// The API itself asked for the cool-down in the header. One that only followed a failure is
+    /// believed by those that have failed as well.
+    pub(crate) pause_was_asked: bool,
 }
 
 /// The JSON. Whatever is missing has a default, so that fields can be added without a new form.
@@ -68,6 +71,8 @@ struct Form {
     lifetime_ms: u64,
     #[serde(default)]
     api_key: Option<Fingerprint>,
+    #[serde(default)]
+    pause_was_asked: bool,
 }
 
 impl StoredTokens {
@@ -83,6 +88,7 @@ impl StoredTokens {
                 .map(|token| text(token.expose())),
             lifetime_ms: u64::try_from(self.lifetime.as_millis()).unwrap_or(u64::MAX),
             api_key: self.api_key.clone(),
+            pause_was_asked: self.pause_was_asked,
         };
         // Tokens have no characters to escape; the rest is short. Growing would leave a copy behind.
         let length = [&form.access_token, &form.refresh_token]
@@ -104,6 +110,7 @@ impl StoredTokens {
             refresh_token: form.refresh_token.map(RefreshToken::from),
             lifetime: Duration::from_millis(form.lifetime_ms),
             api_key: form.api_key,
+            pause_was_asked: form.pause_was_asked,
         })
     }
 }
@@ -148,6 +155,7 @@ mod tests {
             refresh_token: Some("test-only-refresh".into()),
             lifetime: Duration::from_secs(3600),
             api_key: Some(Fingerprint::of("test-only-key")),
+            pause_was_asked: true,
         };
         let record = contents.close();
         assert!(!format!("{record:?} {contents:?}").contains("test-only"));
@@ -155,6 +163,7 @@ mod tests {
         assert_eq!(opened.access_token, contents.access_token);
         assert_eq!(opened.refresh_token, contents.refresh_token);
         assert_eq!(opened.lifetime, contents.lifetime);
+        assert!(opened.pause_was_asked);
 
         for end in 0..record.expose().len() {
             let cut = Record::new(record.expose()[..end].to_vec());

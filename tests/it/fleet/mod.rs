@@ -5,6 +5,7 @@ mod child;
 mod failed_saves;
 mod families;
 mod lost_locks;
+mod outages;
 mod processes;
 mod seeds;
 mod single_flight;

@@ -315,6 +315,9 @@ async fn g23_no_stored_pause_is_believed_for_over_five_minutes() {
             });
         } else {
             stored.header.not_before = Some(24 * HOUR);
+            let record = String::from_utf8(stored.record.unwrap().expose().to_vec()).unwrap();
+            let asked = record.replace("was_asked\":false", "was_asked\":true");
+            stored.record = Some(Record::new(asked.into_bytes()));
         }
         fleet.store.put(Some(stored));
         let process = fleet.start(fleet.keyless());
