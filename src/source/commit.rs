@@ -149,9 +149,14 @@ impl<'a> Commit<'a> {
             _ => new_family(1),
         });
         header.expires_in = access_token.map(|_| expires.left(state.now()));
-        let mut tokens = StoredTokens::default();
-        tokens.access_token = access_token.cloned();
-        tokens.refresh_token = refresh_token.cloned();
+        let mut tokens = StoredTokens {
+            access_token: access_token.cloned(),
+            refresh_token: refresh_token.cloned(),
+            lifetime,
+            // Of the account that it was bought for, whatever key is held by now.
+            api_key: bought.owner().cloned(),
+            ..StoredTokens::default()
+        };
         if let (None, Grant::RefreshToken(token)) = (refresh_token, bought.grant()) {
             // It counts as spent, and may be all there is.
             tokens.refresh_token = Some(token.clone());
@@ -160,8 +165,6 @@ impl<'a> Commit<'a> {
                 settles_in: Duration::ZERO,
             });
         }
-        tokens.lifetime = lifetime;
-        tokens.api_key = bought.owner().cloned();
         BoughtPair::new(
             Snapshot::new(header, tokens),
             bought.base(),

@@ -630,8 +630,10 @@ mod tests {
     }
 
     fn stored(family: u64, revision: u64, marks: u32, token: &str) -> Snapshot {
-        let mut tokens = StoredTokens::default();
-        tokens.refresh_token = Some(token.into());
+        let tokens = StoredTokens {
+            refresh_token: Some(token.into()),
+            ..StoredTokens::default()
+        };
         let mut snapshot = Snapshot::new(Header::new(Version { family, revision }), tokens);
         if marks > 0 {
             snapshot.mark(marks, Duration::ZERO);
