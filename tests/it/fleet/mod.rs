@@ -12,6 +12,7 @@ mod single_flight;
 mod store_failures;
 pub(crate) mod stores;
 mod unsaved;
+mod waiters;
 
 use std::time::Duration;
 
