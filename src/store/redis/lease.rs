@@ -35,6 +35,10 @@ const EXTEND_WITHIN: Duration = Duration::from_millis(1100);
 /// Extensions that fail at once are sent again no sooner.
 const EXTEND_AGAIN: Duration = Duration::from_millis(250);
 
+/// A record that was quarantined is kept for a week: time enough for a person to look at it, and no pair lies about for
+/// ever.
+const QUARANTINE: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Far beyond any honest time, and small enough for Lua to add up exactly.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -139,7 +143,7 @@ impl StoreLock for Lease {
         let mut call = self
             .keys
             .call(script::QUARANTINE, &["lock", "record", &aside]);
-        call.arg(&self.owner);
+        call.arg(&self.owner).arg(QUARANTINE.as_millis());
         Box::pin(async move { settled(self.redis.run(&call).await?) })
     }
 

@@ -21,7 +21,10 @@ use super::{
     Header, InUseMark, Record, StoreKey, Stored, TokenStore, TryLock, Version, form::refuse_newer,
     lock_owner,
 };
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    random,
+};
 
 /// A store in Redis (5 or later) or Valkey, for processes on several machines.
 ///
@@ -42,7 +45,7 @@ use crate::error::{Error, ErrorKind};
 /// ```text
 /// {apivideo-auth:main@https_3a_2f_2fws.api.video_3a443}:record         the pair
 /// {apivideo-auth:main@https_3a_2f_2fws.api.video_3a443}:lock           while it is renewed
-/// {apivideo-auth:main@https_3a_2f_2fws.api.video_3a443}:rejected-TIME  a record that was quarantined
+/// {apivideo-auth:main@https_3a_2f_2fws.api.video_3a443}:rejected-TIME  quarantined at that time (ms), kept for 7 days
 /// ```
 ///
 /// The user of Redis needs these rights, `SELECT` only for another database than 0:
@@ -166,8 +169,8 @@ impl TokenStore for RedisStore {
             let (keys, asked) = (Keys::of(key), Instant::now());
             let owner = format!(
                 "{:016x}{:016x} {}",
-                fastrand::u64(..),
-                fastrand::u64(..),
+                random::number(),
+                random::number(),
                 lock_owner::this_process()
             );
             let mut call = keys.call(script::LOCK, &["lock"]);

@@ -70,10 +70,13 @@ redis.call('HSET', KEYS[2], 'saved_by', ARGV[1], 'saves', ARGV[3], 'form', ARGV[
     'expires', moment(ARGV[13]), 'cleared', ARGV[14], 'record', ARGV[15])
 return 'saved'";
 
-/// KEYS: lock, record, where to. ARGV: owner.
+/// KEYS: lock, record, where to. ARGV: owner, for how many ms it is kept there.
 ///
 /// Nothing there to be moved is as good as moved.
 pub(super) const QUARANTINE: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'lost' end
-if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAME', KEYS[2], KEYS[3]) end
+if redis.call('EXISTS', KEYS[2]) == 1 then
+    redis.call('RENAME', KEYS[2], KEYS[3])
+    redis.call('PEXPIRE', KEYS[3], ARGV[2])
+end
 return 'saved'";

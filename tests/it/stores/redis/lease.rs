@@ -157,6 +157,18 @@ fn g5_a_lease_goes_with_whoever_saves_under_it() {
     });
 }
 
+#[tokio::test]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g23_machines_from_one_snapshot_do_not_share_a_lease() {
+    let server = RedisServer::start();
+    let (one, two) = (store(&server), store(&server));
+    fastrand::seed(1);
+    let _lock = locked(&one).await;
+    fastrand::seed(1);
+    let other = two.try_lock(&key()).await.expect("asking");
+    assert!(matches!(other, TryLock::Busy(_)), "{other:?}");
+}
+
 /// How long the lock lives, in ms.
 fn left(server: &RedisServer) -> i64 {
     let left = server.command(&["PTTL", LOCK]);

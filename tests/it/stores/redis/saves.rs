@@ -165,3 +165,26 @@ async fn g21_a_save_that_comes_late_never_lands_over_a_later_one() {
         lock.unlock().await;
     }
 }
+
+#[tokio::test]
+#[ignore = "needs redis-server; .ci/run runs it"]
+async fn g22_what_was_quarantined_is_kept_for_a_week() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    server.command(&["SET", RECORD, "damaged"]);
+    let mut lock = locked(&store).await;
+    lock.quarantine().await.expect("quarantine");
+    lock.quarantine().await.expect("nothing to move");
+    lock.unlock().await;
+    assert_eq!(server.command(&["DBSIZE"]), ":1");
+    let kept = server.command(&["RANDOMKEY"]);
+    let since = kept.strip_prefix(&RECORD.replace("record", "rejected-"));
+    assert!(
+        since.is_some_and(|since| since.parse::<u64>().is_ok()),
+        "{kept}"
+    );
+    assert_eq!(server.command(&["GET", &kept]), "damaged");
+    let left = server.command(&["TTL", &kept]);
+    let left: i64 = left.trim_start_matches(':').parse().expect("a number");
+    assert!((604_000..=604_800).contains(&left), "{left} s");
+}
