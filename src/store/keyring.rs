@@ -7,17 +7,16 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex as StdMutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use futures::future::BoxFuture;
 use keyring_core::Error as KeyringError;
-use tokio::sync::Mutex;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
-    EncryptionKey, FileStore, StoreKey, Stored, TokenStore, TryLock, blocking::in_turn,
+    EncryptionKey, FileStore, StoreKey, Stored, TokenStore, TryLock, blocking::Turn,
     encrypted::Cipher,
 };
 use crate::error::{Error, ErrorKind};
@@ -49,9 +48,9 @@ use crate::error::{Error, ErrorKind};
 pub struct KeyringStore {
     files: FileStore,
     /// What was asked for before, by account.
-    ciphers: Arc<StdMutex<HashMap<StoreKey, Arc<Cipher>>>>,
+    ciphers: Arc<Mutex<HashMap<StoreKey, Arc<Cipher>>>>,
     /// One question at a time: a prompt may be open for long after its caller has given up.
-    turn: Arc<Mutex<()>>,
+    turn: Turn,
 }
 
 /// The service under which the entries are found in the keyring's own program.
@@ -69,7 +68,7 @@ impl KeyringStore {
         Self {
             files: FileStore::in_folder(folder),
             ciphers: Arc::default(),
-            turn: Arc::default(),
+            turn: Turn::default(),
         }
     }
 
@@ -107,7 +106,7 @@ impl KeyringStore {
     /// the old one is missing.
     async fn ask(&self, key: &StoreKey) -> Result<Arc<Cipher>, Error> {
         let (store, key) = (self.clone(), key.clone());
-        in_turn(ASKING, &self.turn, move |()| {
+        self.turn.run(ASKING, move || {
             let found = fetch(&key)?.ok_or_else(|| {
                 let message = format!(
                     "the keyring has no key for the stored pair of account `{}`; restore the keyring's entry `{}` of \
@@ -164,14 +163,15 @@ impl TokenStore for KeyringStore {
             }
             // The work keeps the lock: no other process makes a key in the meantime, however long a prompt takes.
             let (store, key) = (self.clone(), key.clone());
-            in_turn(ASKING, &self.turn, move |()| {
-                let found = match fetch(&key)? {
-                    Some(found) => found,
-                    None => make(&key)?,
-                };
-                Ok(TryLock::Locked(store.learn(&key, found).guard(&key, lock)))
-            })
-            .await
+            self.turn
+                .run(ASKING, move || {
+                    let found = match fetch(&key)? {
+                        Some(found) => found,
+                        None => make(&key)?,
+                    };
+                    Ok(TryLock::Locked(store.learn(&key, found).guard(&key, lock)))
+                })
+                .await
         })
     }
 }

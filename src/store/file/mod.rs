@@ -11,17 +11,13 @@ mod permissions;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use futures::future::BoxFuture;
-use tokio::sync::Mutex;
 
 use self::paths::{LockedFile, Locking, Paths};
-use super::{
-    StoreKey, StoreLock, Stored, TokenStore, TryLock, Version,
-    blocking::{blocking, in_turn},
-};
+use super::{StoreKey, StoreLock, Stored, TokenStore, TryLock, Version, blocking::Turn};
 use crate::error::{Error, ErrorKind};
 
 /// A store in files that only their owner can read.
@@ -53,7 +49,9 @@ use crate::error::{Error, ErrorKind};
 /// can read the tokens: the user's other programs, root, backups. See `EncryptedStore`. On Windows the folder's access
 /// list is all the protection.
 ///
-/// Use it on local disks only: network file systems promise too little about locks and renaming.
+/// Use it on local disks only: network file systems promise too little about locks and renaming. On a disk that hangs, an
+/// operation fails after 5 s. What hangs goes on, on a thread of its own; until it ends the other operations of this store and
+/// its clones fail as well, and start nothing.
 ///
 /// # What it does not do
 ///
@@ -66,6 +64,8 @@ use crate::error::{Error, ErrorKind};
 #[derive(Clone, Debug)]
 pub struct FileStore {
     folder: PathBuf,
+    /// One operation at a time, of all clones: one that hangs keeps the others from hanging too.
+    turn: Turn,
 }
 
 impl FileStore {
@@ -75,6 +75,7 @@ impl FileStore {
     pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
         Self {
             folder: folder.into(),
+            turn: Turn::default(),
         }
     }
 
@@ -110,20 +111,22 @@ impl FileStore {
 impl TokenStore for FileStore {
     fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
         let paths = self.paths(key);
-        Box::pin(blocking("reading the token file", move || paths.load()))
+        self.turn
+            .run("reading the token file", move || paths.load())
     }
 
     fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
-        let paths = self.paths(key);
-        Box::pin(blocking("locking the token file", move || {
+        let (paths, turn) = (self.paths(key), self.turn.clone());
+        self.turn.run("locking the token file", move || {
             Ok(match paths.try_lock()? {
                 Locking::Locked(file) => TryLock::Locked(Box::new(FileLock {
                     paths,
+                    turn,
                     held: Arc::new(Mutex::new(file)),
                 })),
                 Locking::Busy(holder) => TryLock::Busy(holder),
             })
-        }))
+        })
     }
 }
 
@@ -132,8 +135,25 @@ impl TokenStore for FileStore {
 /// two files of one name.
 struct FileLock {
     paths: Paths,
+    turn: Turn,
     /// Shared with the work under way, which may outlast its caller: the lock is free when both are done.
     held: Arc<Mutex<LockedFile>>,
+}
+
+impl FileLock {
+    /// Does this with the lock held.
+    fn run(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&Paths, &mut LockedFile) -> Result<(), Error> + Send + 'static,
+    ) -> BoxFuture<'static, Result<(), Error>> {
+        let (paths, held) = (self.paths.clone(), self.held.clone());
+        self.turn.run(what, move || {
+            // Nobody waits here: it is this work's turn.
+            let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+            work(&paths, &mut held)
+        })
+    }
 }
 
 impl StoreLock for FileLock {
@@ -142,23 +162,78 @@ impl StoreLock for FileLock {
         expected: Option<Version>,
         stored: Stored,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        let paths = self.paths.clone();
-        Box::pin(in_turn("writing the token file", &self.held, move |held| {
+        self.run("writing the token file", move |paths, held| {
             paths.save(expected, &mut held.saved, &stored)
-        }))
+        })
     }
 
     fn quarantine(&mut self) -> BoxFuture<'_, Result<(), Error>> {
-        let paths = self.paths.clone();
-        Box::pin(in_turn(
-            "putting the token file into quarantine",
-            &self.held,
-            move |_| paths.quarantine(),
-        ))
+        self.run("putting the token file into quarantine", |paths, _| {
+            paths.quarantine()
+        })
     }
 
     fn unlock(self: Box<Self>) -> BoxFuture<'static, ()> {
         drop(self);
         Box::pin(async {})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::store::Header;
+
+    #[tokio::test(start_paused = true)]
+    async fn g24_while_one_operation_hangs_the_others_fail_in_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = FileStore::in_folder(folder.path().join("tokens"));
+        let key = StoreKey::new("https://ws.example", "main").expect("a good key");
+        tokio::time::resume();
+        let TryLock::Locked(mut lock) = store.try_lock(&key).await.expect("asking") else {
+            panic!("it is free")
+        };
+        tokio::time::pause();
+        let (disk, mended) = mpsc::channel::<()>();
+        let hung = store.turn.run("reading the token file", move || {
+            let _ = mended.recv();
+            Ok(())
+        });
+        hung.await.expect_err("it hangs");
+
+        let (other, stored) = (
+            store.clone(),
+            Stored::new(
+                Header::new(Version {
+                    family: 1,
+                    revision: 1,
+                }),
+                None,
+            ),
+        );
+        let outcomes = [
+            store.load(&key).await.map(drop),
+            other.load(&key).await.map(drop),
+            other.try_lock(&key).await.map(drop),
+            lock.save(None, stored.clone()).await,
+            lock.quarantine().await,
+        ];
+        for outcome in outcomes {
+            let error = outcome.expect_err("it still hangs");
+            assert!(
+                error.to_string().contains("earlier") && error.is_transient(),
+                "{error}"
+            );
+        }
+        drop(disk);
+        tokio::time::resume();
+        assert_eq!(
+            store.load(&key).await.expect("loading"),
+            None,
+            "nothing given up comes after"
+        );
+        lock.save(None, stored).await.expect("the disk is mended");
     }
 }
