@@ -79,10 +79,7 @@ impl Form {
     /// From spans to moments, by the wall clock: another process may read them, and a monotonic
     /// reading means nothing to it.
     fn of(stored: &Stored) -> Self {
-        let now = system_now()
-            .wall
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = since_1970();
         let time = |span: Duration| {
             u64::try_from(now.saturating_add(span).as_millis()).unwrap_or(u64::MAX)
         };
@@ -109,10 +106,7 @@ impl Form {
 
     /// From moments back to spans, counted from now. `None` if the record is not Base64.
     fn stored(self) -> Option<Stored> {
-        let now = system_now()
-            .wall
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = since_1970();
         let record = match self.record {
             Some(text) => Some(Record::new(BASE64.decode(text.as_bytes()).ok()?)),
             None => None,
@@ -136,4 +130,11 @@ impl Form {
             record,
         })
     }
+}
+
+/// By the wall clock.
+pub(super) fn since_1970() -> Duration {
+    let now = system_now().wall;
+    now.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
 }

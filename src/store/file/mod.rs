@@ -11,7 +11,10 @@ mod permissions;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use futures::future::BoxFuture;
@@ -49,6 +52,9 @@ use crate::error::{Error, ErrorKind};
 /// can read the tokens: the user's other programs, root, backups. See `EncryptedStore`. On Windows the folder's access
 /// list is all the protection.
 ///
+/// Whoever may write to a folder above it, and is not kept from it by the sticky bit, can move the folder away: the store
+/// is then empty, and no save lasts. That is warned of once, by the name of that folder.
+///
 /// Use it on local disks only: network file systems promise too little about locks and renaming. On a disk that hangs, an
 /// operation fails after 5 s. What hangs goes on, on a thread of its own; until it ends the other operations of this store and
 /// its clones fail as well, and start nothing.
@@ -60,12 +66,14 @@ use crate::error::{Error, ErrorKind};
 /// renewal; one that is set back can't make it live longer than its lifetime.
 ///
 /// A file that can't be read is not deleted. Where a login can replace it, it is renamed to
-/// `NAME.json.rejected-TIME`, for a person to look at; it may hold tokens, so delete it afterwards.
+/// `NAME.json.rejected-TIME`, for a person to look at. It may hold tokens: whoever takes the lock more than seven days later
+/// deletes it.
 #[derive(Clone, Debug)]
 pub struct FileStore {
     folder: PathBuf,
     /// One operation at a time, of all clones: one that hangs keeps the others from hanging too.
     turn: Turn,
+    knows_parents: Arc<AtomicBool>,
 }
 
 impl FileStore {
@@ -76,6 +84,7 @@ impl FileStore {
         Self {
             folder: folder.into(),
             turn: Turn::default(),
+            knows_parents: Arc::default(),
         }
     }
 
@@ -116,12 +125,29 @@ impl TokenStore for FileStore {
     }
 
     fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
-        let (paths, turn) = (self.paths(key), self.turn.clone());
-        self.turn.run("locking the token file", move || {
-            Ok(match paths.try_lock()? {
+        let (paths, knows_parents) = (self.paths(key), self.knows_parents.clone());
+        let work = move || {
+            let locking = paths.try_lock()?;
+            // Once: it is asked for again and again while somebody holds the lock.
+            let is_known = knows_parents.swap(true, Ordering::Relaxed);
+            let open_parent = (!is_known).then(|| paths.open_parent()).flatten();
+            Ok((paths, locking, open_parent))
+        };
+        Box::pin(async {
+            let run = self.turn.run("locking the token file", work);
+            let (paths, locking, open_parent) = run.await?;
+            if let Some(parent) = open_parent {
+                tracing::warn!(
+                    folder = %self.folder.display(),
+                    parent = %parent.display(),
+                    "others may write to a folder above that of the tokens, and put another in its place; take that right from \
+                     them (chmod go-w), or name another folder"
+                );
+            }
+            Ok(match locking {
                 Locking::Locked(file) => TryLock::Locked(Box::new(FileLock {
                     paths,
-                    turn,
+                    turn: self.turn.clone(),
                     held: Arc::new(Mutex::new(file)),
                 })),
                 Locking::Busy(holder) => TryLock::Busy(holder),

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::Duration,
 };
 
 use zeroize::Zeroizing;
@@ -14,7 +14,6 @@ use super::{
     permissions::{self, NotPrivate},
 };
 use crate::{
-    clock::system_now,
     error::{Error, ErrorKind},
     store::{Stored, Version, lock_owner},
 };
@@ -43,6 +42,9 @@ pub(super) enum Locking {
 /// How many bytes of a file are read: no honest record comes near it.
 const LONGEST: u64 = 1024 * 1024;
 
+/// How long a record stays in quarantine: a person who wants to look at it has a week.
+const QUARANTINE: Duration = Duration::from_secs(7 * 24 * 3600);
+
 impl Paths {
     pub(super) fn new(folder: PathBuf, name: String) -> Self {
         Self { folder, name }
@@ -62,6 +64,16 @@ impl Paths {
     /// listing.
     fn temporary_prefix(&self) -> String {
         format!(".{}.tmp-", self.name)
+    }
+
+    /// What a record in quarantine is called, up to the milliseconds since 1970.
+    fn rejected_prefix(&self) -> String {
+        format!("{}.json.rejected-", self.name)
+    }
+
+    /// A folder above this one that others may write to.
+    pub(super) fn open_parent(&self) -> Option<PathBuf> {
+        permissions::open_parent(&self.folder)
     }
 
     /// Reads the record, if it is this user's alone: see `permissions`. The file is judged after it
@@ -126,13 +138,19 @@ impl Paths {
         }))
     }
 
-    /// Of a process that was killed while it wrote. Nobody else writes now: we hold the lock.
+    /// Of a process that was killed while it wrote, and of quarantines that nobody has looked at. Nobody else writes now: we
+    /// hold the lock.
     ///
     /// They hold tokens, and nobody would find them.
     fn remove_leftovers(&self) {
-        let prefix = self.temporary_prefix();
+        let (temporary, rejected) = (self.temporary_prefix(), self.rejected_prefix());
+        let oldest = form::since_1970().saturating_sub(QUARANTINE).as_millis();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let rejected_at = name.strip_prefix(&rejected).map(str::parse::<u128>);
+            let is_over = matches!(rejected_at, Some(Ok(at)) if at < oldest);
+            if is_over || name.starts_with(&temporary) {
                 // What can't be removed does no harm.
                 let _ = fs::remove_file(entry.path());
             }
@@ -186,19 +204,14 @@ impl Paths {
 
     /// Puts the record out of the way, for a person to look at.
     pub(super) fn quarantine(&self) -> Result<(), Error> {
-        let since = system_now()
-            .wall
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let aside = self
-            .folder
-            .join(format!("{}.json.rejected-{}", self.name, since.as_millis()));
-        match fs::rename(self.record(), &aside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(unavailable(&self.record(), error))
-            }
-            _ => Ok(()),
-        }
+        let since = form::since_1970().as_millis();
+        let aside = format!("{}{since}", self.rejected_prefix());
+        let moved = match fs::rename(self.record(), self.folder.join(aside)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            // Also where nothing was left to move: this may be the same call again.
+            _ => permissions::sync_folder(&self.folder),
+        };
+        moved.map_err(|error| unavailable(&self.record(), error))
     }
 }
 

@@ -8,10 +8,10 @@ use std::{
     fmt,
     fs::{DirBuilder, File, OpenOptions},
     io,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-pub(super) use self::platform::{check_folder, make_folder, open, sync_folder};
+pub(super) use self::platform::{check_folder, make_folder, open, open_parent, sync_folder};
 
 /// Why a file or folder is not trusted. It travels inside an [`io::Error`], by which it is told
 /// from an error of the disk.
@@ -95,6 +95,18 @@ mod platform {
         Ok(())
     }
 
+    /// A folder above this one that others may write to: they could put another folder in its place. A sticky one lets them
+    /// move nothing but what is theirs.
+    pub(in crate::store::file) fn open_parent(folder: &Path) -> Option<PathBuf> {
+        const STICKY: u32 = 0o1000;
+        let folder = fs::canonicalize(folder).ok()?;
+        let is_open = |parent: &&Path| {
+            fs::metadata(parent)
+                .is_ok_and(|parent| parent.mode() & 0o022 != 0 && parent.mode() & STICKY == 0)
+        };
+        folder.ancestors().skip(1).find(is_open).map(Path::to_owned)
+    }
+
     /// Makes a renaming last: without it, a power cut may bring the old record back.
     pub(in crate::store::file) fn sync_folder(folder: &Path) -> io::Result<()> {
         File::open(folder)?.sync_all()
@@ -128,6 +140,10 @@ mod platform {
 
     pub(in crate::store::file) fn check_folder(_: &Path) -> io::Result<()> {
         Ok(())
+    }
+
+    pub(in crate::store::file) fn open_parent(_: &Path) -> Option<PathBuf> {
+        None
     }
 
     pub(in crate::store::file) fn sync_folder(_: &Path) -> io::Result<()> {

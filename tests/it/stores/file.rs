@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
+    time::UNIX_EPOCH,
 };
 
 use tempfile::TempDir;
@@ -55,6 +56,9 @@ async fn run_child(shell: &str, test: &str, folder: &Path) {
     let child = Child::start_in(shell, &format!("stores::file::{test}"), &[folder]);
     child.passed().await;
 }
+
+/// Root may read and write everywhere, unless it gives that up.
+const WITHOUT_ROOT: &str = r#"[ "$(id -u)" != 0 ] || set -- setpriv --bounding-set=-dac_override,-dac_read_search "$@"; exec "$@""#;
 
 /// In a child: the store on the folder that it is told.
 fn ordered() -> FileStore {
@@ -270,7 +274,7 @@ async fn g22_what_a_killed_process_left_is_removed_under_the_lock() {
     let mine = [
         store.folder().join(&own),
         store.folder().join(other),
-        file.with_extension("json.rejected-1"),
+        file.with_extension("json.rejected-9999999999999"),
     ];
     for left in &mine {
         fs::write(left, "test-only-left").expect("writing");
@@ -286,6 +290,65 @@ async fn g22_what_a_killed_process_left_is_removed_under_the_lock() {
     };
     assert!(mine[0].exists());
     lock.unlock().await;
+}
+
+#[tokio::test]
+async fn g22_a_quarantined_record_is_kept_for_seven_days() {
+    let (_folder, store, file) = with_a_pair().await;
+    let now = fs::metadata(&file)
+        .and_then(|file| file.modified())
+        .expect("a time");
+    let since = now.duration_since(UNIX_EPOCH).expect("a time");
+    let days = |days: f64| since - Duration::from_secs_f64(days * 24.0 * 3600.0);
+    let of = |name: &str, time: &dyn std::fmt::Display| {
+        store.folder().join(format!("{name}.json.rejected-{time}"))
+    };
+    let name = key().name();
+    let kept = [
+        of(&name, &days(6.9).as_millis()),
+        of(&name, &u64::MAX),
+        of(&name, &"by-hand"),
+        of("other@https_3a_2f_2fws.example", &days(8.0).as_millis()),
+    ];
+    let ended = [of(&name, &days(7.1).as_millis()), of(&name, &1)];
+    for path in kept.iter().chain(&ended) {
+        fs::write(path, "test-only-rejected").expect("writing");
+    }
+    locked(&store).await.unlock().await;
+    assert!(
+        kept.iter().all(|path| path.exists()),
+        "{:?}",
+        names(store.folder())
+    );
+    assert!(
+        !ended.iter().any(|path| path.exists()),
+        "{:?}",
+        names(store.folder())
+    );
+}
+
+#[tokio::test]
+#[ignore = "runs as a child process"]
+async fn child_of_unreadable_folder() {
+    let mut lock = locked(&ordered()).await;
+    for _ in 0..2 {
+        let kind = kind(lock.quarantine().await);
+        assert_eq!(
+            kind,
+            Some(ErrorKind::StoreUnavailable),
+            "a power cut may undo it"
+        );
+    }
+}
+
+/// A folder can't be synced that can't be opened.
+#[tokio::test]
+async fn g22_a_quarantine_is_on_the_disk_when_it_returns() {
+    let (_folder, store, file) = with_a_pair().await;
+    set_mode(store.folder(), 0o300);
+    run_child(WITHOUT_ROOT, "child_of_unreadable_folder", store.folder()).await;
+    set_mode(store.folder(), 0o700);
+    assert!(!file.exists());
 }
 
 #[tokio::test]
@@ -384,9 +447,7 @@ async fn child_of_read_only_folder() {
 async fn g24_a_read_only_folder_can_be_read_but_not_written_to() {
     let (_folder, store, file) = with_a_pair().await;
     set_mode(store.folder(), 0o500);
-    // Root may write everywhere, unless it gives that up.
-    let shell = r#"[ "$(id -u)" != 0 ] || set -- setpriv --bounding-set=-dac_override,-dac_read_search "$@"; exec "$@""#;
-    run_child(shell, "child_of_read_only_folder", store.folder()).await;
+    run_child(WITHOUT_ROOT, "child_of_read_only_folder", store.folder()).await;
     set_mode(store.folder(), 0o700);
     assert!(file.exists());
     assert_eq!(record(&store).await, b"test-only-pair");

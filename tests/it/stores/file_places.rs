@@ -1,6 +1,6 @@
 //! Where a file store puts its files, and places that can't be used.
 
-use std::{collections::HashSet, fs, path::Path};
+use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use apivideo_auth::{ApiVideoAuthLayer, GrantType, testing::FakeApi};
 
@@ -9,6 +9,7 @@ use crate::support::{
     child::{Child, orders},
     client, list,
 };
+use crate::traces::Traces;
 
 /// What Windows takes for a device, whatever its case and whatever follows a dot.
 const DEVICES: [&str; 8] = [
@@ -115,5 +116,37 @@ async fn g24_a_place_that_can_never_work_is_not_transient() {
         );
         let grant = keyed.subscribe().latest().map(|renewed| renewed.grant);
         assert_eq!(grant, Some(GrantType::ApiKey));
+    }
+}
+
+#[tokio::test]
+async fn g22_a_parent_that_others_may_write_to_is_warned_of() {
+    for (mode, is_open) in [
+        (0o777, true),
+        (0o770, true),
+        (0o1777, false),
+        (0o755, false),
+    ] {
+        let outside = tempfile::tempdir().expect("a folder");
+        let parent = outside.path().join("parent");
+        let folder = parent.join("deep/tokens");
+        fs::create_dir(&parent).expect("a folder");
+        fs::set_permissions(&parent, fs::Permissions::from_mode(mode)).expect("its mode");
+        let traces = Traces::default();
+        let subscribed = traces.subscribe();
+        let store = FileStore::in_folder(folder);
+        for store in [store.clone(), store] {
+            locked(&store).await.unlock().await;
+        }
+        drop(subscribed);
+        let name = parent.to_str().expect("a path");
+        let warnings = traces.text().matches("WARN").count();
+        assert_eq!(
+            warnings,
+            usize::from(is_open),
+            "{mode:o}: {}",
+            traces.text()
+        );
+        assert_eq!(traces.warned(name), is_open, "{mode:o}: {}", traces.text());
     }
 }
