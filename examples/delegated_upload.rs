@@ -15,10 +15,8 @@ use std::{
 use apivideo_auth::{
     ApiVideoAuthLayer, ErrorKind, UploadToken, UploadTokenLayer, UploadTokens,
     testing::{FakeApi, ManualClock},
-    upload_token::{Progress, Source, UploadOptions, Uploaded, upload},
+    upload_token::{Progress, Source, UploadBody, UploadOptions, Uploaded, upload},
 };
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -27,7 +25,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sha2::{Digest, Sha256};
 use tower::{BoxError, Layer};
 
-type Hyper = Client<HttpConnector, Full<Bytes>>;
+type Hyper = Client<HttpConnector, UploadBody>;
 
 const MIB: usize = 1024 * 1024;
 
@@ -63,7 +61,7 @@ async fn run(path: &Path, make: bool) -> Result<String, BoxError> {
     }
     let clock = ManualClock::new();
     let api = FakeApi::builder().clock(clock.clone()).serve().await?;
-    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let client = Client::builder(TokioExecutor::new()).build_http::<UploadBody>();
 
     // The account: it holds the API key.
     let auth = ApiVideoAuthLayer::builder()
@@ -149,11 +147,11 @@ fn show(path: &Path) -> io::Result<impl FnMut(Progress) + Send + 'static> {
             }
         }
         None => {
-            let percent = progress.bytes * 100 / length.max(1);
+            let percent = |bytes: u64| bytes * 100 / length.max(1);
             println!(
-                "chunk {} of {} is there: {percent} %",
-                progress.chunk,
-                progress.chunks.unwrap_or_default()
+                "{} % sent, {} % accepted",
+                percent(progress.bytes),
+                percent(progress.accepted)
             );
         }
     })

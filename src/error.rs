@@ -122,6 +122,9 @@ pub enum ErrorKind {
     WrongTarget,
     /// What is to be uploaded can't be read, is empty, or is not as long as was said.
     UploadSource,
+    /// An upload that makes a video was sent, and its outcome is not known: look for the video before the upload is
+    /// repeated, which would make a second one. `upload_token::Unfinished` has what to look for.
+    VideoMayExist,
 }
 
 impl Error {

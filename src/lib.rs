@@ -44,6 +44,10 @@
 )]
 #![cfg_attr(feature = "test-util", doc = "| test your own program | [`testing`] |")]
 //! | understand when a token is renewed, and with what | [`guide::expiry_and_renewal`] |
+#![cfg_attr(
+    feature = "upload-tokens",
+    doc = "| know what of an upload is sent again, and resume one | [`guide::uploads`] |"
+)]
 //!
 //! # Words
 //!

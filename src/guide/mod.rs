@@ -5,5 +5,11 @@
 //!
 //! - [Expiry and renewal](expiry_and_renewal): the life of a token, which credential is presented next,
 //!   and what a caller sees while a renewal runs, fails or hangs.
+#![cfg_attr(
+    feature = "upload-tokens",
+    doc = "- [Uploads](uploads): what is sent again and what is not, what an error means, how to go on in another process."
+)]
 
 pub mod expiry_and_renewal;
+#[cfg(feature = "upload-tokens")]
+pub mod uploads;

@@ -5,10 +5,11 @@ use std::{fmt, marker::PhantomData, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use serde::Deserialize;
 use tower::{BoxError, Service};
+use zeroize::Zeroizing;
 
 use super::{
     request::request,
@@ -200,8 +201,7 @@ where
                 let Some((page, path)) = path else {
                     return Ok(None);
                 };
-                let body =
-                    response::send(self.service.clone(), request(Method::GET, &path)?).await?;
+                let (_, body) = self.send(request(Method::GET, &path)?).await?;
                 let Page { data, pagination } = response::parse(&body)?;
                 let next = pagination
                     .next(page)
@@ -238,17 +238,22 @@ where
     /// Uploads that have begun with it fail at their next chunk; they can be resumed with another
     /// token.
     pub async fn delete(&self, token: &DelegatedToken) -> Result<(), Error> {
-        response::send(
-            self.service.clone(),
-            request(Method::DELETE, &path(token)?)?,
-        )
-        .await
-        .map(drop)
+        self.send(request(Method::DELETE, &path(token)?)?).await?;
+        Ok(())
     }
 
     /// A call whose response is one token.
     async fn one(&self, request: Request<Bytes>) -> Result<UploadToken, Error> {
-        response::parse::<Wire>(&response::send(self.service.clone(), request).await?)?.try_into()
+        let (_, body) = self.send(request).await?;
+        response::parse::<Wire>(&body)?.try_into()
+    }
+
+    async fn send(
+        &self,
+        request: Request<Bytes>,
+    ) -> Result<(StatusCode, Zeroizing<Vec<u8>>), Error> {
+        let sent = response::send(self.service.clone(), request.map(B::from)).await;
+        sent.map_err(|failed| failed.error)
     }
 }
 

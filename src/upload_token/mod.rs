@@ -11,17 +11,15 @@
 //! use apivideo_auth::{
 //!     ApiVideoAuthLayer, UploadTokenLayer, UploadTokens,
 //!     testing::FakeApi,
-//!     upload_token::{Source, UploadOptions, upload},
+//!     upload_token::{Source, UploadBody, UploadOptions, upload},
 //! };
-//! use bytes::Bytes;
-//! use http_body_util::Full;
 //! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 //! use tower::Layer;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let api = FakeApi::start().await?;
-//! let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+//! let client = Client::builder(TokioExecutor::new()).build_http::<UploadBody>();
 //!
 //! // Here is the account:
 //! let auth = ApiVideoAuthLayer::builder().base_url(api.url()).api_key(api.api_key()).build()?;
@@ -51,25 +49,22 @@
 //!
 //! # Uploads
 //!
-//! A source that is not larger than a chunk goes in one request. A larger one goes in chunks with a `Content-Range`,
-//! in bytes if the length is known and in parts if not. The id in the first response is carried into all later chunks,
-//! of which several may be [on their way](UploadOptions::concurrency) at once. In memory are as many chunks as that,
-//! each once; a chunk of a service's own making, such as a TLS buffer, comes on top.
+//! The [guide](crate::guide::uploads) tells how a video goes, what is sent again and what is not, and how to go on in
+//! another process. In short:
 //!
-//! A chunk is sent again after an error that may pass: a failed connection, a 5xx, or a 429, whose wait is kept. The
-//! one exception is a whole video with a delegated token, if the request may have been carried out: it would become a
-//! second video. With a bearer, a chunk that got a 401 is sent once more: by then, the layer has a new token.
+//! - A chunk of a known video is sent again freely; a request that would make a video only if it surely has made none.
+//! - What is left is in the [error](Unfinished::of), and in each [checkpoint](UploadOptions::on_checkpoint); it can be
+//!   stored, holds no secret, and is taken up by [`resume`](UploadOptions::resume).
+//! - In memory are as many chunks as are [on their way](UploadOptions::concurrency), whatever the size of the video.
 //!
-//! An upload that has stopped can go on where it was, with another token too:
-//!
-//! ```no_run
-//! # use apivideo_auth::{Error, upload_token::{Source, Unfinished, UploadOptions, upload}};
+//! ```
+//! # use apivideo_auth::upload_token::{Source, Unfinished, UploadBody, UploadOptions, upload};
 //! # use bytes::Bytes;
 //! # use http::{Request, Response};
 //! # use http_body_util::Full;
 //! # use tower::{BoxError, Service};
 //! # async fn resume<S>(service: S, with_new_token: S) -> Result<(), Box<dyn std::error::Error>>
-//! # where S: Service<Request<Full<Bytes>>, Response = Response<Full<Bytes>>, Error = BoxError> + Clone {
+//! # where S: Service<Request<UploadBody>, Response = Response<Full<Bytes>>, Error = BoxError> + Clone {
 //! let film = || Source::open("film.mp4");
 //! if let Err(error) = upload(service, film().await?, UploadOptions::new()).await {
 //!     let unfinished = Unfinished::of(&error).ok_or(error.clone())?;
@@ -83,37 +78,52 @@
 //!
 //! The calls of this module fail with an [`Error`](crate::Error) whose kind says what happened:
 //!
-//! - [`Refused`](ErrorKind::Refused) (401), [`Suspended`](ErrorKind::Suspended) (403), [`NotFound`](ErrorKind::NotFound)
-//!   (404), [`Rejected`](ErrorKind::Rejected) (any other 4xx). [`Problem::of`] tells what the API said.
+//! - [`Refused`](ErrorKind::Refused) (401, or a 400 that says the same), [`Suspended`](ErrorKind::Suspended) (403),
+//!   [`NotFound`](ErrorKind::NotFound) (404), [`Rejected`](ErrorKind::Rejected) (any other 4xx). [`Problem::of`] tells what
+//!   the API said.
 //! - [`Unavailable`](ErrorKind::Unavailable) if the API was not reached or can't serve now; after a 429,
 //!   [`retry_after`](crate::Error::retry_after) is the wait. [`Ambiguous`](ErrorKind::Ambiguous) if the call may have
-//!   been carried out, but no usable response came.
+//!   been carried out, but no usable response came; [`VideoMayExist`](ErrorKind::VideoMayExist) if it may have made a video
+//!   whose id nobody knows.
 //! - An error of the layers below, if it is an [`Error`](crate::Error) itself, stays as it is: no token could be had,
 //!   for example.
 //!
 
+mod attempts;
+mod body;
+mod chunks;
 mod client;
 mod layer;
+mod limits;
 mod multipart;
 mod options;
 mod pass;
 mod progress;
+mod record;
 mod request;
 mod response;
 mod service;
 mod source;
+mod state;
 mod token;
+mod transfer;
+mod unfinished;
 mod upload;
+mod uploaded;
+mod video_status;
 
 pub use self::{
+    body::UploadBody,
     client::{ListOptions, SortBy, UploadTokens},
     layer::{UploadTokenLayer, UploadTokenLayerBuilder},
     options::UploadOptions,
-    progress::{Progress, Unfinished},
+    progress::Progress,
     service::{DelegatedUpload, ResponseFuture},
     source::Source,
     token::{DelegatedToken, UploadToken},
-    upload::{Uploaded, upload},
+    unfinished::Unfinished,
+    upload::upload,
+    uploaded::Uploaded,
 };
 #[cfg(doc)]
 use crate::ErrorKind;

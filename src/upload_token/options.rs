@@ -1,16 +1,18 @@
 //! How a video is cut, sent and repeated.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use super::{
-    progress::{Progress, Unfinished},
-    source::{MAX_LENGTH, TOO_LONG, wrong},
+    limits::{CHUNK_SIZES, MAX_LENGTH, MIB, is_id},
+    progress::Progress,
+    record::Record,
+    source::{Source, TOO_LONG, wrong},
+    unfinished::Unfinished,
 };
-use crate::error::{Error, ErrorKind};
-
-/// How large chunks may be, in bytes: the API asks for 5 MiB at least and takes 200 MiB
-/// (<https://docs.api.video/reference/api/Videos>); its own clients stop at 128 MiB.
-const CHUNK_SIZES: std::ops::RangeInclusive<usize> = 5 * MIB..=128 * MIB;
+use crate::{
+    clock::system_now,
+    error::{Error, ErrorKind},
+};
 
 /// As in api.video's own clients: few requests, and little is lost when one fails.
 const CHUNK_SIZE: usize = 50 * MIB;
@@ -18,8 +20,6 @@ const CHUNK_SIZE: usize = 50 * MIB;
 /// As in api.video's own clients: the first attempt and six more. With the waits between them, they bridge an outage
 /// of half a minute.
 const ATTEMPTS: u32 = 7;
-
-const MIB: usize = 1024 * 1024;
 
 /// How to upload. See [`upload`](super::upload()).
 ///
@@ -32,25 +32,27 @@ const MIB: usize = 1024 * 1024;
 ///     .on_progress(|progress| println!("{} bytes of {:?}", progress.bytes, progress.total));
 /// ```
 ///
-/// Nothing is checked here: [`upload`](super::upload()) refuses what can't work before it sends
-/// anything. Memory: [`concurrency`](Self::concurrency) times [`chunk_size`](Self::chunk_size).
+/// Nothing is checked here: [`upload`](super::upload()) refuses what can't work before it sends anything. Memory:
+/// [`concurrency`](Self::concurrency) times [`chunk_size`](Self::chunk_size), and one chunk more at the most.
 #[must_use]
 pub struct UploadOptions {
-    pub(super) video_id: Option<String>,
-    pub(super) unfinished: Option<Unfinished>,
+    video_id: Option<String>,
+    unfinished: Option<Unfinished>,
     chunk_size: usize,
     pub(super) concurrency: usize,
     pub(super) attempts: u32,
     pub(super) on_progress: Option<OnProgress>,
+    pub(super) on_checkpoint: Option<OnCheckpoint>,
 }
 
-/// `FnMut`, since a progress bar has state; called under the upload's lock, one at a time.
+/// `FnMut`, since a progress bar has state.
 pub(super) type OnProgress = Box<dyn FnMut(Progress) + Send>;
+
+/// `FnMut` as well: it may hold a file. Called one at a time.
+pub(super) type OnCheckpoint = Box<dyn FnMut(&Unfinished) + Send>;
 
 impl UploadOptions {
     /// Makes a new video by `POST /upload`, over an [`UploadTokenLayer`](super::UploadTokenLayer).
-    ///
-    /// To resume such an upload, [`resume`](Self::resume) names the video.
     pub fn new() -> Self {
         Self {
             video_id: None,
@@ -59,6 +61,7 @@ impl UploadOptions {
             concurrency: 1,
             attempts: ATTEMPTS,
             on_progress: None,
+            on_checkpoint: None,
         }
     }
 
@@ -71,11 +74,13 @@ impl UploadOptions {
         }
     }
 
-    /// Goes on with an upload that has stopped. The source is read from its beginning again, but only what is missing
-    /// is sent. The chunk size is that of the first try.
+    /// Goes on with an upload that has stopped, and sends only what is missing. `new().resume(..)` goes the way of the first
+    /// try, by a video id or with a delegated token; [`to_video`](Self::to_video) with the same id goes on with a bearer. The
+    /// chunk size is that of the first try.
     ///
-    /// It may be another token, another process's network, or another file handle; it has to be the
-    /// same source, which is judged by its length alone.
+    /// It may be another token, another process, another network; it has to be the same source, which is judged by its
+    /// length alone. A source that [can seek](Source::seekable), as a file can, is read only where something is missing; any
+    /// other is read from its beginning. An upload that was finished after all is a success.
     pub fn resume(mut self, unfinished: &Unfinished) -> Self {
         self.unfinished = Some(unfinished.clone());
         self
@@ -103,17 +108,37 @@ impl UploadOptions {
         self
     }
 
-    /// Is called after each chunk that was accepted.
+    /// Is called ten times a second at the most, while bytes are taken or chunks accepted, and at the end.
     ///
-    /// It should not block: the upload waits for it. A panic in it ends the upload.
+    /// It is called from the task of the upload, which waits for it, so it should not block. A panic in it ends the upload.
+    /// It needs a Tokio runtime with its timer on.
     pub fn on_progress(mut self, call: impl FnMut(Progress) + Send + 'static) -> Self {
         self.on_progress = Some(Box::new(call));
         self
     }
 
-    /// Checks the settings, together with the length of the source, and gives the chunk size. A
-    /// resumed upload keeps its own: the chunks that are with the API are counted by it.
-    pub(super) fn check(&self, length: Option<u64>) -> Result<usize, Error> {
+    /// Is called before each chunk goes out, and when it was accepted or given up, with what is left to do. What was written
+    /// down last is enough to go on after a `kill -9`, or to know that a video may exist.
+    ///
+    /// ```
+    /// use apivideo_auth::upload_token::UploadOptions;
+    ///
+    /// let options = UploadOptions::new().on_checkpoint(|unfinished| {
+    ///     // A new file in the place of the old one: it is whole at any moment.
+    ///     std::fs::write("upload.json.new", unfinished.to_json()).expect("a disk that is not full");
+    ///     std::fs::rename("upload.json.new", "upload.json").expect("a disk that is not full");
+    /// });
+    /// ```
+    ///
+    /// The upload waits for it: a quick write is fine. A panic in it ends the upload.
+    pub fn on_checkpoint(mut self, call: impl FnMut(&Unfinished) + Send + 'static) -> Self {
+        self.on_checkpoint = Some(Box::new(call));
+        self
+    }
+
+    /// Checks the settings together with the source, and gives what is known before the first request. A resumed upload keeps
+    /// its chunk size: the chunks that are with the API are counted by it.
+    pub(super) fn record<A>(&self, source: &Source<A>) -> Result<Record, Error> {
         let refuse = |message: &str| Err(Error::new(ErrorKind::Configuration, message));
         if !CHUNK_SIZES.contains(&self.chunk_size) {
             return refuse("the chunk size is not between 5 MiB and 128 MiB");
@@ -126,23 +151,42 @@ impl UploadOptions {
                 "the video id is empty or contains something other than letters, digits, `-` and `_`",
             );
         }
-        if length.is_some_and(|length| length > MAX_LENGTH) {
+        if source.length.is_some_and(|length| length > MAX_LENGTH) {
             return Err(wrong(TOO_LONG));
         }
-        let Some(Unfinished(before)) = &self.unfinished else {
-            return Ok(self.chunk_size);
+        let Some(unfinished) = &self.unfinished else {
+            return Ok(Record {
+                video_id: self.video_id.clone(),
+                is_delegated: self.video_id.is_none(),
+                file_name: source.file_name.clone(),
+                started_at: system_now().wall,
+                chunk_size: self.chunk_size,
+                length: source.length,
+                accepted: BTreeSet::new(),
+                bytes: 0,
+                sent: BTreeSet::new(),
+            });
         };
-        if self
-            .video_id
-            .as_ref()
-            .is_some_and(|id| *id != before.video_id)
-            || before.length != length
-        {
-            return refuse(
-                "the upload to go on with was of another video, or of a source of another length",
-            );
+        let mut record = Record::clone(&unfinished.record);
+        if record.length != source.length {
+            return refuse("the upload to go on with was of a source of another length");
         }
-        Ok(before.chunk_size)
+        match (&self.video_id, &record.video_id) {
+            (Some(id), Some(before)) if id != before => {
+                return refuse("the upload to go on with was of another video");
+            }
+            (None, None) if unfinished.has_begun() => {
+                let message = "a video may exist, look for it: go on with its id, or begin anew if there is none";
+                let kind = ErrorKind::VideoMayExist;
+                return Err(Error::with_source(kind, message, unfinished.clone()));
+            }
+            (Some(id), _) => {
+                record.video_id = Some(id.clone());
+                record.is_delegated = false;
+            }
+            (None, _) => {}
+        }
+        Ok(record)
     }
 }
 
@@ -161,14 +205,4 @@ impl fmt::Debug for UploadOptions {
             .field("attempts", &self.attempts)
             .finish_non_exhaustive()
     }
-}
-
-/// Whether a text has the form of a video id: it is put into URIs and messages as it is.
-///
-/// An id comes from the user or from the API, and neither may change where a request goes.
-pub(super) fn is_id(text: &str) -> bool {
-    (1..=64).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }

@@ -1,106 +1,64 @@
-//! How far an upload is: on its way, and when it has stopped.
+//! How far an upload is while it is on its way.
 
-use std::{collections::BTreeSet, error::Error as StdError, fmt, sync::Arc};
+use std::{pin::pin, time::Duration};
 
-use crate::error::Error;
+use tokio::{
+    select,
+    time::{self, MissedTickBehavior},
+};
 
-/// How far an upload is: told after each chunk that was accepted, through
-/// [`on_progress`](super::UploadOptions::on_progress).
+/// The shortest time between two reports: a bar that moves ten times a second looks smooth.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// How far an upload is: told through [`on_progress`](super::UploadOptions::on_progress).
 ///
-/// After a [resume](super::UploadOptions::resume) it counts what was accepted before as well.
+/// All are bytes of the source; forms and headers are not counted. After a [resume](super::UploadOptions::resume) they
+/// count what was accepted before as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// How many bytes of the source are with the API. Forms and headers are not counted.
+    /// How many the client has taken: those [in flight](Self::in_flight) and those accepted. This is what a bar shows. It
+    /// goes back where a chunk is sent again.
     pub bytes: u64,
+    /// How many the API has accepted, in whole chunks. They are safe.
+    pub accepted: u64,
     /// How many there are, if that is known.
     pub total: Option<u64>,
-    /// Which chunk was accepted just now, counted from 1. They need not come in order.
-    pub chunk: u64,
-    /// How many chunks there are, if that is known.
-    pub chunks: Option<u64>,
 }
 
-/// An upload that stopped in the middle: the video exists, but parts of it are missing.
-///
-/// It is found in the error of [`upload`](super::upload()). The upload can be [resumed](super::UploadOptions::resume), with
-/// another token if need be; or the video can be deleted by its id.
-///
-/// ```
-/// use apivideo_auth::{Error, upload_token::Unfinished};
-///
-/// fn report(error: &Error) -> String {
-///     match Unfinished::of(error) {
-///         Some(left) => format!("video {} has {} bytes so far", left.video_id(), left.bytes()),
-///         None => format!("nothing was left behind: {error}"),
-///     }
-/// }
-/// # assert!(report(&Error::store(apivideo_auth::ErrorKind::StoreLocked, "x", None)).starts_with("nothing"));
-/// ```
-///
-/// It is kept in memory only, and holds no token. Its own source is the error that stopped the
-/// upload.
-#[derive(Clone)]
-pub struct Unfinished(pub(super) Arc<Stopped>);
-
-/// What is needed to go on. The chunk size is part of it: by another, the chunks would have other
-/// borders.
-pub(super) struct Stopped {
-    pub(super) video_id: String,
-    pub(super) chunk_size: usize,
-    pub(super) length: Option<u64>,
-    /// The numbers of the chunks that were accepted.
-    pub(super) done: BTreeSet<u64>,
-    pub(super) bytes: u64,
-    /// Why it stopped.
-    pub(super) cause: Error,
-}
-
-impl Unfinished {
-    /// The upload behind an error, if it left a video behind.
-    ///
-    /// `None` where no video was made, or where nobody can know whether one was.
+impl Progress {
+    /// How many are on their way: taken by the client, and not yet accepted. The last of them may still lie in a buffer
+    /// of the client or of the system.
     #[must_use]
-    pub fn of(error: &Error) -> Option<&Self> {
-        error.source()?.downcast_ref()
-    }
-
-    /// The id of the video. It exists, without being playable; delete it if the upload is given up.
-    #[must_use]
-    pub fn video_id(&self) -> &str {
-        &self.0.video_id
-    }
-
-    /// How many bytes of it are with the API.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.0.bytes
+    pub fn in_flight(&self) -> u64 {
+        self.bytes - self.accepted
     }
 }
 
-impl fmt::Debug for Unfinished {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unfinished")
-            .field("video_id", &self.0.video_id)
-            .field("bytes", &self.0.bytes)
-            .field("cause", &self.0.cause)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Display for Unfinished {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} bytes in {} chunks were accepted",
-            self.0.bytes,
-            self.0.done.len()
-        )
-    }
-}
-
-impl StdError for Unfinished {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&self.0.cause)
-    }
+/// Runs `work` to its end, and tells of `progress` from time to time, from this task and outside of all locks.
+pub(super) async fn reported<T>(
+    work: impl Future<Output = T>,
+    progress: impl Fn() -> Progress,
+    mut call: impl FnMut(Progress),
+) -> T {
+    let mut told = None;
+    let mut tell = || {
+        let now = Some(progress());
+        if now != told {
+            told = now;
+            now.into_iter().for_each(&mut call);
+        }
+    };
+    let mut work = pin!(work);
+    let mut ticks = time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let result = loop {
+        select! {
+            biased;
+            _ = ticks.tick() => tell(),
+            result = &mut work => break result,
+        }
+    };
+    tell();
+    result
 }

@@ -3,7 +3,6 @@
 //! The classes of statuses are those of [`crate::response`]; here they become errors that a caller
 //! of an upload understands.
 
-use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
 use serde::de::DeserializeOwned;
@@ -17,9 +16,20 @@ use crate::{
     response::{self, Class},
 };
 
+/// How many letters of the API's own words are quoted.
+const QUOTED: usize = 200;
+
 /// How many bytes of a response are read. A page of a hundred tokens has 20 KiB, a video with long
 /// descriptions not much more.
 const RESPONSE_LIMIT: usize = 1024 * 1024;
+
+/// A call that brought no success.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) error: Error,
+    /// The API surely has not done what was asked: it was never reached, or said no.
+    pub(super) is_undone: bool,
+}
 
 /// Sends a request and reads the response, if it is a good one, in full.
 ///
@@ -29,31 +39,32 @@ const RESPONSE_LIMIT: usize = 1024 * 1024;
 ///
 /// See [the module](super#errors). What the API said is the source of the error, never its text.
 pub(super) async fn send<S, B, R>(
-    service: S,
-    request: Request<Bytes>,
-) -> Result<Zeroizing<Vec<u8>>, Error>
+    mut service: S,
+    request: Request<B>,
+) -> Result<(StatusCode, Zeroizing<Vec<u8>>), Failed>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<BoxError>,
-    B: From<Bytes>,
     R: Body,
     R::Error: Into<BoxError>,
 {
-    let response = service
-        .oneshot(request.map(B::from))
-        .await
-        .map_err(|error| failed(error.into()))?;
+    let unready = |error: S::Error| Failed {
+        error: failed(error.into()).error,
+        is_undone: true,
+    };
+    let called = service.ready().await.map_err(unready)?.call(request);
+    let response = called.await.map_err(|error| failed(error.into()))?;
     let (head, body) = response.into_parts();
     let body = response::read(body, RESPONSE_LIMIT).await;
-    if head.status.is_success() {
-        body
-    } else {
-        Err(declined(
-            head.status,
-            &head.headers,
-            &body.unwrap_or_default(),
-        ))
+    if !head.status.is_success() {
+        let body = body.unwrap_or_default();
+        return Err(declined(head.status, &head.headers, &body));
     }
+    let lost = |error| Failed {
+        error,
+        is_undone: false,
+    };
+    Ok((head.status, body.map_err(lost)?))
 }
 
 /// Reads JSON. What does not fit leaves open what the API has done, so it is ambiguous and not a
@@ -72,26 +83,40 @@ pub(super) fn unreadable() -> Error {
 }
 
 /// An error of the service: ours stays as it is, so that a caller sees why no token could be had.
-fn failed(error: BoxError) -> Error {
+fn failed(error: BoxError) -> Failed {
     match error.downcast::<Error>() {
-        Ok(error) => *error,
-        Err(error) if response::never_sent(&*error) => Error::with_source(
-            ErrorKind::Unavailable,
-            "the API could not be reached",
-            error,
-        ),
-        Err(error) => Error::with_source(ErrorKind::Ambiguous, "the call broke off", error),
+        Ok(error) => Failed {
+            // The layers of this crate say so if a request of theirs may have been carried out.
+            is_undone: error.kind() != ErrorKind::Ambiguous,
+            error: *error,
+        },
+        Err(error) => {
+            let is_undone = response::never_sent(&*error);
+            let (kind, message) = match is_undone {
+                true => (ErrorKind::Unavailable, "the API could not be reached"),
+                false => (ErrorKind::Ambiguous, "the call broke off"),
+            };
+            Failed {
+                error: Error::with_source(kind, message, error),
+                is_undone,
+            }
+        }
     }
 }
 
 /// A response that is no success. The wait of a 429 goes along, for whoever sends again.
-fn declined(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
+fn declined(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failed {
     let problem = Problem::read(status, body);
+    let class = response::class(status);
     let (kind, message) = match status.as_u16() {
-        401 if problem.kind().contains("upload-token") => (
-            ErrorKind::Refused,
-            "the API knows no such upload token; it was deleted, or has expired",
-        ),
+        // The API's documents give the same problem as 400 and as 401.
+        400 | 401 if problem.kind().starts_with("authentication") => {
+            let message = match problem.kind().contains("upload") {
+                true => "the API knows no such upload token; it was deleted, or has expired",
+                false => "the API refused the credentials",
+            };
+            (ErrorKind::Refused, message)
+        }
         401 => (ErrorKind::Refused, "the API refused the credentials"),
         403 if problem.kind() == "authorization-suspended-account" => {
             (ErrorKind::Suspended, "the api.video account is suspended")
@@ -101,15 +126,53 @@ fn declined(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
             "the API knows no such upload token or video",
         ),
         429 => (ErrorKind::Unavailable, "the API asks for a pause"),
-        _ => match response::class(status) {
+        _ => match class {
             Class::Ambiguous => (ErrorKind::Ambiguous, "a gateway lost the API's response"),
             Class::Transient => (ErrorKind::Unavailable, "the API can't serve now"),
             Class::Other => (ErrorKind::Rejected, "the API declined the call"),
         },
     };
-    Error::with_source(kind, message, problem).after(response::wait(
-        status,
-        headers,
-        system_now().wall,
-    ))
+    let wait = response::wait(status, headers, system_now().wall);
+    Failed {
+        error: Error::with_source(kind, message, problem).after(wait),
+        // A 5xx may come after all was done, and a 3xx from anybody on the way.
+        is_undone: status == StatusCode::TOO_MANY_REQUESTS || class == Class::Other,
+    }
+}
+
+/// The error with what the API said in its text, for people: the status, and of a problem its title and name.
+pub(super) fn quoting(error: Error) -> Error {
+    let Some(problem) = Problem::of(&error).cloned() else {
+        return error;
+    };
+    let (title, name) = (shown(problem.title()), shown(problem.name()));
+    let mut text = format!("{error}: status {}", problem.status().as_u16());
+    if !title.is_empty() {
+        text += &format!(", {title}");
+    }
+    if !name.is_empty() {
+        text += &format!(" ({name})");
+    }
+    let wait = error.retry_after();
+    Error::with_source(error.kind(), text, problem).after(wait)
+}
+
+/// The API's words, as far as they may be printed: no control characters, not without end, and no word that may be a
+/// token. Those are long and have digits; the words of the API's titles are not, or have none.
+fn shown(text: &str) -> String {
+    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
+    let may_be_secret =
+        |word: &str| word.len() >= 20 && word.bytes().any(|byte| byte.is_ascii_digit());
+    let parts = text.split_inclusive(|letter| !is_letter(letter));
+    let shown: String = parts
+        .map(|part| {
+            let word = part.trim_end_matches(|letter| !is_letter(letter));
+            match may_be_secret(word) {
+                true => part.replacen(word, "…", 1),
+                false => part.to_owned(),
+            }
+        })
+        .collect();
+    let printable = shown.chars().filter(|letter| !letter.is_control());
+    printable.take(QUOTED).collect()
 }

@@ -103,12 +103,15 @@ where
 
 /// Some clients quote the URI in their errors. Such an error is left out; all others pass through.
 ///
-/// The kind is the one for a call that may have been carried out: what the error would have said is
-/// not known any more.
+/// The kind still tells whether the request may have been carried out: what the error would have said of it is lost.
 fn without_token(error: BoxError, pass: &Pass) -> BoxError {
     if !response::quotes(&*error, pass.token().expose()) {
         return error;
     }
-    let message = "the upload broke off; the error is left out, for it quotes the upload token";
-    Error::new(ErrorKind::Ambiguous, message).into()
+    let (kind, message) = match response::never_sent(&*error) {
+        true => (ErrorKind::Unavailable, "the API could not be reached"),
+        false => (ErrorKind::Ambiguous, "the upload broke off"),
+    };
+    let message = format!("{message}; the error is left out, for it quotes the upload token");
+    Error::new(kind, message).into()
 }

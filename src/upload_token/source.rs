@@ -1,24 +1,21 @@
-//! What is uploaded, read once and cut into chunks.
+//! What is uploaded.
 
-use std::{collections::BTreeSet, fmt, io, path::Path};
-
-use bytes::BufMut;
-use tokio::{
-    fs::File,
-    io::{AsyncRead, AsyncReadExt, copy, sink},
+use std::{
+    fmt,
+    io::{self, SeekFrom},
+    path::Path,
 };
 
-use super::multipart::Boundary;
+use futures::future::BoxFuture;
+use tokio::{
+    fs::File,
+    io::{AsyncRead, AsyncSeek, AsyncSeekExt},
+};
+
 use crate::error::{Error, ErrorKind};
 
-/// The most that the API takes for one video.
-///
-/// In bytes; a source of known length is refused at once, another when it gets there.
-pub(super) const MAX_LENGTH: u64 = 52_428_800_000;
-
-/// What is read of a source to see whether it has ended: whether a chunk is the last has to be
-/// known before it is sent.
-const PEEK: usize = 8 * 1024;
+/// Moves a reader on by so many bytes.
+type Skip<A> = for<'a> fn(&'a mut A, i64) -> BoxFuture<'a, io::Result<()>>;
 
 /// What is to be uploaded: anything that can be read.
 ///
@@ -30,11 +27,14 @@ const PEEK: usize = 8 * 1024;
 /// let source = Source::new(film).length(film.len() as u64).file_name("film.mp4");
 /// ```
 ///
-/// It is read once, from its beginning. To resume an upload, open it anew.
+/// It is read once, from where it stands. To resume an upload, open it anew: a [file](Self::open), or what else
+/// [can seek](Self::seekable), is then read only where something is missing.
 pub struct Source<A> {
     pub(super) reader: A,
     pub(super) length: Option<u64>,
     pub(super) file_name: String,
+    /// Where the reader can do that. A function rather than a bound: most readers can't.
+    pub(super) skip: Option<Skip<A>>,
 }
 
 impl<A: AsyncRead + Unpin> Source<A> {
@@ -45,7 +45,31 @@ impl<A: AsyncRead + Unpin> Source<A> {
             reader,
             length: None,
             file_name: "video".to_owned(),
+            skip: None,
         }
+    }
+
+    /// Of what can seek, from where it stands to its end, which is looked for.
+    ///
+    /// # Errors
+    ///
+    /// The reader's own.
+    ///
+    /// # Cancel safety
+    ///
+    /// The reader is lost with the future.
+    pub async fn seekable(mut reader: A) -> io::Result<Self>
+    where
+        A: AsyncSeek + Send,
+    {
+        let start = reader.stream_position().await?;
+        let end = reader.seek(SeekFrom::End(0)).await?;
+        reader.seek(SeekFrom::Start(start)).await?;
+        let mut source = Self::new(reader).length(end.saturating_sub(start));
+        source.skip = Some(|reader, bytes| {
+            Box::pin(async move { reader.seek(SeekFrom::Current(bytes)).await.map(drop) })
+        });
+        Ok(source)
     }
 
     /// Tells the length in bytes, so that the API and [`Progress`](super::Progress) know the total from the beginning.
@@ -88,12 +112,11 @@ impl Source<File> {
         if metadata.is_dir() {
             return Err(named(io::ErrorKind::IsADirectory.into()));
         }
-        let source = Self::new(file);
         // Of pipes and devices, the length is not known.
         let source = if metadata.is_file() {
-            source.length(metadata.len())
+            Self::seekable(file).await.map_err(named)?
         } else {
-            source
+            Self::new(file)
         };
         Ok(match path.file_name() {
             Some(name) => source.file_name(name.to_string_lossy()),
@@ -111,152 +134,6 @@ impl<A> fmt::Debug for Source<A> {
     }
 }
 
-/// A part of the source, and where it belongs.
-#[derive(Debug)]
-pub(super) struct Chunk {
-    /// From 0 on.
-    pub(super) number: u64,
-    pub(super) from: u64,
-    /// Without the form around it.
-    pub(super) length: u64,
-    pub(super) is_last: bool,
-    /// The whole form with the chunk in it.
-    pub(super) form: Vec<u8>,
-}
-
-/// A source being read in chunks, one at a time: a lock around it is the order of the bytes.
-pub(super) struct Chunks<A> {
-    source: Source<A>,
-    chunk_size: usize,
-    number: u64,
-    offset: u64,
-    /// What was read ahead.
-    ahead: Vec<u8>,
-    /// Nothing more is to come.
-    ended: bool,
-}
-
-impl<A: AsyncRead + Unpin> Chunks<A> {
-    /// At the beginning of the source.
-    pub(super) fn new(source: Source<A>, chunk_size: usize) -> Self {
-        Self {
-            source,
-            chunk_size,
-            number: 0,
-            offset: 0,
-            ahead: Vec::new(),
-            ended: false,
-        }
-    }
-
-    /// The next chunk that is not in `done`. `None` after the last.
-    ///
-    /// The form is written here, around the bytes as they are read, in a buffer that never grows: written later, it would
-    /// cost a copy of each chunk.
-    pub(super) async fn next(
-        &mut self,
-        done: &BTreeSet<u64>,
-        boundary: &Boundary,
-        video_id: Option<&str>,
-    ) -> Result<Option<Chunk>, Error> {
-        while !self.ended && done.contains(&self.number) {
-            let length = self.skip().await?;
-            self.finish(length).await?;
-        }
-        if self.ended {
-            return Ok(None);
-        }
-        let (head, tail) = (
-            boundary.head(video_id, &self.source.file_name),
-            boundary.tail(),
-        );
-        let size = self.size();
-        let mut form = Vec::with_capacity(head.len() + size + tail.len());
-        form.extend_from_slice(head.as_bytes());
-        self.fill(&mut form, size).await.map_err(unread)?;
-        let (number, from) = (self.number, self.offset);
-        let length = (form.len() - head.len()) as u64;
-        form.extend_from_slice(tail.as_bytes());
-        self.finish(length).await?;
-        Ok(Some(Chunk {
-            number,
-            from,
-            length,
-            is_last: self.ended,
-            form,
-        }))
-    }
-
-    /// How long the next chunk is, if the source is as long as was said.
-    fn size(&self) -> usize {
-        let left = self
-            .source
-            .length
-            .map(|length| length.saturating_sub(self.offset));
-        left.and_then(|left| usize::try_from(left).ok())
-            .map_or(self.chunk_size, |left| left.min(self.chunk_size))
-    }
-
-    /// Reads past a chunk that is with the API already. The reader may not be able to seek.
-    async fn skip(&mut self) -> Result<u64, Error> {
-        let size = self.size();
-        let ahead = self.ahead.len().min(size);
-        self.ahead.drain(..ahead);
-        let mut rest = (&mut self.source.reader).take((size - ahead) as u64);
-        Ok(ahead as u64 + copy(&mut rest, &mut sink()).await.map_err(unread)?)
-    }
-
-    /// Reads a chunk behind what is in the buffer, which is large enough: it must not grow.
-    async fn fill(&mut self, form: &mut Vec<u8>, size: usize) -> io::Result<()> {
-        let ahead = self.ahead.len().min(size);
-        form.extend(self.ahead.drain(..ahead));
-        let mut left = size - ahead;
-        while left > 0 {
-            let read = self
-                .source
-                .reader
-                .read_buf(&mut (&mut *form).limit(left))
-                .await?;
-            if read == 0 {
-                break;
-            }
-            left -= read;
-        }
-        Ok(())
-    }
-
-    /// Counts a chunk that was read, and finds out whether it was the last.
-    ///
-    /// A source of known length is checked on the way, so that an upload of a file that is still
-    /// being written fails rather than making half a video.
-    async fn finish(&mut self, length: u64) -> Result<(), Error> {
-        self.number += 1;
-        self.offset += length;
-        if self.ahead.is_empty() && length == self.chunk_size as u64
-            || self.source.length == Some(self.offset)
-        {
-            self.ahead.reserve(PEEK);
-            self.source
-                .reader
-                .read_buf(&mut self.ahead)
-                .await
-                .map_err(unread)?;
-        }
-        self.ended = self.ahead.is_empty();
-        match self.source.length {
-            _ if self.offset == 0 => Err(wrong("the source is empty")),
-            Some(said) if self.offset > said || self.offset == said && !self.ended => {
-                Err(wrong("the source is longer than was said"))
-            }
-            Some(said) if self.offset < said && self.ended => {
-                Err(wrong("the source is shorter than was said"))
-            }
-            _ if self.offset > MAX_LENGTH => Err(wrong(TOO_LONG)),
-            _ => Ok(()),
-        }
-    }
-}
-
 pub(super) const TOO_LONG: &str =
     "the source is longer than the 52,428,800,000 bytes that the API takes";
 
@@ -266,6 +143,6 @@ pub(super) fn wrong(message: &str) -> Error {
 }
 
 /// The reader's own error is kept as the source.
-fn unread(error: io::Error) -> Error {
+pub(super) fn unread(error: io::Error) -> Error {
     Error::with_source(ErrorKind::UploadSource, "the source can't be read", error)
 }

@@ -9,7 +9,7 @@ use std::{
 use apivideo_auth::{
     ErrorKind, UploadTokenLayer, UploadTokens,
     testing::{FakeApi, FakeBody},
-    upload_token::{Source, UploadOptions, upload},
+    upload_token::{Source, UploadBody, UploadOptions, upload},
 };
 use http::{Method, Request, Response, StatusCode, header};
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
@@ -109,14 +109,14 @@ async fn g17_a_delegated_token_goes_to_post_upload_only() {
 /// Sends a film in two chunks, and a request with an `Authorization` of its own.
 async fn use_delegated<S>(service: S)
 where
-    S: Service<Request<Body>, Response = Response<FakeBody>, Error = BoxError> + Clone,
+    S: Service<Request<UploadBody>, Response = Response<FakeBody>, Error = BoxError> + Clone,
 {
     let film = vec![1; 6 * 1024 * 1024];
     let options = UploadOptions::new().chunk_size(5 * 1024 * 1024);
-    upload::<Body, _, _>(service.clone(), Source::new(&film[..]), options)
+    upload(service.clone(), Source::new(&film[..]), options)
         .await
         .expect("an upload");
-    let mut own = post("/upload");
+    let mut own = post("/upload").map(|_| UploadBody::default());
     own.headers_mut().append(
         header::AUTHORIZATION,
         "Bearer test-only".parse().expect("a header"),
@@ -183,7 +183,7 @@ async fn g19_upload_tokens_are_never_printed() {
     tokens.delete(token.token()).await.unwrap();
     let not_found = tokens.get(token.token()).await.unwrap_err();
     let source = Source::new(&b"a film"[..]);
-    let refused = upload::<Body, _, _>(service.clone(), source, UploadOptions::new())
+    let refused = upload(service.clone(), source, UploadOptions::new())
         .await
         .unwrap_err();
 
@@ -246,7 +246,7 @@ async fn the_crates_own_calls_say_who_makes_them() {
         .build()
         .unwrap()
         .layer(api.service());
-    upload::<Body, _, _>(delegated, Source::new(&b"a film"[..]), UploadOptions::new())
+    upload(delegated, Source::new(&b"a film"[..]), UploadOptions::new())
         .await
         .unwrap();
 

@@ -5,12 +5,14 @@ use std::{io, time::Duration};
 use apivideo_auth::{
     ApiVideoAuthLayer, ErrorKind, UploadToken, UploadTokenLayer, UploadTokens,
     testing::{FakeApi, FakeService, Fault, ManualClock},
-    upload_token::{DelegatedToken, ListOptions, Problem, SortBy, Source, UploadOptions, upload},
+    upload_token::{
+        DelegatedToken, ListOptions, Problem, SortBy, Source, UploadBody, UploadOptions, upload,
+    },
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use http::{Request, Response, request};
-use tower::{Layer, service_fn};
+use tower::{Layer, service_fn, util::BoxCloneService};
 
 use crate::support::{Body, Client, client, with_key};
 
@@ -224,8 +226,7 @@ async fn an_expired_token_is_gone() {
             .is_empty()
     );
     let service = layer(&api, &made).layer(api.service());
-    let error =
-        upload::<Body, _, _>(service, Source::new(&b"a film"[..]), UploadOptions::new()).await;
+    let error = upload(service, Source::new(&b"a film"[..]), UploadOptions::new()).await;
     let error = error.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);
     assert_eq!(
@@ -436,7 +437,10 @@ fn public_types_are_send_sync_and_clone() {
     fn check_future<F: Send>(_: F) {}
     let api = FakeApi::in_process();
     check_future(mint(&api));
-    check_future(upload::<Body, _, _>(
+    // Not `Sync`.
+    let boxed = BoxCloneService::<Request<UploadBody>, _, _>::new(api.service());
+    check_future(upload(boxed, Source::new(&b""[..]), UploadOptions::new()));
+    check_future(upload(
         api.service(),
         Source::new(&b""[..]),
         UploadOptions::new(),

@@ -1,12 +1,14 @@
 //! Uploads in chunks, whatever the size, the source and the weather.
 
 mod failures;
+mod repeated;
+mod resumed;
 mod sent;
 
 use apivideo_auth::{
     Error, ErrorKind,
     testing::{FakeApi, FakeBody, FakeService},
-    upload_token::{DelegatedUpload, Source, UploadOptions, Uploaded, upload},
+    upload_token::{DelegatedUpload, Source, UploadBody, UploadOptions, Uploaded, upload},
 };
 use bytes::Bytes;
 use http::{Request, Response, header};
@@ -14,7 +16,7 @@ use tokio::io::AsyncReadExt;
 use tower::{BoxError, Layer, Service, ServiceExt};
 
 use crate::{
-    support::{Body, MIB, client, with_key},
+    support::{Body, Client, MIB, client, with_key},
     upload_tokens::{layer, mint},
 };
 
@@ -43,15 +45,19 @@ async fn delegated(api: &FakeApi) -> DelegatedUpload<FakeService> {
     layer(api, &mint(api).await).layer(api.service())
 }
 
+fn bearer(api: &FakeApi) -> Client {
+    client(&with_key(api).build().expect("a good layer"), api)
+}
+
 async fn send<S>(service: S, film: &[u8], options: UploadOptions) -> Result<Uploaded, Error>
 where
-    S: Service<Request<Body>, Response = Response<FakeBody>> + Clone,
+    S: Service<Request<UploadBody>, Response = Response<FakeBody>> + Clone,
     S::Error: Into<BoxError>,
 {
     let source = Source::new(film)
         .length(film.len() as u64)
         .file_name("film.mp4");
-    upload::<Body, _, _>(service, source, options).await
+    upload(service, source, options).await
 }
 
 /// What a response or a callback says about how the upload went.
