@@ -28,8 +28,12 @@ use tower_http::set_header::SetResponseHeaderLayer;
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     tracing_subscriber::fmt::init();
-    // Pages of any site may read what this API says. The gateway is not to pass that on.
-    let api = FakeApi::builder().cors("*").serve().await?;
+    // What an API lets other sites do, and the cookies that it sets, are not to come out.
+    let api = FakeApi::builder()
+        .cors("*")
+        .response_header("set-cookie", "balancer=test-only; Path=/")
+        .serve()
+        .await?;
     let layer = ApiVideoAuthLayer::builder()
         .base_url(api.url())
         .api_key(api.api_key())

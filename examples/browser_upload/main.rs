@@ -43,7 +43,11 @@ async fn main() -> ExitCode {
 }
 
 async fn run(check: bool) -> Result<String, BoxError> {
-    let api = FakeApi::in_process();
+    // The API may set cookies of its own, and lets other sites read: neither is the page's.
+    let api = FakeApi::builder()
+        .cors("*")
+        .response_header("set-cookie", "balancer=test-only; Path=/")
+        .build();
     let layer = ApiVideoAuthLayer::builder()
         .base_url(api.url())
         .api_key(api.api_key())
@@ -64,7 +68,7 @@ async fn serve(layer: &ApiVideoAuthLayer, api: &FakeApi, check: bool) -> Result<
     let account = layer.layer(api.service());
     // In the check a token is not enough for one upload.
     let lifetime = if check {
-        Duration::from_secs(6)
+        Duration::from_secs(12)
     } else {
         TOKEN_LIFETIME
     };

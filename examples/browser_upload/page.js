@@ -42,7 +42,7 @@ class Uploader extends VideoUploader {
 
   // Before each attempt: a token with at least half of its life left, and nothing any more after a cancel.
   async ready() {
-    if (Date.now() >= this.renewAt) {
+    if (!this.canceled && Date.now() >= this.renewAt) {
       // If it fails, the old one may still do.
       await ask("session/token", { videoId: this.videoId }).then((own) => this.use(own), () => {});
     }

@@ -12,8 +12,8 @@ use tokio_rustls::rustls::crypto::ring;
 
 use super::upload::Upload;
 
-/// How many sessions are kept, of an address and in total. The one that was not used for the longest time goes first:
-/// an address that asks for many ends its own.
+/// How many sessions are kept, of an address and in total. The one that was not used for the longest time goes first, and
+/// those that upload stay: there are fewer of them than this. An address that asks for many ends its own.
 const OF_AN_ADDRESS: usize = 50;
 const IN_TOTAL: usize = 1000;
 
@@ -24,6 +24,12 @@ struct Session {
     address: IpAddr,
     used: Instant,
     uploads: Vec<Arc<Upload>>,
+}
+
+impl Session {
+    fn is_uploading(&self) -> bool {
+        self.uploads.iter().any(|upload| upload.is_open())
+    }
 }
 
 #[derive(Default)]
@@ -86,10 +92,9 @@ impl Sessions {
     }
 }
 
-/// Its uploads go on: their tokens are deleted all the same.
 fn remove_oldest(all: &mut HashMap<String, Session>, of: impl Fn(&Session) -> bool) {
     let candidates = all.iter().filter(|(_, session)| of(session));
-    let oldest = candidates.min_by_key(|(_, session)| session.used);
+    let oldest = candidates.min_by_key(|(_, session)| (session.is_uploading(), session.used));
     if let Some(id) = oldest.map(|(id, _)| id.clone()) {
         all.remove(&id);
     }

@@ -50,6 +50,10 @@ impl Upload {
         }
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(*self.state.borrow(), State::Open(_))
+    }
+
     pub(crate) fn is_gone(&self) -> bool {
         matches!(*self.state.borrow(), State::Gone)
     }
