@@ -41,20 +41,32 @@ use crate::error::{Error, ErrorKind};
 /// was not encrypted with this key for this place is [`ErrorKind::StoreUnreadable`]. It is never taken for damage, never
 /// put into quarantine and never written over. The wrong key is the same error.
 ///
-/// Anyone who writes to the inner store can do three things:
+/// Anyone who writes to the inner store can do four things:
 ///
 /// - Remove a pair, or mark it as spent or expired. That costs a login, or keeps callers waiting.
 /// - Put an older pair back. A process that holds a newer pair of the same family refuses it, and writes its own back:
 ///   see [`Version`]. A process that has just started can't know, and takes an older pair for the newest.
 /// - Put a pair of an earlier login back. It is of another family, and between families the store decides.
+/// - Add or remove the note that a [seed](super#seeds) is spent. It is not encrypted: a fingerprint tells nothing of the seed,
+///   and who can remove the note can remove the pair.
 ///
 /// The key lies in this process's memory, and so do the tokens.
 ///
-/// To change the key, start with an empty inner store, or another account's name.
+/// # To change the key
+///
+/// A process that does not have the key of a pair can't use it, so all who share a store change in steps, each of which ends
+/// when all have it:
+///
+/// 1. `EncryptedStore::new(store, old).second_key(new)`: all learn to read what the new key encrypts.
+/// 2. `EncryptedStore::new(store, new).second_key(old)`: the new key encrypts. Wait until each account's pair was renewed,
+///    which takes an hour where it is in use.
+/// 3. `EncryptedStore::new(store, new)`.
 #[derive(Clone, Debug)]
 pub struct EncryptedStore<S> {
     store: S,
     cipher: Arc<Cipher>,
+    /// Opens what `cipher` can't, and seals nothing.
+    second: Option<Arc<Cipher>>,
 }
 
 /// The 32 bytes that an [`EncryptedStore`] encrypts with. They are wiped when dropped, and never printed.
@@ -110,25 +122,46 @@ impl<S: TokenStore> EncryptedStore<S> {
         Self {
             store,
             cipher: Arc::new(Cipher::new(key)),
+            second: None,
         }
+    }
+
+    /// A second key, which opens pairs as well, but encrypts none: for a change of keys. See
+    /// [below](Self#to-change-the-key).
+    #[must_use]
+    pub fn second_key(self, key: EncryptionKey) -> Self {
+        let second = Some(Arc::new(Cipher::new(key)));
+        Self { second, ..self }
     }
 }
 
 impl<S: TokenStore> TokenStore for EncryptedStore<S> {
     fn load<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
         Box::pin(async move {
-            let stored = self.store.load(key).await?;
-            stored
-                .map(|stored| self.cipher.open(key, stored))
-                .transpose()
+            let Some(stored) = self.store.load(key).await? else {
+                return Ok(None);
+            };
+            if key.is_of_spent_seeds() {
+                return Ok(Some(stored));
+            }
+            let opened = self.cipher.open(key, &stored);
+            let opened = match &self.second {
+                Some(second) => {
+                    opened.or_else(|error| second.open(key, &stored).map_err(|_| error))
+                }
+                None => opened,
+            };
+            opened.map(Some)
         })
     }
 
     fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
         Box::pin(async move {
             Ok(match self.store.try_lock(key).await? {
-                TryLock::Locked(lock) => TryLock::Locked(self.cipher.guard(key, lock)),
-                busy => busy,
+                TryLock::Locked(lock) if !key.is_of_spent_seeds() => {
+                    TryLock::Locked(self.cipher.guard(key, lock))
+                }
+                plain_or_busy => plain_or_busy,
             })
         })
     }
@@ -158,15 +191,13 @@ impl Cipher {
 
     /// Opens what was loaded. A header without a record has nothing to open; it is as little
     /// protected as any header.
-    pub(super) fn open(&self, key: &StoreKey, stored: Stored) -> Result<Stored, Error> {
-        let Some(record) = &stored.record else {
-            return Ok(stored);
+    pub(super) fn open(&self, key: &StoreKey, stored: &Stored) -> Result<Stored, Error> {
+        let unseal = |record: &Record| {
+            let associated = associated(key, stored.header.version);
+            self.unseal(&associated, record.expose()).map(Record)
         };
-        let record = self.unseal(&associated(key, stored.header.version), record.expose())?;
-        Ok(Stored {
-            record: Some(Record(record)),
-            ..stored
-        })
+        let record = stored.record.as_ref().map(unseal).transpose()?;
+        Ok(Stored::new(stored.header, record))
     }
 
     /// Puts a lock of the inner store behind one that seals what it saves.

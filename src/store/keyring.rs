@@ -43,6 +43,8 @@ use crate::error::{Error, ErrorKind};
 /// [`ErrorKind::StoreUnavailable`]; it is asked again next time, but not while a prompt is open. A pair whose key is no
 /// longer in the keyring is [`ErrorKind::StoreUnreadable`]: it is left alone, in case the key comes back.
 ///
+/// Which [seeds](super#seeds) are spent is not encrypted: their fingerprints tell nothing of them.
+///
 /// The key is the entry with the service `apivideo-auth` and the account's [`StoreKey::name`]. It is never deleted.
 #[derive(Clone, Debug)]
 pub struct KeyringStore {
@@ -129,24 +131,24 @@ impl TokenStore for KeyringStore {
             let Some(stored) = self.files.load(key).await? else {
                 return Ok(None);
             };
-            if stored.record.is_none() {
+            if stored.record.is_none() || key.is_of_spent_seeds() {
                 return Ok(Some(stored));
             }
             if let Some(known) = self.known(key)
-                && let Ok(opened) = known.open(key, stored.clone())
+                && let Ok(opened) = known.open(key, &stored)
             {
                 return Ok(Some(opened));
             }
             // The keyring may have another key by now.
-            self.ask(key).await?.open(key, stored).map(Some)
+            self.ask(key).await?.open(key, &stored).map(Some)
         })
     }
 
     fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
         Box::pin(async move {
             let lock = match self.files.try_lock(key).await? {
-                TryLock::Locked(lock) => lock,
-                busy => return Ok(busy),
+                TryLock::Locked(lock) if !key.is_of_spent_seeds() => lock,
+                plain_or_busy => return Ok(plain_or_busy),
             };
             let in_use = match self.files.load(key).await {
                 Ok(found) => found.is_some_and(|stored| stored.record.is_some()),

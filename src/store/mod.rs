@@ -49,7 +49,7 @@
 //! A refresh token that is given to the builder of a source with a store is a *seed*. What is stored goes before it. It is
 //! taken up where nothing is stored, or what is stored was refused, and no API key can log in instead: then the store has
 //! it, before it is presented. That it is spent is noted by a fingerprint (SHA-256, of the last eight seeds) in a record of
-//! its own, under a second [`StoreKey`] whose account is `NAME@seeds`. So a program that is started again with the same seed
+//! its own, under a second [`StoreKey`] whose account is `NAME@seeds`, in the clear. So a program that is started again with the same seed
 //! presents it no more, also after the pair's record was deleted, refused or put into quarantine. A process that still holds
 //! the pair writes it back where nothing is stored; where a pair was taken away ([`clear`](StoreLock#method.clear)) it does
 //! not.
@@ -294,6 +294,12 @@ impl StoreKey {
             origin: self.origin.clone(),
             account: format!("{}@seeds", self.account),
         }
+    }
+
+    /// Whether this is such a key. What lies there holds no secret, and is not encrypted: no change of keys may lose it.
+    #[cfg(feature = "encrypted-store")]
+    fn is_of_spent_seeds(&self) -> bool {
+        self.account.ends_with("@seeds")
     }
 
     /// The origin, with its port written out, as the source gives it.

@@ -8,7 +8,11 @@ use std::{
     },
 };
 
-use apivideo_auth::{Credentials, store::Stored, testing::Fault};
+use apivideo_auth::{
+    Credentials,
+    store::{EncryptedStore, EncryptionKey, Stored},
+    testing::Fault,
+};
 use tokio::{sync::Notify, time::sleep};
 
 use super::{stores::damaged, *};
@@ -270,6 +274,24 @@ async fn g26_a_seed_that_cannot_be_noted_is_not_presented() {
     sleep(seconds(30.0)).await;
     assert_eq!(process.list().await, Ok(200));
     assert_eq!(fleet.api.presentations(&seed), 1);
+}
+
+/// A list that nobody can read would keep every seed back.
+#[tokio::test(start_paused = true)]
+async fn g26_spent_seeds_outlive_a_change_of_the_encryption_key() {
+    let fleet = Fleet::new();
+    let (old, new) = (fleet.api.mint_pair().1, fleet.api.mint_pair().1);
+    let start = |key: u8, seed: &str| {
+        let key = EncryptionKey::from_bytes([key; 32]);
+        let store = EncryptedStore::new(fleet.store.clone(), key);
+        fleet.start(fleet.keyless().refresh_token(seed).store(store))
+    };
+    assert_eq!(start(1, &old).list().await, Ok(200));
+    fleet.store.put(None);
+    assert_eq!(start(2, &old).list().await, Err(ErrorKind::NoCredentials));
+    assert_eq!(fleet.api.presentations(&old), 1);
+    sleep(HOUR).await;
+    assert_eq!(start(2, &new).list().await, Ok(200));
 }
 
 #[tokio::test(start_paused = true)]

@@ -105,3 +105,41 @@ async fn g25_an_older_pair_that_was_put_back_has_its_own_version() {
     save(&inner, stored(version(1, 2), sealed)).await;
     assert_eq!(refused(&store).await.kind(), ErrorKind::StoreUnreadable);
 }
+
+/// First all learn to read the new key, then all write it, then the old one goes.
+#[tokio::test]
+async fn g22_a_key_is_changed_while_a_fleet_runs() {
+    let inner = MemoryStore::new();
+    let both =
+        |key: u8, second: u8| with(key, &inner).second_key(EncryptionKey::from_bytes([second; 32]));
+    let (old, learns, writes, new) = (with(1, &inner), both(1, 2), both(2, 1), with(2, &inner));
+    save(&old, stored(version(1, 1), b"test-only-old")).await;
+    for store in [&learns, &writes] {
+        assert_eq!(record(store).await, b"test-only-old");
+    }
+    assert_eq!(refused(&new).await.kind(), ErrorKind::StoreUnreadable);
+
+    save(&learns, stored(version(1, 2), b"test-only-learns")).await;
+    for store in [&old, &learns, &writes] {
+        assert_eq!(record(store).await, b"test-only-learns");
+    }
+    save(&writes, stored(version(1, 3), b"test-only-writes")).await;
+    for store in [&learns, &writes, &new] {
+        assert_eq!(record(store).await, b"test-only-writes");
+    }
+    assert_eq!(refused(&old).await.kind(), ErrorKind::StoreUnreadable);
+
+    // Neither key opens what was not sealed for this place, or with a third.
+    let elsewhere = MemoryStore::new();
+    save(&with(3, &elsewhere), stored(version(1, 4), b"test-only")).await;
+    let third = elsewhere
+        .load(&key())
+        .await
+        .expect("loading")
+        .expect("stored");
+    save(&inner, third).await;
+    assert_eq!(refused(&writes).await.kind(), ErrorKind::StoreUnreadable);
+    save(&inner, stored(version(1, 5), br#"{"form":1}"#)).await;
+    assert_eq!(refused(&writes).await.kind(), ErrorKind::StoreUnreadable);
+    assert!(!format!("{writes:?}").contains("2, 2"));
+}
