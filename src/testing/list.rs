@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, StatusCode, request};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::responses;
@@ -67,9 +68,9 @@ pub(super) fn page(
             }
         }
     }
-    items.sort_by(|a, b| {
-        let (a, b) = (&a[sort_by], &b[sort_by]);
-        (a.as_u64(), a.as_str()).cmp(&(b.as_u64(), b.as_str()))
+    items.sort_by_cached_key(|item| {
+        let key = &item[sort_by];
+        (key.as_u64(), key.as_str().map(str::to_owned))
     });
     if descending {
         items.reverse();
@@ -94,10 +95,15 @@ pub(super) fn page(
         "currentPage": page, "currentPageItems": data.len(), "pageSize": size, "pagesTotal": pages,
         "itemsTotal": total, "links": links,
     });
-    responses::json(
-        StatusCode::OK,
-        &json!({ "data": data, "pagination": pagination }),
-    )
+    let page = serde_json::to_string(&Page { data, pagination }).expect("a list of JSON values");
+    responses::with_type(StatusCode::OK, "application/json", page.into())
+}
+
+/// The items are not copied.
+#[derive(Serialize)]
+struct Page<'a> {
+    data: Vec<&'a Value>,
+    pagination: Value,
 }
 
 /// All that a query asks for has to be met. No video here was recorded from a live stream.
