@@ -20,13 +20,15 @@ use tokio::{
 
 use super::{
     awaited::{self, Call, SLOT_PATIENCE},
+    bought::Bought,
     commit::Commit,
     deadline::timeout_unless_overslept,
     events::RenewalReason,
-    ledger::Bought,
+    ledger::Round,
+    session::Session,
     single_flight::Busy,
     state::State,
-    store_session::{Session, SourceStore},
+    store_session::SourceStore,
 };
 use crate::{
     clock::Now,
@@ -111,11 +113,15 @@ impl Attempt {
             arrived: arrived.clone(),
             _busy: busy,
         };
+        let late = grant.clone();
         let task = tokio::spawn(async move {
             let state = run.caller.state.clone();
-            if let Some(reply) = state.linger(run.finish(call)).await {
-                // Nobody may be left to hear it.
-                let _ = report.send(reply);
+            if let Some(reply) = state.linger(run.finish(call)).await
+                && let Err(Reply::Outcome(outcome @ Outcome::Refused(_))) = report.send(reply)
+            {
+                // Nobody is left to hear it, and it is true all the same.
+                let (mut round, now) = (Round::default(), state.now());
+                state.ledger().apply(&late, &outcome, &mut round, now);
             }
         });
         Self {

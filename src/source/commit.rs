@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
+    bought::Bought,
     events::{GrantType, RenewalReason},
-    ledger::Bought,
     saver::save_later,
     snapshot::{BoughtPair, Settled, Snapshot, new_family},
     state::{NewToken, State},

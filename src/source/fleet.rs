@@ -11,10 +11,11 @@ use super::{
     events::RenewalReason,
     failure::{Failure, LOOK_AGAIN},
     policy,
+    session::Session,
     snapshot::{Settled, Snapshot},
     spent_seeds,
     state::State,
-    store_session::{Opened, Opening, Session, SourceStore, Verdict},
+    store_session::{Opened, Opening, SourceStore, Verdict},
 };
 use crate::{
     clock::Deadline,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{cool_down::FORGET_OUTAGE, failure::Failure, snapshot::Snapshot};
+use super::{bought::Bought, cool_down::FORGET_OUTAGE, failure::Failure, snapshot::Snapshot};
 use crate::{
     clock::{Deadline, Now},
     credentials::{ApiKey, Credentials, GrantPreference, RefreshToken},
@@ -70,22 +70,6 @@ pub(super) struct Round {
     store_failed: Option<Error>,
 }
 
-/// What a response was bought with.
-#[derive(Clone, Debug)]
-pub(super) struct Bought {
-    grant: Grant,
-    /// The API key that was held then, whatever was presented.
-    api_key: Option<ApiKey>,
-    edition: u64,
-    /// Whose pair it brings.
-    owner: Option<Fingerprint>,
-    /// The token in use at that time.
-    generation: u64,
-    /// The pair that was held at that time, and the one that was stored.
-    version: Option<Version>,
-    base: Option<Version>,
-}
-
 impl Round {
     pub(super) fn new(edition: u64) -> Self {
         Self {
@@ -111,28 +95,6 @@ impl Round {
     /// The store can't be used from here on.
     pub(super) fn store_failed(&mut self, error: Error) {
         self.store_failed = Some(error);
-    }
-}
-
-impl Bought {
-    pub(super) fn grant(&self) -> &Grant {
-        &self.grant
-    }
-
-    pub(super) fn api_key(&self) -> Option<&ApiKey> {
-        self.api_key.as_ref()
-    }
-
-    pub(super) fn owner(&self) -> Option<&Fingerprint> {
-        self.owner.as_ref()
-    }
-
-    pub(super) fn version(&self) -> Option<Version> {
-        self.version
-    }
-
-    pub(super) fn base(&self) -> Option<Version> {
-        self.base
     }
 }
 
@@ -322,15 +284,11 @@ impl Ledger {
             Grant::ApiKey(key) => Some(Fingerprint::of(key.expose())),
             Grant::RefreshToken(_) => self.owner.clone(),
         };
-        Some(Bought {
-            grant: grant.clone(),
-            api_key: self.api_key.clone(),
-            edition: self.edition,
-            owner,
-            generation,
-            version: self.version,
-            base,
-        })
+        let (grant, api_key) = (grant.clone(), self.api_key.clone());
+        let (edition, version) = (self.edition, self.version);
+        Some(Bought::new(
+            grant, api_key, owner, edition, generation, version, base,
+        ))
     }
 
     /// The refresh token is marked in the store, which holds it under this version.
@@ -397,14 +355,14 @@ impl Ledger {
         generation: u64,
         saved: Option<(Version, bool)>,
     ) -> bool {
-        let is_login = matches!(bought.grant, Grant::ApiKey(_));
+        let is_login = bought.is_login();
         if !self.is_newest(bought, generation) {
             return false;
         }
         self.failing_until = None;
         self.pair_of = generation + 1;
-        self.owner = bought.owner.clone();
-        if matches!(bought.grant, Grant::RefreshToken(_)) {
+        self.owner = bought.owner().cloned();
+        if !is_login {
             self.refused_in_a_row = 0;
         } else {
             self.key_refused_until = None;
@@ -431,8 +389,8 @@ impl Ledger {
     ) -> bool {
         let is_kept = self.is_newest(bought, generation);
         if is_kept {
-            self.put(Some(token), matches!(bought.grant, Grant::ApiKey(_)));
-            self.owner = bought.owner.clone();
+            self.put(Some(token), bought.is_login());
+            self.owner = bought.owner().cloned();
         }
         is_kept
     }
@@ -440,14 +398,14 @@ impl Ledger {
     /// Whether nothing newer came since this was bought, and its credentials were not replaced. `generation` is the one
     /// in use now.
     fn is_newest(&self, bought: &Bought, generation: u64) -> bool {
-        let is_refresh = matches!(bought.grant, Grant::RefreshToken(_));
+        let is_refresh = !bought.is_login();
         // A token that was refused is forgotten, not replaced: the refusal was of its second presentation.
         let was_forgotten =
-            is_refresh && self.refresh_token.is_none() && generation == bought.generation;
-        let has = self.has(&bought.grant);
+            is_refresh && self.refresh_token.is_none() && generation == bought.generation();
+        let has = self.has(bought.grant());
         // A refresh token that was given again is not replaced either.
         let is_given_again = has && is_refresh && !self.has_store;
-        is_given_again || self.edition == bought.edition && (has || was_forgotten)
+        is_given_again || self.edition == bought.edition() && (has || was_forgotten)
     }
 
     /// What we hold is in the store now, under this version.

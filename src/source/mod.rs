@@ -12,7 +12,10 @@
 //! | `current` | the token that requests use; the one owner of generations |
 //! | `rejections` | which 401s are worth a renewal |
 //! | `snapshot` | what is stored, and which pair goes before which |
-//! | `store_session` | the store under its lock, and the pair that could not be saved |
+//! | `session` | the store under its lock |
+//! | `store_session` | the store of a source, and the pair that could not be saved |
+//! | `spent_seeds` | which given refresh tokens are spent |
+//! | `bought` | what a response was bought with |
 //! | `failure` | why a renewal ends without a token |
 //! | `ledger` | which credential comes next; the one home of the refresh token |
 //! | `awaited` | the one response that nobody waits for any more |
@@ -29,6 +32,7 @@
 mod acquire;
 mod attempt;
 mod awaited;
+mod bought;
 mod commit;
 mod cool_down;
 mod current;
@@ -42,6 +46,7 @@ mod policy;
 mod rejections;
 mod renewal;
 mod saver;
+mod session;
 mod single_flight;
 mod snapshot;
 mod spent_seeds;

@@ -6,10 +6,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{self, Instant};
 
 use super::{
+    session::MARK_GRACE,
     single_flight::Busy,
     snapshot::BoughtPair,
     state::{Phase, State},
-    store_session::{MARK_GRACE, NotSaved, SourceStore},
+    store_session::{NotSaved, SourceStore},
 };
 
 /// Between two tries: from the first to the longest.

@@ -161,8 +161,11 @@ impl Snapshot {
         seed.filter(|_| self.version().revision == 0)
     }
 
-    /// Forgets a pair that was refused. Its number stays.
+    /// Forgets a pair that was refused. Its number stays, but for that of a seed: what was refused is not nothing, and nobody
+    /// writes an older pair over it.
     pub(super) fn forget_tokens(&mut self) {
+        let revision = &mut self.header.version.revision;
+        *revision = (*revision).max(1);
         self.tokens.access_token = None;
         self.tokens.refresh_token = None;
         self.header.mark = None;
@@ -227,5 +230,23 @@ pub(super) fn new_family(revision: u64) -> Version {
     Version {
         family: random::number().max(1),
         revision,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g25_nothing_is_written_over_a_seed_that_was_refused() {
+        let older = Version {
+            family: 7,
+            revision: 3,
+        };
+        assert!(Snapshot::nothing().is_behind(older));
+        let mut stored = Snapshot::planted("test-only-seed".into());
+        assert!(!stored.is_behind(older), "the seed is another family");
+        stored.forget_tokens();
+        assert!(!stored.is_behind(older), "and stays one when it is refused");
     }
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::time::{self, Instant};
 
 use super::{
+    session::{bounded, unlock},
     snapshot::new_family,
-    store_session::{SourceStore, bounded, unlock},
+    store_session::SourceStore,
 };
 use crate::{
     credentials::RefreshToken,

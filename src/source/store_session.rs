@@ -1,22 +1,22 @@
-//! A source's part in its store: the session under the store's lock, and the pair that could not be saved (guarantees
-//! G21 and G24).
+//! The store of a source: opening it, saving, and the pair that could not be saved (guarantees G21 and G24).
 
 use std::{
     fmt,
-    panic::AssertUnwindSafe,
     sync::{Arc, Once},
     time::Duration,
 };
 
-use futures::{FutureExt, future::BoxFuture};
 use tokio::{
     sync::{Mutex, MutexGuard},
     time::{self, Instant},
 };
 
-use super::snapshot::{BoughtPair, Snapshot};
+use super::{
+    session::{Seen, Session, bounded, quarantine, unlock},
+    snapshot::{BoughtPair, Snapshot},
+};
 use crate::{
-    credentials::{ApiKey, RefreshToken},
+    credentials::ApiKey,
     error::{Error, ErrorKind},
     store::{Fingerprint, StoreKey, StoreLock, Stored, StoredTokens, TokenStore, TryLock, Version},
 };
@@ -28,17 +28,8 @@ const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::f
 /// The lock itself is asked for once in so many looks: it is news only if its holder has failed or died.
 const LOOKS_PER_TRY: u32 = 4;
 
-/// After a mark the token has to be on its way within this time, or the lock is proven again.
-const MARK_HOLDS: Duration = Duration::from_secs(1);
-
-/// What a mark allows on top of the time for which the call's response is read under the lock.
-pub(super) const MARK_GRACE: Duration = Duration::from_secs(5);
-
 /// No stored cool-down or mark is longer than this, whatever a clock says.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-
-/// The longest that one operation of a store may take.
-const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest wait for another task of this process that is at work on the store. Its runtime may not be polled.
 const SESSION_WAIT: Duration = Duration::from_secs(5);
@@ -55,23 +46,12 @@ pub(crate) struct SourceStore {
     seen: Seen,
 }
 
-/// What was stored at the last look, or save.
-#[derive(Clone, Debug, Default)]
-struct Seen(Arc<std::sync::Mutex<Option<Version>>>);
-
 /// The pair that is in use and could not be saved.
 #[derive(Debug, Default)]
 struct Unsaved {
     pair: Option<BoughtPair>,
     /// A task goes on trying to save it.
     is_served: bool,
-}
-
-/// The store under its lock.
-pub(super) struct Session {
-    lock: Box<dyn StoreLock>,
-    snapshot: Option<Snapshot>,
-    seen: Seen,
 }
 
 /// Who opens a store, and for how long it waits.
@@ -152,7 +132,7 @@ impl SourceStore {
     /// acknowledgement was lost.
     pub(super) async fn refresh(&self, session: &mut Session, key: Option<&ApiKey>) {
         if let Ok(Some(stored)) = self.look(key).await {
-            session.snapshot = Some(stored);
+            session.refresh(stored);
         }
     }
 
@@ -229,7 +209,7 @@ impl SourceStore {
 
     /// What was stored as far as this source knows.
     pub(super) fn seen(&self) -> Option<Version> {
-        *lock(&self.seen.0)
+        self.seen.get()
     }
 
     /// Takes the lock, or finds that it need not: `judge` looks at what others save in the meantime.
@@ -300,12 +280,8 @@ impl SourceStore {
         let opened = match looked {
             Ok(snapshot) => match judge(snapshot.as_ref()) {
                 Verdict::Lock { .. } => {
-                    let seen = self.seen.clone();
-                    return Ok(Some(Opened::Locked(Session {
-                        lock,
-                        snapshot,
-                        seen,
-                    })));
+                    let session = Session::new(lock, snapshot, self.seen.clone());
+                    return Ok(Some(Opened::Locked(session)));
                 }
                 Verdict::Enough(done) => Ok(Some(Opened::Enough(done))),
                 Verdict::Wait(_) => Ok(None),
@@ -344,7 +320,7 @@ impl SourceStore {
             // Under our own lock only we save. A login does not give way to what it overtakes: a late response, perhaps
             // of credentials that were replaced.
             let gives_way = |stored: &Snapshot| !pair.is_login() && pair.gives_way_to(stored);
-            if session.snapshot.as_ref().is_some_and(gives_way) {
+            if session.snapshot().is_some_and(gives_way) {
                 return Err(NotSaved::MovedOn);
             }
             let result = session.save(pair.snapshot().clone()).await;
@@ -429,123 +405,10 @@ impl SourceStore {
     }
 }
 
-impl Seen {
-    fn set(&self, version: Option<Version>) {
-        *lock(&self.0) = version;
-    }
-}
-
 impl Opening<'_> {
     fn replaces(&self, error: &Error) -> bool {
         self.replaces_damaged && error.kind() == ErrorKind::StoreCorrupt
     }
-}
-
-impl Session {
-    pub(super) fn snapshot(&self) -> Option<&Snapshot> {
-        self.snapshot.as_ref()
-    }
-
-    pub(super) fn version(&self) -> Option<Version> {
-        self.snapshot.as_ref().map(Snapshot::version)
-    }
-
-    pub(super) fn marks(&self) -> u32 {
-        self.snapshot.as_ref().map_or(0, Snapshot::marks)
-    }
-
-    /// Takes up a given refresh token.
-    pub(super) async fn plant(&mut self, seed: RefreshToken) -> Result<(), Error> {
-        self.save(Snapshot::planted(seed)).await
-    }
-
-    /// Notes that a refresh token is about to be presented, and that its response is read for `reads_for`. Returns when
-    /// that has only just been made sure.
-    pub(super) async fn mark(&mut self, reads_for: Duration) -> Result<(), Error> {
-        let mut snapshot = self.snapshot.clone().unwrap_or_else(Snapshot::nothing);
-        let count = self.marks().saturating_add(1);
-        for _ in 0..3 {
-            let begun = Instant::now();
-            snapshot.mark(count, reads_for + MARK_GRACE);
-            self.save(snapshot.clone()).await?;
-            if begun.elapsed() < MARK_HOLDS {
-                return Ok(());
-            }
-        }
-        Err(Error::new(
-            ErrorKind::StoreUnavailable,
-            "the store is too slow to guard a refresh token",
-        ))
-    }
-
-    /// The response is read for `rest` longer than the mark says.
-    pub(super) async fn extend_mark(&mut self, rest: Duration) -> Result<(), Error> {
-        let count = self.marks();
-        self.change(|snapshot| snapshot.mark(count, rest + MARK_GRACE))
-            .await
-    }
-
-    /// Changes what is stored, if anything is.
-    pub(super) async fn change(&mut self, change: impl FnOnce(&mut Snapshot)) -> Result<(), Error> {
-        let Some(mut snapshot) = self.snapshot.clone() else {
-            return Ok(());
-        };
-        change(&mut snapshot);
-        self.save(snapshot).await
-    }
-
-    /// Keeps everybody from calling for a while.
-    pub(super) async fn pause(&mut self, wait: Duration, was_asked: bool) -> Result<(), Error> {
-        let mut snapshot = self.snapshot.clone().unwrap_or_else(Snapshot::nothing);
-        snapshot.pause(wait, was_asked);
-        self.save(snapshot).await
-    }
-
-    /// Replaces what is stored, if nothing else was stored since this session saw it.
-    pub(super) async fn save(&mut self, snapshot: Snapshot) -> Result<(), Error> {
-        let expected = self.version();
-        let saved = bounded(|| self.lock.save(expected, snapshot.close())).await;
-        match saved {
-            // Spoilt since this session looked, and under its lock: nothing is lost that it does not know.
-            Err(error) if error.kind() == ErrorKind::StoreCorrupt => {
-                quarantine(&mut *self.lock, &error).await?;
-                bounded(|| self.lock.save(None, snapshot.close())).await?;
-            }
-            saved => saved?,
-        }
-        self.seen.set(Some(snapshot.version()));
-        self.snapshot = Some(snapshot);
-        Ok(())
-    }
-
-    pub(super) async fn close(self) {
-        unlock(self.lock).await;
-    }
-}
-
-/// Stores bound their own waits and don't panic; one that does otherwise must not cost a pair that was granted.
-pub(super) async fn bounded<'a, T>(
-    work: impl FnOnce() -> BoxFuture<'a, Result<T, Error>>,
-) -> Result<T, Error> {
-    let work = AssertUnwindSafe(async { work().await }).catch_unwind();
-    match time::timeout(STORE_TIMEOUT, work).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_payload)) => Err(Error::new(ErrorKind::Panicked, "the token store panicked")),
-        Err(_) => {
-            let message = format!("the token store did not answer within {STORE_TIMEOUT:?}");
-            Err(Error::new(ErrorKind::StoreUnavailable, message))
-        }
-    }
-}
-
-async fn quarantine(lock: &mut dyn StoreLock, error: &Error) -> Result<(), Error> {
-    tracing::warn!(%error, "the stored record is quarantined, and replaced");
-    bounded(|| lock.quarantine()).await
-}
-
-pub(super) async fn unlock(lock: Box<dyn StoreLock>) {
-    // A lock that can't be freed ends with its process or lease.
-    let _ = bounded(|| lock.unlock().map(Ok).boxed()).await;
 }
 
 fn is_held(holder: Option<String>) -> Error {

@@ -200,3 +200,36 @@ async fn g11_a_shed_call_was_never_sent() {
     sleep(Duration::from_secs(30)).await;
     client.source::<Body>().token().await.expect("a free slot");
 }
+
+#[tokio::test(start_paused = true)]
+async fn g11_a_late_refusal_is_a_refusal() {
+    let (api, clock) = paused();
+    let token = api.mint_pair().1;
+    let layer = ApiVideoAuthLayer::builder()
+        .base_url(api.url())
+        .refresh_token(token.as_str())
+        .clock(clock)
+        .build()
+        .unwrap();
+    let source = client(&layer, &api).source::<Body>();
+    api.revoke_refresh_tokens();
+    // Of two presentations the second hangs for longer, and the first is refused after the wait for it has ended.
+    let refused = Fault::problem(400, "authentication-invalid-refresh-token");
+    let gate = api.gate(GatePoint::BeforeCommit);
+    let first = {
+        let source = source.clone();
+        tokio::spawn(async move { source.token().await })
+    };
+    gate.reached(1).await;
+    sleep(seconds(31.0)).await;
+    let _ = first.await.unwrap();
+    assert_eq!(api.presentations(&token), 2);
+    api.fault(refused.always());
+    gate.open();
+    settle().await;
+    let calls = api.counts().token_calls;
+    sleep(seconds(40.0)).await;
+    let error = source.token().await.expect_err("it is known to be refused");
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert_eq!(api.counts().token_calls, calls, "without a call");
+}
