@@ -16,8 +16,7 @@ use keyring_core::Error as KeyringError;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
-    EncryptionKey, FileStore, StoreKey, Stored, TokenStore, TryLock, blocking::Turn,
-    encrypted::Cipher,
+    EncryptionKey, FileStore, StoreKey, Stored, TokenStore, TryLock, blocking::Turn, cipher::Cipher,
 };
 use crate::error::{Error, ErrorKind};
 
