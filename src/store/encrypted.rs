@@ -29,15 +29,16 @@ use crate::error::Error;
 /// # What protects what
 ///
 /// Anyone who reads the inner store sees no token, only the [`Header`](super::Header): how often a pair was renewed, and
-/// when it expires. Anyone who writes to it can't make a pair, nor move one to another account, API or [`Version`]: what
-/// was not encrypted with this key for this place is [`ErrorKind::StoreUnreadable`]. It is never taken for damage, never
-/// put into quarantine and never written over. The wrong key is the same error.
+/// when it expires. Anyone who writes to it can't make a pair, nor move one to another account, API or
+/// [`Version`](super::Version): what was not encrypted with this key for this place is
+/// [`StoreUnreadable`](crate::ErrorKind::StoreUnreadable). It is never taken for damage, never put into quarantine and never
+/// written over. The wrong key is the same error.
 ///
 /// Anyone who writes to the inner store can do four things:
 ///
 /// - Remove a pair, or mark it as spent or expired. That costs a login, or keeps callers waiting.
 /// - Put an older pair back. A process that holds a newer pair of the same family refuses it, and writes its own back:
-///   see [`Version`]. A process that has just started can't know, and takes an older pair for the newest.
+///   see [`Version`](super::Version). A process that has just started can't know, and takes an older pair for the newest.
 /// - Put a pair of an earlier login back. It is of another family, and between families the store decides.
 /// - Add or remove the note that a [seed](super#seeds) is spent. It is not encrypted: a fingerprint tells nothing of the seed,
 ///   and who can remove the note can remove the pair.
