@@ -34,9 +34,45 @@
 //! token of the first one, and the retries are over before a 401 is cured.
 //!
 //! reqwest follows redirects below all middleware and strips `Authorization` when they lead to another host.
+//!
+//! # Tower
+//!
+//! [`ReqwestClient`] makes a Tower service of a client, with or without middleware: for uploads, for upload tokens, and to stand
+//! under any layer.
+//!
+//! ```
+//! use apivideo_auth::{
+//!     ApiVideoAuthLayer, ApiVideoAuthMiddleware, UploadTokenLayer, UploadTokens,
+//!     reqwest_adaptor::ReqwestClient,
+//!     testing::FakeApi,
+//!     upload_token::{Source, UploadOptions, upload},
+//! };
+//! use tower::Layer;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let api = FakeApi::start().await?;
+//! let layer = ApiVideoAuthLayer::builder().base_url(api.url()).api_key(api.api_key()).build()?;
+//! let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
+//!     .with(ApiVideoAuthMiddleware::new(&layer, reqwest::Client::builder())?)
+//!     .build();
+//! // Leave `base_url` out for production.
+//! let account = ReqwestClient::new(client).base_url(&api.url())?;
+//! let token = UploadTokens::<_, reqwest::Body>::new(account).create(None).await?;
+//!
+//! let delegated = UploadTokenLayer::builder(token.token().clone()).base_url(api.url()).build()?;
+//! let client = delegated.layer(ReqwestClient::new(reqwest::Client::new()));
+//! upload(client, Source::new(&b"a film"[..]), UploadOptions::new()).await?;
+//! # layer.shutdown(std::time::Duration::from_secs(5)).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! An upload's chunks are streams, which `reqwest-retry` refuses to send: use a client without it. `upload` repeats
+//! them itself, by its own rules. Our errors come without a wrapping, unless a middleware has put one around them.
 
 use std::{
-    fmt,
+    fmt, mem,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -46,17 +82,18 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use http::{Extensions, HeaderValue, StatusCode, header};
 use reqwest::{Request, Response};
-use reqwest_middleware::{Middleware, Next};
-use tower::Service;
+use reqwest_middleware::{ClientWithMiddleware, Middleware, Next};
+use tower::{BoxError, Service};
 
 use crate::{
     admission::{MinLifetime, has_own, is_for},
+    credentials::Environment,
     endpoint::{HttpEndpoint, TokenEndpoint},
     error::{Error, ErrorKind},
     middleware::ApiVideoAuthLayer,
     origin::Origin,
     origin_headers::add_application,
-    response::drain,
+    response::{drain, never_sent, quotes},
     source::{RenewalReason, TokenSource, Tokens},
 };
 
@@ -70,7 +107,7 @@ pub struct ApiVideoAuthMiddleware {
     origins: Arc<[Origin]>,
     application: Option<HeaderValue>,
     replay_limit: usize,
-    calls: reqwest::Client,
+    calls: ReqwestClient,
 }
 
 impl ApiVideoAuthMiddleware {
@@ -103,7 +140,7 @@ impl ApiVideoAuthMiddleware {
             origins,
             application: shared.application.clone(),
             replay_limit: shared.replay_limit,
-            calls,
+            calls: ReqwestClient::new(calls),
         })
     }
 
@@ -114,7 +151,7 @@ impl ApiVideoAuthMiddleware {
     }
 
     fn endpoint(&self) -> Box<dyn TokenEndpoint> {
-        Box::new(HttpEndpoint::new(Calls(self.calls.clone())))
+        Box::new(HttpEndpoint::<_, reqwest::Body>::new(self.calls.clone()))
     }
 
     /// Whether the request gets a token.
@@ -217,21 +254,93 @@ fn ours(error: Error) -> reqwest_middleware::Error {
     reqwest_middleware::Error::middleware(error)
 }
 
-/// A reqwest client as a service for token calls.
-#[derive(Clone)]
-struct Calls(reqwest::Client);
+/// A reqwest client as a Tower service for [`http::Request`]s: for [`UploadTokens`], [`upload`] and
+/// [`UploadTokenLayer`], or under any other layer. See the [module docs](self#tower).
+///
+/// It takes a [`reqwest::Client`] or a [`ClientWithMiddleware`], whose middleware sees the request's extensions. Bodies are all
+/// that [`reqwest::Body`] can be made of. The errors are ours, as they come from [`ApiVideoAuthMiddleware`], or the client's,
+/// without the URL, which may have a token in it. Clones share the client.
+///
+/// [`UploadTokens`]: crate::upload_token::UploadTokens
+/// [`upload`]: crate::upload_token::upload()
+/// [`UploadTokenLayer`]: crate::upload_token::UploadTokenLayer
+#[derive(Clone, Debug)]
+pub struct ReqwestClient {
+    client: ClientWithMiddleware,
+    origin: Origin,
+}
 
-impl Service<http::Request<reqwest::Body>> for Calls {
+impl ReqwestClient {
+    /// Over a client for production: that is where a request goes whose URI is only a path.
+    #[expect(clippy::missing_panics_doc, reason = "production is an origin")]
+    pub fn new(client: impl Into<ClientWithMiddleware>) -> Self {
+        let production = Environment::default().base_url();
+        Self {
+            client: client.into(),
+            origin: Origin::parse(production, false).expect("a constant that is an origin"),
+        }
+    }
+
+    /// Where a request goes whose URI is only a path. It is no permission for tokens: their layers and middleware have their
+    /// own.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] if it is not an origin, which is scheme, host and port.
+    pub fn base_url(self, origin: &str) -> Result<Self, Error> {
+        let origin = Origin::parse(origin, true)?;
+        Ok(Self { origin, ..self })
+    }
+}
+
+impl<B: Into<reqwest::Body>> Service<http::Request<B>> for ReqwestClient {
     type Response = http::Response<reqwest::Body>;
-    type Error = reqwest::Error;
-    type Future = BoxFuture<'static, Result<Self::Response, reqwest::Error>>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), reqwest::Error>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<reqwest::Body>) -> Self::Future {
-        let client = self.0.clone();
-        Box::pin(async move { Ok(client.execute(Request::try_from(request)?).await?.into()) })
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+        self.origin.complete(&mut request);
+        let mut extensions = mem::take(request.extensions_mut());
+        let path = request.uri().path_and_query().map(ToString::to_string);
+        let (request, client) = (Request::try_from(request), self.client.clone());
+        Box::pin(async move {
+            let sent = match request {
+                Ok(request) => {
+                    client
+                        .execute_with_extensions(request, &mut extensions)
+                        .await
+                }
+                Err(error) => Err(error.into()),
+            };
+            let response = sent.map_err(|error| without_path(error, path.as_deref()))?;
+            Ok(response.into())
+        })
+    }
+}
+
+/// Ours as it is, and another's without the path of the request, in which an upload token may be.
+fn without_path(error: reqwest_middleware::Error, path: Option<&str>) -> BoxError {
+    use reqwest_middleware::Error as Sent;
+    let error: BoxError = match error {
+        Sent::Reqwest(error) => error.without_url().into(),
+        Sent::Middleware(error) => match error.downcast::<Error>() {
+            Ok(ours) => return ours.into(),
+            Err(other) => other.into(),
+        },
+    };
+    match path {
+        Some(path) if path != "/" && quotes(&*error, path) => {
+            let (kind, message) = match never_sent(&*error) {
+                true => (ErrorKind::Unavailable, "the API could not be reached"),
+                false => (ErrorKind::Ambiguous, "the call broke off"),
+            };
+            let message = format!("{message}; the error is left out, for it quotes the URL");
+            Error::new(kind, message).into()
+        }
+        _ => error,
     }
 }

@@ -159,6 +159,11 @@ pub(crate) fn never_sent(error: &(dyn StdError + 'static)) -> bool {
             // What `LoadShed` answers instead of waiting for readiness.
             return true;
         }
+        // It leaves the error that it stands for out of the chain.
+        #[cfg(feature = "reqwest-middleware")]
+        if let Some(reqwest_middleware::Error::Reqwest(error)) = error.downcast_ref() {
+            return error.is_connect();
+        }
         // An unreachable host is no proof: an established connection may end so, after the request was sent.
         let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
         if error.downcast_ref().is_some_and(is_refused) {

@@ -137,6 +137,11 @@
 //! file, and it was created after the upload [began](Unfinished::started_at). If it is there, go on
 //! [with its id](Unfinished::with_video_id). If it is not, upload anew.
 //!
+//! # With reqwest
+//!
+//! `reqwest_adaptor::ReqwestClient` (feature `reqwest-middleware`) makes a Tower service of a `reqwest::Client` or a
+//! `ClientWithMiddleware`, and all of this page holds for it. Leave a retry middleware out of that client.
+//!
 //! # Memory
 //!
 //! Each of the chunks on their way is in memory once, with its form around it, and its memory serves the next chunk. One

@@ -2,6 +2,7 @@
 
 mod failures;
 mod repeated;
+mod reqwest;
 mod resumed;
 mod sent;
 
