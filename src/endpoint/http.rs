@@ -4,7 +4,7 @@
 //! it may be repeated, redirected or answered by something on the way. What can be told below is
 //! told by [`TokenCall`]; the rest is read from statuses and errors with suspicion.
 
-use std::{error::Error as StdError, fmt, future::poll_fn, marker::PhantomData, sync::Arc};
+use std::{error::Error as StdError, fmt, future::poll_fn, sync::Arc};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -94,27 +94,30 @@ impl EndpointConfig {
     }
 }
 
-/// A service that makes token calls with bodies of type `B`. `fn(B)` keeps it `Send` whatever `B`
-/// is.
+/// A service that makes token calls with bodies of type `B`.
 pub(crate) struct HttpEndpoint<S, B> {
     service: S,
-    body: PhantomData<fn(B)>,
+    make_body: fn(Bytes) -> B,
 }
 
 impl<S, B> HttpEndpoint<S, B> {
     /// Over a service that need not be ready: each call polls a clone of it.
-    pub(crate) fn new(service: S) -> Self {
-        Self {
-            service,
-            body: PhantomData,
-        }
+    pub(crate) fn new(service: S) -> Self
+    where
+        B: From<Bytes>,
+    {
+        Self::with(service, B::from)
+    }
+
+    pub(super) fn with(service: S, make_body: fn(Bytes) -> B) -> Self {
+        Self { service, make_body }
     }
 }
 
 impl<S, B> TokenEndpoint for HttpEndpoint<S, B>
 where
     S: HttpService<B, ResponseBody: ResponseBody>,
-    B: From<Bytes> + Send + 'static,
+    B: Send + 'static,
 {
     fn call(
         &self,
@@ -124,10 +127,10 @@ where
     ) -> BoxFuture<'static, Outcome> {
         let (never_sent_by_user, clock) = (config.never_sent.clone(), config.clock.clone());
         let (request, grant) = (config.request(grant), grant.clone());
-        let mut service = self.service.clone();
+        let (mut service, make_body) = (self.service.clone(), self.make_body);
         Box::pin(async move {
             let request = match request {
-                Ok(request) => request.map(B::from),
+                Ok(request) => request.map(make_body),
                 Err(error) => {
                     let message = "the token call could not be built";
                     return Outcome::Misunderstood(Error::with_source(
@@ -184,6 +187,6 @@ where
     }
 
     fn boxed_clone(&self) -> Box<dyn TokenEndpoint> {
-        Box::new(Self::new(self.service.clone()))
+        Box::new(Self::with(self.service.clone(), self.make_body))
     }
 }

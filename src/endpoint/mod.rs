@@ -25,10 +25,13 @@ mod http;
 mod transport;
 mod wire;
 
-pub(crate) use self::http::{EndpointConfig, HttpEndpoint, NeverSent};
 pub use self::{
     http::TokenCall,
-    transport::{SameService, SeparateService, Transport},
+    transport::{BodyFrom, SameService, SeparateService, Transport},
+};
+pub(crate) use self::{
+    http::{EndpointConfig, HttpEndpoint, NeverSent},
+    transport::MakeBody,
 };
 
 /// Makes token calls.

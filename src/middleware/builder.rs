@@ -3,12 +3,13 @@
 use std::{error::Error as StdError, fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use http_body::Body;
 
 use super::{ApiVideoAuthLayer, NoReplay, token_cache::Shared};
 use crate::{
     clock::{Clock, SystemClock},
     credentials::{ApiKey, Credentials, Environment, GrantPreference, RefreshToken},
-    endpoint::{EndpointConfig, NeverSent, SameService, SeparateService},
+    endpoint::{BodyFrom, EndpointConfig, NeverSent, SameService, SeparateService},
     error::{Error, ErrorKind},
     http_service::{HttpService, ResponseBody},
     origin::Origin,
@@ -73,6 +74,9 @@ struct Options {
     store: Option<Arc<dyn TokenStore>>,
     account: String,
     replace_foreign_pair: bool,
+    has_token_service: bool,
+    /// Of bytes, `body_from` makes an empty body.
+    loses_bytes: bool,
 }
 
 impl<P> ApiVideoAuthLayerBuilder<SameService, P> {
@@ -93,6 +97,8 @@ impl<P> ApiVideoAuthLayerBuilder<SameService, P> {
             store: None,
             account: "default".to_owned(),
             replace_foreign_pair: false,
+            has_token_service: false,
+            loses_bytes: false,
         };
         Self {
             options,
@@ -105,20 +111,23 @@ impl<P> ApiVideoAuthLayerBuilder<SameService, P> {
     ///
     /// It is the way when
     ///
-    /// - the wrapped service's body type is not `From<Bytes>`, as with `BoxBody`;
+    /// - the wrapped service can't carry a token call, since its bodies are always empty (`Empty<Bytes>`);
     /// - a layer below repeats requests, follows redirects or times out: each of them can lose a refresh token;
     /// - token calls must not queue behind API requests, or the other way round.
     ///
-    /// `service` may take any body type that is `From<Bytes>`. It changes the first type parameter of the layer; with it,
-    /// [`ApiVideoAuthLayer::source`] needs no client.
+    /// `service` may take any body type that is `From<Bytes>`, whatever that of requests is. Requests that are to be sent
+    /// again after a 401 need `From<Bytes>` or [`body_from`](Self::body_from), which is called after this. It changes the
+    /// first type parameter of the layer; with it, [`ApiVideoAuthLayer::source`] needs no client.
     pub fn token_service<S, B>(self, service: S) -> ApiVideoAuthLayerBuilder<SeparateService, P>
     where
         S: HttpService<B, ResponseBody: ResponseBody>,
         B: From<Bytes> + Send + 'static,
     {
         let transport = SeparateService::new(service);
+        let mut options = self.options;
+        options.has_token_service = true;
         ApiVideoAuthLayerBuilder {
-            options: self.options,
+            options,
             transport,
             replay: PhantomData,
         }
@@ -272,6 +281,45 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         self
     }
 
+    /// Says how a body is made of bytes, for a body type that is not `From<Bytes>`, such as `BoxBody`. It is used for token
+    /// calls and for requests that are sent again after a 401. `make` captures nothing.
+    ///
+    /// It changes the first type parameter of the layer: a client is an `ApiVideoAuth<S, BodyFrom<B>>`. With a
+    /// [token service](ApiVideoAuthLayerBuilder::token_service), call that first. See the [table of
+    /// bodies](crate::middleware#bodies).
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    ///
+    /// use apivideo_auth::{ApiVideoAuth, ApiVideoAuthLayer, middleware::BodyFrom};
+    /// use bytes::Bytes;
+    /// use http_body_util::{BodyExt, Full, combinators::BoxBody};
+    /// use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
+    /// use tower::Layer;
+    ///
+    /// type Body = BoxBody<Bytes, Infallible>;
+    ///
+    /// let layer = ApiVideoAuthLayer::builder()
+    ///     .body_from(|bytes: Bytes| -> Body { Full::new(bytes).boxed() })
+    ///     .build()?;
+    /// let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
+    /// let client: ApiVideoAuth<Client<HttpConnector, Body>, BodyFrom<Body>> = layer.layer(client);
+    /// # Ok::<(), apivideo_auth::Error>(())
+    /// ```
+    pub fn body_from<B: Body>(
+        self,
+        make: fn(Bytes) -> B,
+    ) -> ApiVideoAuthLayerBuilder<BodyFrom<B, T>, P> {
+        let mut options = self.options;
+        let size = make(Bytes::from_static(b"{}")).size_hint();
+        options.loses_bytes = size.exact() == Some(0);
+        ApiVideoAuthLayerBuilder {
+            options,
+            transport: BodyFrom::new(make, self.transport),
+            replay: PhantomData,
+        }
+    }
+
     /// No request is kept or read ahead: a 401 passes through, and its token is replaced for the next request. With a
     /// [token service](ApiVideoAuthLayerBuilder::token_service) the request's body may then be of any type that is
     /// `Send + 'static`.
@@ -297,6 +345,12 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
             origins.push(Origin::parse(allowed, options.allow_http)?);
         }
         options.credentials.check()?;
+        if options.loses_bytes && !options.has_token_service {
+            return Err(configuration(
+                "`body_from` makes an empty body, which can carry no token call; use `Full<Bytes>`, whose default is empty, \
+                 or give `token_service` a client that takes it",
+            ));
+        }
         let (call, renewal) = (options.call_timeout, options.renewal_timeout);
         for (name, timeout) in [("call_timeout", call), ("renewal_timeout", renewal)] {
             if timeout.is_zero() || timeout > LONGEST_TIMEOUT {

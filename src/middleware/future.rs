@@ -24,10 +24,10 @@ pin_project! {
     pub struct ResponseFuture<S, B, T, P>
     where
         S: HttpService<B>,
-        P: ReplayPolicy<B, S::ResponseBody>,
+        P: ReplayPolicy<B, S::ResponseBody, T>,
     {
         #[pin]
-        state: State<S::Future, S::ResponseBody, T, <P as sealed::ReplayPolicy<B, S::ResponseBody>>::Retry<S>>,
+        state: State<S::Future, S::ResponseBody, T, <P as sealed::ReplayPolicy<B, S::ResponseBody, T>>::Retry<S>>,
     }
 }
 
@@ -56,13 +56,13 @@ pub(super) struct Attempt<T, Y> {
 /// What a request that had to wait becomes.
 pub(super) type Sending<S, B, T, P> = (
     <S as Service<Request<B>>>::Future,
-    Attempt<T, <P as sealed::ReplayPolicy<B, <S as HttpService<B>>::ResponseBody>>::Retry<S>>,
+    Attempt<T, <P as sealed::ReplayPolicy<B, <S as HttpService<B>>::ResponseBody, T>>::Retry<S>>,
 );
 
 impl<S, B, T, P> ResponseFuture<S, B, T, P>
 where
     S: HttpService<B>,
-    P: ReplayPolicy<B, S::ResponseBody>,
+    P: ReplayPolicy<B, S::ResponseBody, T>,
 {
     pub(super) fn plain(future: S::Future) -> Self {
         Self {
@@ -95,7 +95,7 @@ where
     S: HttpService<B>,
     B: Send + 'static,
     T: Transport<S, B>,
-    P: ReplayPolicy<B, S::ResponseBody>,
+    P: ReplayPolicy<B, S::ResponseBody, T>,
 {
     type Output = Result<Response<S::ResponseBody>, BoxError>;
 
@@ -151,7 +151,7 @@ where
 impl<S, B, T, P> fmt::Debug for ResponseFuture<S, B, T, P>
 where
     S: HttpService<B>,
-    P: ReplayPolicy<B, S::ResponseBody>,
+    P: ReplayPolicy<B, S::ResponseBody, T>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.state {
@@ -182,7 +182,7 @@ where
     S: HttpService<B>,
     B: Send + 'static,
     T: Transport<S, B>,
-    P: ReplayPolicy<B, S::ResponseBody>,
+    P: ReplayPolicy<B, S::ResponseBody, T>,
 {
     async move {
         let tokens = &shared.tokens;
@@ -252,7 +252,7 @@ where
     S: HttpService<B>,
     B: Send + 'static,
     T: Transport<S, B>,
-    P: ReplayPolicy<B, S::ResponseBody>,
+    P: ReplayPolicy<B, S::ResponseBody, T>,
 {
     let Attempt {
         source,
@@ -264,7 +264,7 @@ where
     let Some(retry) = retry.filter(|_| is_worth_it) else {
         return Ok(first);
     };
-    let (request, inner) = P::rebuild(retry);
+    let (request, inner) = P::rebuild(retry, &source.transport);
     Err(Box::pin(replay::<S, B, T, P>(
         source.into_shared(),
         inner,
@@ -285,7 +285,7 @@ async fn replay<S, B, T, P>(
 where
     S: HttpService<B>,
     T: Transport<S, B>,
-    P: ReplayPolicy<B, S::ResponseBody>,
+    P: ReplayPolicy<B, S::ResponseBody, T>,
 {
     let tokens = &shared.tokens;
     let reason = Some(RenewalReason::Unauthorized);

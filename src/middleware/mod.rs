@@ -39,6 +39,21 @@
 //!
 //! Clones of the layer and of its services share one token.
 //!
+//! # Bodies
+//!
+//! Token calls and requests that are sent again need a way from bytes to the body type of the wrapped service:
+//!
+//! | body type | what it takes | sent again after a 401 |
+//! | --- | --- | --- |
+//! | `Full<Bytes>`, `axum::body::Body`, others that are `From<Bytes>` | nothing | if of known size within the limit |
+//! | `BoxBody`, `UnsyncBoxBody` | [`body_from`](crate::ApiVideoAuthLayerBuilder::body_from) | the same |
+//! | `Empty<Bytes>` | `Full<Bytes>` in its place, whose default is empty; or a [`token_service`], then `body_from` | yes |
+//! | `Incoming`, `StreamBody`, any other | a [`token_service`] and [`no_replay`](crate::ApiVideoAuthLayerBuilder::no_replay) | no |
+//!
+//! If the compiler says that the "trait bounds were not satisfied" for `call` or `oneshot`, it is most often this.
+//!
+//! [`token_service`]: crate::ApiVideoAuthLayerBuilder::token_service
+//!
 //! # Layers below and above
 //!
 //! Token calls go through a clone of the wrapped service, and so through every layer below. They carry the extension
@@ -86,4 +101,4 @@ pub use self::{
     service::ApiVideoAuth,
 };
 #[doc(no_inline)]
-pub use crate::endpoint::{SameService, SeparateService, Transport};
+pub use crate::endpoint::{BodyFrom, SameService, SeparateService, Transport};

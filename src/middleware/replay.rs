@@ -9,11 +9,12 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{future::BoxFuture, task::noop_waker_ref};
-use http::{Request, Response, header};
+use http::{Request, Response, header, request::Parts};
 use http_body::{Body, Frame};
 use tower::BoxError;
 
 use crate::{
+    endpoint::MakeBody,
     error::{Error, ErrorKind},
     response::drain,
 };
@@ -28,10 +29,19 @@ pub struct Replay {}
 #[non_exhaustive]
 pub struct NoReplay {}
 
-/// Whether requests with bodies `B`, answered with bodies `R`, are kept for a replay. Sealed.
-pub trait ReplayPolicy<B, R>: sealed::ReplayPolicy<B, R> {}
+/// Whether requests with bodies `B`, answered with bodies `R`, are kept for a replay. `T` says how their bodies are made
+/// anew. Sealed.
+#[diagnostic::on_unimplemented(
+    message = "a request with a body `{B}` can't be kept to be sent again after a 401",
+    label = "can't be made anew out of bytes",
+    note = "a body that is not `From<Bytes>` needs `.body_from(..)` on the layer's builder, such as \
+            `.body_from(|bytes: Bytes| Full::new(bytes).boxed())`; with `.no_replay()` a 401 passes through",
+    note = "besides, it has to be `Body + Send + Unpin`: use `UnsyncBoxBody` for one that is not"
+)]
+pub trait ReplayPolicy<B, R, T>: sealed::ReplayPolicy<B, R, T> {}
 
-impl<B, R, P: sealed::ReplayPolicy<B, R>> ReplayPolicy<B, R> for P {}
+#[diagnostic::do_not_recommend]
+impl<B, R, T, P: sealed::ReplayPolicy<B, R, T>> ReplayPolicy<B, R, T> for P {}
 
 /// A request as it was before it got a token, and what to send it through. `inner` is not ready.
 #[expect(unnameable_types, reason = "belongs to the sealed trait")]
@@ -54,11 +64,11 @@ impl<S> fmt::Debug for Retry<S> {
     missing_debug_implementations,
     reason = "belongs to the sealed trait"
 )]
-pub enum Ahead<B, C> {
+pub enum Ahead<C> {
     /// The request can be sent at once, and again if there is a copy of its body.
     Done(Option<C>),
-    /// Its body is still coming in. An empty request was left in its place.
-    Reading(BoxFuture<'static, Result<(Request<B>, C), BoxError>>),
+    /// Its body is still coming in. An empty request was left in its place; `restore` makes the whole one.
+    Reading(BoxFuture<'static, Result<(Parts, C), BoxError>>),
 }
 
 pub(crate) mod sealed {
@@ -66,35 +76,41 @@ pub(crate) mod sealed {
 
     #[doc(hidden)]
     #[expect(unnameable_types, reason = "this is what seals the trait")]
-    pub trait ReplayPolicy<B, R>: 'static {
+    pub trait ReplayPolicy<B, R, T>: 'static {
         /// A body that can be sent again.
         type Copy: Send + 'static;
         /// A request that can be sent again.
         type Retry<S: Send + 'static>: Send + 'static;
 
-        fn read_ahead(request: &mut Request<B>, limit: usize) -> Ahead<B, Self::Copy>;
+        fn read_ahead(request: &mut Request<B>, limit: usize, bodies: &T) -> Ahead<Self::Copy>;
+
+        fn restore(head: Parts, body: &Self::Copy, bodies: &T) -> Request<B>;
 
         fn keep<S: Send>(request: &Request<B>, body: Self::Copy, inner: S) -> Self::Retry<S>;
 
-        fn rebuild<S: Send>(retry: Self::Retry<S>) -> (Request<B>, S);
+        fn rebuild<S: Send>(retry: Self::Retry<S>, bodies: &T) -> (Request<B>, S);
 
         fn drain(response: Response<R>) -> BoxFuture<'static, ()>;
     }
 }
 
-impl<B, R> sealed::ReplayPolicy<B, R> for NoReplay {
+impl<B, R, T> sealed::ReplayPolicy<B, R, T> for NoReplay {
     type Copy = Infallible;
     type Retry<S: Send + 'static> = Infallible;
 
-    fn read_ahead(_: &mut Request<B>, _: usize) -> Ahead<B, Infallible> {
+    fn read_ahead(_: &mut Request<B>, _: usize, _: &T) -> Ahead<Infallible> {
         Ahead::Done(None)
+    }
+
+    fn restore(_: Parts, body: &Infallible, _: &T) -> Request<B> {
+        match *body {}
     }
 
     fn keep<S: Send>(_: &Request<B>, body: Infallible, _: S) -> Infallible {
         body
     }
 
-    fn rebuild<S: Send>(retry: Infallible) -> (Request<B>, S) {
+    fn rebuild<S: Send>(retry: Infallible, _: &T) -> (Request<B>, S) {
         match retry {}
     }
 
@@ -103,9 +119,10 @@ impl<B, R> sealed::ReplayPolicy<B, R> for NoReplay {
     }
 }
 
-impl<B, R> sealed::ReplayPolicy<B, R> for Replay
+impl<B, R, T> sealed::ReplayPolicy<B, R, T> for Replay
 where
-    B: Body + From<Bytes> + Send + Unpin + 'static,
+    T: MakeBody<B>,
+    B: Body + Send + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
     R: Body + Send + 'static,
@@ -114,7 +131,7 @@ where
     type Copy = Bytes;
     type Retry<S: Send + 'static> = Retry<S>;
 
-    fn read_ahead(request: &mut Request<B>, limit: usize) -> Ahead<B, Bytes> {
+    fn read_ahead(request: &mut Request<B>, limit: usize, bodies: &T) -> Ahead<Bytes> {
         let size = request
             .body()
             .size_hint()
@@ -128,7 +145,7 @@ where
         if size == 0 && request.body().is_end_stream() {
             return Ahead::Done(Some(Bytes::new()));
         }
-        let body = mem::replace(request.body_mut(), B::from(Bytes::new()));
+        let body = mem::replace(request.body_mut(), bodies.make(Bytes::new()));
         let mut reading = Reading {
             body,
             size,
@@ -139,19 +156,23 @@ where
         let mut context = Context::from_waker(noop_waker_ref());
         match reading.poll(&mut context) {
             Poll::Ready(Ok(body)) => {
-                *request.body_mut() = B::from(body.clone());
+                *request.body_mut() = bodies.make(body.clone());
                 Ahead::Done(Some(body))
             }
             Poll::Ready(Err(error)) => Ahead::Reading(Box::pin(async { Err(error) })),
             Poll::Pending => {
-                let mut request = mem::replace(request, Request::new(B::from(Bytes::new())));
+                let request = mem::replace(request, Request::new(bodies.make(Bytes::new())));
+                let head = request.into_parts().0;
                 Ahead::Reading(Box::pin(async move {
                     let body = std::future::poll_fn(|cx| reading.poll(cx)).await?;
-                    *request.body_mut() = B::from(body.clone());
-                    Ok((request, body))
+                    Ok((head, body))
                 }))
             }
         }
+    }
+
+    fn restore(head: Parts, body: &Bytes, bodies: &T) -> Request<B> {
+        Request::from_parts(head, bodies.make(body.clone()))
     }
 
     fn keep<S: Send>(request: &Request<B>, body: Bytes, inner: S) -> Retry<S> {
@@ -167,8 +188,8 @@ where
         }
     }
 
-    fn rebuild<S: Send>(retry: Retry<S>) -> (Request<B>, S) {
-        (retry.request.map(B::from), retry.inner)
+    fn rebuild<S: Send>(retry: Retry<S>, bodies: &T) -> (Request<B>, S) {
+        (retry.request.map(|body| bodies.make(body)), retry.inner)
     }
 
     fn drain(response: Response<R>) -> BoxFuture<'static, ()> {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     admission::{MinLifetime, admit},
-    endpoint::{SameService, SeparateService, Transport},
+    endpoint::{BodyFrom, SameService, SeparateService, Transport},
     http_service::HttpService,
     origin_headers::add_application,
     source::{RenewalReason, SlotWanted, TokenSource},
@@ -102,6 +102,17 @@ impl<S, P> ApiVideoAuth<S, SameService, P> {
     }
 }
 
+impl<S, B, T, P> ApiVideoAuth<S, BodyFrom<B, T>, P> {
+    /// The token source of this client, which makes its token calls where requests go, or through the
+    /// [token service](crate::ApiVideoAuthLayerBuilder::token_service) if there is one.
+    pub fn source(&self) -> TokenSource
+    where
+        BodyFrom<B, T>: Transport<S, B>,
+    {
+        self.shared.source::<S, B>(&self.inner)
+    }
+}
+
 impl<S, P> ApiVideoAuth<S, SeparateService, P> {
     /// The token source of this client, which makes its token calls through the
     /// [token service](crate::ApiVideoAuthLayerBuilder::token_service).
@@ -115,7 +126,7 @@ where
     S: HttpService<B>,
     B: Send + 'static,
     T: Transport<S, B>,
-    P: ReplayPolicy<B, S::ResponseBody>,
+    P: ReplayPolicy<B, S::ResponseBody, T>,
 {
     type Response = Response<S::ResponseBody>;
     type Error = BoxError;
@@ -145,12 +156,17 @@ where
             .extensions()
             .get()
             .map(|MinLifetime(wanted)| *wanted);
-        let copy = match P::read_ahead(&mut request, self.shared.replay_limit) {
+        let copy = match P::read_ahead(
+            &mut request,
+            self.shared.replay_limit,
+            &self.shared.transport,
+        ) {
             Ahead::Done(copy) => copy,
             Ahead::Reading(reading) => {
                 let (shared, inner) = self.for_later();
                 return ResponseFuture::waiting(async move {
-                    let (request, copy) = reading.await?;
+                    let (head, copy) = reading.await?;
+                    let request = P::restore(head, &copy, &shared.transport);
                     send_later::<S, B, T, P>(shared, inner, request, Some(copy), wanted).await
                 });
             }

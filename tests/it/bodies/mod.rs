@@ -1,5 +1,6 @@
 //! G16: what is sent again, byte for byte, and what goes out once.
 
+mod made;
 mod passed_on;
 mod replayed;
 
