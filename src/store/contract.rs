@@ -1,5 +1,9 @@
 //! The promises of a store as one suite, which each store of this crate passes.
 
+mod locks;
+mod runtimes;
+mod saves;
+
 use std::time::Duration;
 
 use super::{Header, InUseMark, Record, StoreKey, StoreLock, Stored, TokenStore, TryLock, Version};
@@ -19,21 +23,38 @@ use crate::error::ErrorKind;
 /// # }
 /// ```
 ///
-/// It looks at the lock, the order of versions, repeated and refused saves, bytes that are no text,
-/// spans that count down, clearing and quarantine. What takes another process to see (a lock that
-/// outlives `kill -9`, a save that is torn) is not in it.
+/// It looks at
+///
+/// - the lock: many that ask for it at once, a question that was given up, a lock that was dropped;
+/// - saves: the order of versions, repeated and refused ones, one that was given up against a later one, whole records for
+///   those who read meanwhile, bytes that are no text, clearing and quarantine;
+/// - spans that count down, of zero and of [`Duration::MAX`];
+/// - two runtimes at once, of which one ends: a lock that was taken there is still good here.
+///
+/// What takes another process to see (a lock that outlives `kill -9`, a save that is torn by it) is not in it.
 ///
 /// # Panics
 ///
 /// If the store breaks a promise; the message says which.
 pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
-    let (one, two) = (store(), store());
     let key = StoreKey::new("https://contract.example", "contract").expect("a good key");
+    versions_are_kept_in_order(&store, &key).await;
+    locks::one_of_many_has_it(&store, &key).await;
+    locks::given_up_it_is_free(&store, &key).await;
+    let (one, two) = (store(), store());
+    saves::any_span_can_be_saved(&one, &key).await;
+    saves::given_up_none_lands_later(&one, &key).await;
+    saves::readers_see_whole_records(&one, &two, &key).await;
+    runtimes::one_does_not_disturb_another(&store, &key).await;
+}
+
+async fn versions_are_kept_in_order<S: TokenStore>(store: &impl Fn() -> S, key: &StoreKey) {
+    let (one, two) = (store(), store());
     let other = StoreKey::new("https://contract.example", "contract.other").expect("a good key");
 
-    assert_eq!(load(&one, &key).await, None, "nothing is stored at first");
-    let mut lock = locked(&one, &key).await;
-    let busy = matches!(two.try_lock(&key).await, Ok(TryLock::Busy(_)));
+    assert_eq!(load(&one, key).await, None, "nothing is stored at first");
+    let mut lock = locked(&one, key).await;
+    let busy = matches!(two.try_lock(key).await, Ok(TryLock::Busy(_)));
     assert!(busy, "a second process does not get the lock");
     drop(locked(&two, &other).await);
 
@@ -45,7 +66,7 @@ pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
     save(&mut lock, None, &first)
         .await
         .expect("the same save again: its response may have been lost");
-    let seen = load(&two, &key)
+    let seen = load(&two, key)
         .await
         .expect("the other process sees the save");
     assert_eq!(
@@ -61,16 +82,11 @@ pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
     );
     assert_eq!(load(&two, &other).await, None, "accounts are apart");
 
-    let mut marked = first.clone();
-    marked.header.mark = Some(InUseMark {
-        count: 2,
-        settles_in: Duration::from_secs(15),
-    });
-    marked.header.not_before = Some(Duration::from_secs(30));
+    let marked = marked(first.clone());
     save(&mut lock, Some(version(1, 1)), &marked)
         .await
         .expect("a save of the same version");
-    let seen = load(&two, &key).await.expect("stored");
+    let seen = load(&two, key).await.expect("stored");
     let mark = seen.header.mark.expect("the mark was saved");
     assert_eq!(mark.count, 2);
     assert!(mark.settles_in <= Duration::from_secs(15) && mark.settles_in > Duration::ZERO);
@@ -85,7 +101,7 @@ pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
         .await
         .expect_err("another version is stored");
     assert_eq!(conflict.kind(), ErrorKind::StoreConflict);
-    let still = load(&two, &key).await.expect("stored");
+    let still = load(&two, key).await.expect("stored");
     assert_eq!(
         (
             still.record,
@@ -104,10 +120,10 @@ pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
     assert_eq!(conflict.kind(), ErrorKind::StoreConflict);
     lock.unlock().await;
 
-    let mut lock = locked(&two, &key).await;
-    let before = load(&two, &key).await.expect("stored");
+    let mut lock = locked(&two, key).await;
+    let before = load(&two, key).await.expect("stored");
     lock.clear(before).await.expect("clearing");
-    let cleared = load(&one, &key).await.expect("the counters stay");
+    let cleared = load(&one, key).await.expect("the counters stay");
     assert_eq!(
         (cleared.record, cleared.header.version),
         (None, version(1, 2)),
@@ -115,7 +131,7 @@ pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
     );
     lock.quarantine().await.expect("quarantine");
     assert_eq!(
-        load(&one, &key).await,
+        load(&one, key).await,
         None,
         "what was quarantined is out of the way"
     );
@@ -134,7 +150,7 @@ pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
     save(&mut lock, Some(near), &first)
         .await
         .expect_err("versions are compared to the last digit");
-    let seen = load(&one, &key).await.expect("stored");
+    let seen = load(&one, key).await.expect("stored");
     assert_eq!(
         (seen.header.version, &seen.record),
         (large, &empty.record),
@@ -142,23 +158,12 @@ pub async fn contract_suite<S: TokenStore>(store: impl Fn() -> S) {
     );
     drop(lock);
 
-    // A dropped lock may take the time of a lease to be free.
-    let waiting = async {
-        loop {
-            match one.try_lock(&key).await.expect("asking for the lock") {
-                TryLock::Locked(lock) => return lock,
-                TryLock::Busy(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        }
-    };
-    let mut lock = tokio::time::timeout(Duration::from_secs(10), waiting)
-        .await
-        .expect("a dropped lock is free again");
+    let mut lock = free_again(&one, key).await;
     save(&mut lock, Some(version(1, 1)), &empty)
         .await
         .expect_err("what another lock saved is not this one's");
     assert!(
-        load(&one, &key).await.is_some(),
+        load(&one, key).await.is_some(),
         "the record outlives its lock"
     );
     lock.quarantine().await.expect("quarantine");
@@ -176,6 +181,21 @@ async fn locked<S: TokenStore>(store: &S, key: &StoreKey) -> Box<dyn StoreLock> 
         TryLock::Locked(lock) => lock,
         TryLock::Busy(holder) => panic!("the lock is free, yet {holder:?} holds it"),
     }
+}
+
+/// The lock, once it is free: one that was dropped, or asked for in vain, may take the time of a lease.
+async fn free_again<S: TokenStore>(store: &S, key: &StoreKey) -> Box<dyn StoreLock> {
+    let waiting = async {
+        loop {
+            match store.try_lock(key).await.expect("asking for the lock") {
+                TryLock::Locked(lock) => return lock,
+                TryLock::Busy(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waiting)
+        .await
+        .expect("a lock that was dropped or given up is free again")
 }
 
 /// Asks for a copy to be saved, so that the suite can go on with the original.
@@ -197,4 +217,14 @@ fn stored(family: u64, revision: u64, record: &[u8]) -> Stored {
     let mut header = Header::new(version(family, revision));
     header.expires_in = Some(Duration::from_secs(100));
     Stored::new(header, Some(Record::new(record.to_vec())))
+}
+
+/// The same with a mark and a cool-down.
+fn marked(mut stored: Stored) -> Stored {
+    stored.header.mark = Some(InUseMark {
+        count: 2,
+        settles_in: Duration::from_secs(15),
+    });
+    stored.header.not_before = Some(Duration::from_secs(30));
+    stored
 }

@@ -1,5 +1,6 @@
 //! Every store keeps the contract, and what it says of itself.
 
+mod broken;
 mod encrypted;
 mod file;
 mod file_places;
