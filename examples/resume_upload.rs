@@ -90,11 +90,11 @@ async fn main() -> ExitCode {
 /// Makes an account, a film and a token, and shuts the account down whatever happens.
 async fn show(size: usize) -> Result<String, BoxError> {
     let api = FakeApi::start().await?;
+    let folder = Folder::new()?;
     let auth = ApiVideoAuthLayer::builder()
         .base_url(api.url())
         .api_key(api.api_key())
         .build()?;
-    let folder = Folder::new()?;
     let result = kill_and_resume(&api, &auth, &folder.0, size).await;
     auth.shutdown(Duration::from_secs(5)).await;
     result

@@ -159,8 +159,10 @@ impl StoreLock for BrokenLock {
     }
 }
 
+type Lock = Arc<Mutex<Box<dyn StoreLock>>>;
+
 /// Is carried out when it is given up.
-struct LateSave(Option<(Arc<Mutex<Box<dyn StoreLock>>>, Option<Version>, Stored)>);
+struct LateSave(Option<(Lock, Option<Version>, Stored)>);
 
 impl Drop for LateSave {
     fn drop(&mut self) {
