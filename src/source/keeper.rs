@@ -48,6 +48,7 @@ pub(super) fn start(
     let (stop, mut stopped) = oneshot::channel::<()>();
     tokio::spawn(async move {
         tokio::select! {
+            biased;
             () = keep(&state, endpoint) => {}
             _ = &mut stopped => {}
             _ = state.has_come_to(Phase::Closing) => {}
@@ -85,6 +86,7 @@ async fn keep(state: &Arc<State>, mut endpoint: Box<dyn TokenEndpoint>) {
             }
         }
         tokio::select! {
+            biased;
             () = time::sleep(sleep.clamp(NAP, WAKE)) => {}
             _ = events.next() => {}
         }

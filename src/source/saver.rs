@@ -62,6 +62,7 @@ async fn save_again(state: Arc<State>, _busy: Busy) {
         let _ = time::timeout_at(gone + settles_in, state.has_come_to(Phase::Ended)).await;
     };
     tokio::select! {
+        biased;
         () = work => {}
         () = end => {
             tracing::error!("the source ended before its pair of tokens could be saved");
