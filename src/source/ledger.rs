@@ -120,8 +120,7 @@ impl Ledger {
         self.pair_of = 0;
         self.ignores_pause = true;
         self.was_refused = false;
-        self.refused_in_a_row = 0;
-        self.skip_refresh_until = None;
+        (self.refused_in_a_row, self.skip_refresh_until) = (0, None);
         self.key_refused_until = None;
     }
 
@@ -373,8 +372,7 @@ impl Ledger {
             token => self.put(token, is_login),
         }
         if let Some((version, is_saved)) = saved {
-            self.version = Some(version);
-            self.marks = 0;
+            self.marked(Some(version), 0);
             self.is_unsaved = !is_saved;
         }
         true
@@ -416,8 +414,7 @@ impl Ledger {
 
     /// What we hold could not be saved; it will have this version.
     pub(super) fn unsaved(&mut self, version: Version) {
-        self.version = Some(version);
-        self.marks = 0;
+        self.marked(Some(version), 0);
         self.is_unsaved = true;
     }
 
