@@ -1,5 +1,6 @@
 //! Seven ways in which a source stopped serving although it could, each as a test of what is promised instead.
 
+mod equal;
 mod found;
 mod full_store;
 mod hanging;
