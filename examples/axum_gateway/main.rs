@@ -21,9 +21,12 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use rustls::crypto::ring;
 use sha2::{Digest, Sha256};
-use tokio::{net::TcpListener, signal, sync::oneshot};
+use tokio::{net::TcpListener, signal, sync::oneshot, time};
 use tower::{BoxError, Layer};
 use tower_http::set_header::SetResponseHeaderLayer;
+
+/// For requests that are under way at the end.
+const GRACE: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
@@ -75,10 +78,14 @@ async fn serve(layer: &ApiVideoAuthLayer) -> Result<(), BoxError> {
         };
         let _ = ended.send(result); // It is received below.
     };
-    axum::serve(listener, app)
-        .with_graceful_shutdown(until)
-        .await?;
-    end.await?
+    let server = axum::serve(listener, app).with_graceful_shutdown(until);
+    let mut server = tokio::spawn(server.into_future());
+    let result = end.await?;
+    // A client that never finishes its request keeps nobody here.
+    if time::timeout(GRACE, &mut server).await.is_err() {
+        server.abort();
+    }
+    result
 }
 
 /// The login of this run: one password, which is printed at the start.

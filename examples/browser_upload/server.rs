@@ -146,7 +146,9 @@ async fn page(
     headers: HeaderMap,
 ) -> Response {
     let mut response = asset("text/html; charset=utf-8", include_str!("page.html"));
-    if site.sessions.find(&headers).is_none() {
+    // A page of another site may embed this one as an image, and is no visitor.
+    let is_page = |to: &HeaderValue| to == "document";
+    if headers.get("sec-fetch-dest").is_none_or(is_page) && site.sessions.find(&headers).is_none() {
         match site.sessions.begin(peer.ip()) {
             Some(cookie) => drop(response.headers_mut().insert(header::SET_COOKIE, cookie)),
             None => return problem(StatusCode::INTERNAL_SERVER_ERROR, "No session."),

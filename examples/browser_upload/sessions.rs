@@ -42,7 +42,7 @@ impl Sessions {
         let source = ring::default_provider().secure_random;
         source.fill(&mut random).ok()?;
         let id = format!("{:032x}", u128::from_le_bytes(random));
-        let cookie = format!("__Host-session={id}; Path=/; Secure; HttpOnly; SameSite=Strict");
+        let cookie = format!("__Host-session={id}; Path=/; Secure; HttpOnly; SameSite=Lax");
 
         let mut all = self.lock();
         let own = |session: &Session| session.address == address;
