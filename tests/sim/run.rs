@@ -473,12 +473,11 @@ impl Play {
                 world.instances[id].was_set_back = true;
             }
             Op::Jump(by) => {
-                let mut world = self.world.lock();
-                world
-                    .requests
-                    .iter_mut()
-                    .for_each(|asked| asked.limit += *by);
-                drop(world);
+                {
+                    let mut world = self.world.lock();
+                    let limits = world.requests.iter_mut();
+                    limits.for_each(|asked| asked.limit += *by);
+                }
                 tokio::time::advance(*by).await;
             }
             Op::Kill {

@@ -271,7 +271,8 @@ impl StoreLock for Lock {
             let client = self.client.clone();
             client
                 .play(true, || {
-                    Ok(client.disk.with(&self.key, |slot| slot.stored = None))
+                    client.disk.with(&self.key, |slot| slot.stored = None);
+                    Ok(())
                 })
                 .await
         })
