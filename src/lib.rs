@@ -48,6 +48,7 @@
     feature = "upload-tokens",
     doc = "| know what of an upload is sent again, and resume one | [`guide::uploads`] |"
 )]
+//! | choose a store, run a fleet, or write a store | [`guide::stores_and_fleets`] |
 //!
 //! # Words
 //!

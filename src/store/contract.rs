@@ -56,7 +56,7 @@ async fn versions_are_kept_in_order<S: TokenStore>(store: &impl Fn() -> S, key: 
     let mut lock = locked(&one, key).await;
     let busy = matches!(two.try_lock(key).await, Ok(TryLock::Busy(_)));
     assert!(busy, "a second process does not get the lock");
-    drop(locked(&two, &other).await);
+    locked(&two, &other).await.unlock().await;
 
     let first = stored(1, 1, b"test-only-first\0\n\xff\xfe{}");
     save(&mut lock, Some(version(9, 9)), &first)

@@ -122,10 +122,13 @@ pub(super) fn problem_document(status: u16, kind: &str, name: &str) -> Bytes {
         "not-played" => "The fake server plays this with the feature `upload-tokens` only.",
         _ => "An error occurred.",
     };
-    let kind = format!("https://docs.api.video/reference/{kind}");
-    json!({ "type": kind, "title": title, "name": name, "status": status })
-        .to_string()
-        .into()
+    let url = format!("https://docs.api.video/reference/{kind}");
+    let mut document = json!({ "type": url, "title": title, "status": status });
+    // It is about no parameter.
+    if kind != "too-many-requests" {
+        document["name"] = name.into();
+    }
+    document.to_string().into()
 }
 
 /// What a gateway in front of the API says.

@@ -15,6 +15,7 @@ mod gateway;
 mod keepers;
 mod lifecycle;
 mod min_lifetime;
+mod openapi;
 mod origins;
 mod outages;
 mod outcomes;

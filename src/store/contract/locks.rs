@@ -50,5 +50,5 @@ pub(super) async fn given_up_it_is_free<S: TokenStore>(store: &impl Fn() -> S, k
         lock.unlock().await;
     }
     assert_eq!(load(&one, key).await, None);
-    drop(locked(&one, key).await);
+    locked(&one, key).await.unlock().await;
 }

@@ -2,6 +2,7 @@
 
 mod connections;
 mod lease;
+mod own;
 mod saves;
 
 use apivideo_auth::store::RedisStore;
