@@ -247,14 +247,20 @@ async fn take_up_seed(
         if logs_in {
             tracing::info!("the given refresh token is not presented: the API key logs in");
         } else if spent_seeds::is_spent(store, &seed).await? {
+            tracing::warn!("the given refresh token is not presented: it was taken up before");
             state.ledger().forget_seed(&seed);
         } else {
             session.plant(seed).await?;
         }
     }
-    if let Some(seed) = session.snapshot().and_then(Snapshot::seed) {
-        spent_seeds::note(store, seed).await?;
-        state.ledger().agree(session.snapshot());
+    if let Some(stored) = session.snapshot()
+        && let Some(token) = &stored.tokens().refresh_token
+        && (stored.is_planted() || state.ledger().is_seed(token))
+    {
+        spent_seeds::note(store, token).await?;
+        let mut ledger = state.ledger();
+        ledger.agree(Some(stored));
+        ledger.forget_seed(token);
     }
     Ok(())
 }

@@ -464,10 +464,6 @@ impl Ledger {
             // A mark that stood when the pair was adopted has been cleared.
             self.in_doubt = false;
         }
-        if self.refresh_token.is_some() && self.seed == self.refresh_token {
-            // It was taken up, here or by a sibling: the store's copy is the one.
-            self.seed = None;
-        }
     }
 
     /// Our own pair's number and marks, if it goes before what is stored: the store was emptied, or restored from an
@@ -490,7 +486,12 @@ impl Ledger {
         self.seed.clone().filter(|_| is_needed)
     }
 
-    /// A given refresh token that was taken up before is worth nothing.
+    /// Whether this is the given refresh token.
+    pub(super) fn is_seed(&self, token: &RefreshToken) -> bool {
+        self.seed.as_ref() == Some(token)
+    }
+
+    /// A given refresh token that was taken up is worth nothing: the store's copy is the one.
     pub(super) fn forget_seed(&mut self, spent: &RefreshToken) {
         self.seed.take_if(|seed| seed == spent);
     }
@@ -861,6 +862,8 @@ mod tests {
         assert_eq!(empty.needed_seed(), seed);
         empty.agree(Some(&stored(1, 0, 0, "seed")));
         assert_eq!(next(&mut empty, &mut Round::default(), 0), "seed");
+        assert!(empty.is_seed(&"seed".into()));
+        empty.forget_seed(&"seed".into());
         assert_eq!(empty.seed, None, "it is the store's now");
 
         let mut full = seeded(GrantPreference::RefreshToken);

@@ -155,10 +155,9 @@ impl Snapshot {
         snapshot
     }
 
-    /// The seed that was taken up, until it brings a pair.
-    pub(super) fn seed(&self) -> Option<&RefreshToken> {
-        let seed = self.tokens.refresh_token.as_ref();
-        seed.filter(|_| self.version().revision == 0)
+    /// Whether its refresh token is a seed that was taken up and has brought no pair.
+    pub(super) fn is_planted(&self) -> bool {
+        self.tokens.refresh_token.is_some() && self.version().revision == 0
     }
 
     /// Forgets a pair that was refused. Its number stays, but for that of a seed: what was refused is not nothing, and nobody

@@ -62,6 +62,11 @@ impl<A: AsyncRead + Unpin> Chunks<A> {
         }
     }
 
+    /// How much of the source is behind, read or skipped.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// The next chunk that is missing, in the memory of the one before. `None` after the last.
     ///
     /// The form is written here, around the bytes as they are read, in a buffer that never grows: written later, it would
@@ -94,6 +99,9 @@ impl<A: AsyncRead + Unpin> Chunks<A> {
         self.fill(&mut form, size).await.map_err(unread)?;
         let (number, from) = (self.number, self.offset);
         let length = (form.len() - head.len()) as u64;
+        if length == 0 && number == 0 {
+            return Err(wrong("the source is empty"));
+        }
         form.extend_from_slice(tail.as_bytes());
         self.finish(length).await?;
         Ok(Some(Chunk {

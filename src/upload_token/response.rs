@@ -158,11 +158,11 @@ pub(super) fn quoting(error: Error) -> Error {
 }
 
 /// The API's words, as far as they may be printed: no control characters, not without end, and no word that may be a
-/// token. Those are long and have digits; the words of the API's titles are not, or have none.
+/// token. Those are long, with digits or capitals within; the words of the API's titles are not, or have neither.
 fn shown(text: &str) -> String {
     let is_letter = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
-    let may_be_secret =
-        |word: &str| word.len() >= 20 && word.bytes().any(|byte| byte.is_ascii_digit());
+    let is_odd = |letter: char| letter.is_ascii_digit() || letter.is_ascii_uppercase();
+    let may_be_secret = |word: &str| word.len() >= 20 && word.chars().skip(1).any(is_odd);
     let parts = text.split_inclusive(|letter| !is_letter(letter));
     let shown: String = parts
         .map(|part| {

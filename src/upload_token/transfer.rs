@@ -54,7 +54,7 @@ impl Transfer {
             chunk_size,
             length,
             attempts: options.attempts,
-            concurrency: (options.concurrency as u64).min(most),
+            concurrency: (options.concurrency as u64).min(most.max(1)),
         })
     }
 
@@ -107,9 +107,17 @@ impl Transfer {
         let sent: Result<Vec<()>, Error> = try_join_all(workers).await;
         sent.map_err(|error| self.stopped(id, error))?;
         let done = self.state.uploaded(id.to_owned());
+        let total = chunks.lock().await.offset();
+        if done.bytes() != total {
+            let message = format!(
+                "the source has {total} bytes, and {} were sent of it: it is not the one that was begun with",
+                done.bytes()
+            );
+            return Err(self.stopped(id, wrong(&message)));
+        }
         // Nothing was left to be sent. The record says that all was accepted; the API has the last word.
         let is_old = done.chunks() == accepted_before;
-        if is_old && self.is_with_api(&mut service, id).await == Some(false) {
+        if is_old && self.is_with_api(&mut service, id, Some(total)).await == Some(false) {
             let error = Error::new(ErrorKind::Rejected, "the API has not got all of it");
             return Err(self.stopped(id, error));
         }
@@ -131,6 +139,8 @@ impl Transfer {
     {
         let request = self.request(video_id, &chunk)?;
         let (number, head, length) = (chunk.number, chunk.head, chunk.length);
+        let total = chunk.is_last.then_some(chunk.from + length);
+        let total = self.length.or(total);
         let form = chunk.form.freeze();
         let mut attempts = Attempts::new(self.attempts, self.state.begin(number));
         let (id, response) = loop {
@@ -161,7 +171,7 @@ impl Transfer {
             };
             // It may be with the API all the same. What the API has is ours only if something of ours can have arrived.
             if let Some(id) = video_id.filter(|_| attempts.may_have_arrived) {
-                let is_ours = self.is_with_api(service, id).await;
+                let is_ours = self.is_with_api(service, id, total).await;
                 if is_ours.unwrap_or(is_there) {
                     break (id.to_owned(), None);
                 }
@@ -189,7 +199,12 @@ impl Transfer {
     }
 
     /// Whether the API has the video in full; `None` if that can't be told, as without a bearer.
-    async fn is_with_api<S, R>(&self, service: &mut S, video_id: &str) -> Option<bool>
+    async fn is_with_api<S, R>(
+        &self,
+        service: &mut S,
+        video_id: &str,
+        total: Option<u64>,
+    ) -> Option<bool>
     where
         S: Service<Request<UploadBody>, Response = Response<R>> + Clone,
         S::Error: Into<BoxError>,
@@ -199,7 +214,7 @@ impl Transfer {
         if self.is_delegated {
             return None;
         }
-        video_status::is_uploaded(service.clone(), video_id, self.length).await
+        video_status::is_uploaded(service.clone(), video_id, total).await
     }
 
     /// The error of an upload whose video is known: the kind, the wait and the words of its cause, with what is needed to

@@ -276,6 +276,21 @@ async fn g26_a_seed_that_cannot_be_noted_is_not_presented() {
     assert_eq!(fleet.api.presentations(&seed), 1);
 }
 
+/// Somebody logs in beside the fleet, and gives it what the store has already.
+#[tokio::test(start_paused = true)]
+async fn g26_a_seed_that_is_the_stored_token_is_noted_too() {
+    let fleet = Fleet::logged_in().await;
+    let seed = fleet.stored();
+    let start = || fleet.start(fleet.keyless().refresh_token(seed.as_str()));
+    let process = start();
+    sleep(HOUR).await;
+    assert_eq!(process.list().await, Ok(200));
+    drop(process);
+    fleet.store.put(None);
+    assert_eq!(start().list().await, Err(ErrorKind::NoCredentials));
+    assert_eq!(fleet.api.presentations(&seed), 1);
+}
+
 /// A list that nobody can read would keep every seed back.
 #[tokio::test(start_paused = true)]
 async fn g26_spent_seeds_outlive_a_change_of_the_encryption_key() {

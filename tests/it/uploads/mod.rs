@@ -1,5 +1,6 @@
 //! Uploads in chunks, whatever the size, the source and the weather.
 
+mod attacked;
 mod failures;
 mod repeated;
 mod reqwest;
