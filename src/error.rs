@@ -41,7 +41,8 @@ use tower::BoxError;
 /// # assert_eq!(explain(&refused.into()), "no token now; try again later");
 /// ```
 ///
-/// [`source`](std::error::Error::source) gives what lies behind it, which the text does not repeat.
+/// [`source`](std::error::Error::source) gives what lies behind it. The text ends with the root of that, such as `No space left
+/// on device`, where a person has to act: so print the error itself, or the whole chain with its one repetition.
 #[derive(Clone)]
 pub struct Error {
     inner: Arc<Inner>,
@@ -141,8 +142,8 @@ impl Error {
         }
     }
 
-    /// With a cause, which is kept as it is and never quoted in the message: it may hold what must
-    /// not be printed, and whoever prints the chain would see it twice.
+    /// With a cause, which is kept as it is. The text ends with the root of it where a person has to act, see
+    /// `tells_root`; the message itself never quotes one.
     pub(crate) fn with_source(
         kind: ErrorKind,
         message: impl Into<String>,
@@ -157,6 +158,25 @@ impl Error {
             }),
             retry_after: None,
         }
+    }
+
+    /// Whether the text ends with what lies at the root. What the API said never enters a text.
+    fn tells_root(&self) -> bool {
+        use ErrorKind::{
+            Ambiguous, Configuration, StoreConflict, StoreCorrupt, StoreLocked, StoreUnavailable,
+            Unavailable, UploadSource,
+        };
+        matches!(
+            self.kind(),
+            Ambiguous
+                | Configuration
+                | StoreConflict
+                | StoreCorrupt
+                | StoreLocked
+                | StoreUnavailable
+                | Unavailable
+                | UploadSource
+        )
     }
 
     /// The same error with what is left of a wait. Cheap: the rest is shared.
@@ -248,9 +268,21 @@ impl fmt::Debug for Error {
     }
 }
 
+/// The message and, where a person has to act, what it all began with: "no space left" helps more than "can't be used".
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.inner.message)
+        f.write_str(&self.inner.message)?;
+        let mut root = match StdError::source(self) {
+            Some(source) if self.tells_root() => source,
+            _ => return Ok(()),
+        };
+        loop {
+            // One of ours says what lies behind it.
+            let next = root.source().filter(|_| !root.is::<Self>());
+            let Some(next) = next else { break };
+            root = next;
+        }
+        write!(f, ": {root}")
     }
 }
 

@@ -1,6 +1,6 @@
 //! Origins: where tokens may go. Everything here errs on the side of sending no token.
 
-use std::mem;
+use std::{fmt, mem};
 
 use http::{
     HeaderMap, Request, Uri, header,
@@ -35,7 +35,7 @@ impl Origin {
             let shown = if is_plain { url } else { "a base URL" };
             Error::new(
                 ErrorKind::Configuration,
-                format!("{shown} {why}, give an origin like https://ws.api.video"),
+                format!("{shown} {why}; give an origin like https://ws.api.video"),
             )
         };
         if url.contains('#') {
@@ -52,7 +52,10 @@ impl Origin {
             return Err(refuse("has a path or a query"));
         }
         let (host, port) = parts(scheme, authority).ok_or_else(|| {
-            refuse("has user information, an invalid port, or a scheme other than http(s)")
+            refuse(match scheme.as_str() {
+                "http" | "https" => "has user information or an invalid port",
+                _ => "has a scheme other than http(s)",
+            })
         })?;
         if *scheme == Scheme::HTTP && !allow_http && !is_loopback(&host) {
             return Err(refuse(
@@ -136,6 +139,13 @@ impl Origin {
         authority.as_str() == self.authority.as_str()
             || parts(&self.scheme, authority)
                 .is_some_and(|(host, port)| host == self.host && port == self.port)
+    }
+}
+
+/// As the user wrote it, for a message: the port stands there only if it was given.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme, self.authority)
     }
 }
 

@@ -238,10 +238,17 @@ pub(crate) fn wait(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> 
         .max(asked.and_then(|text| seconds(text).or_else(|| date(text))))
 }
 
+/// The API's own keys and tokens are far longer.
+const SHORTEST_SECRET: usize = 8;
+
 /// Whether an error, or what it comes from, shows a secret when it is printed. Some clients quote the request.
 ///
-/// Such an error is replaced, not mended: nobody can cut a secret out of an opaque error.
+/// Such an error is replaced, not mended: nobody can cut a secret out of an opaque error. A secret of a few letters is none: a
+/// dummy like `x` is found in any text, and would hide what went wrong.
 pub(crate) fn quotes(error: &(dyn StdError + 'static), secret: &str) -> bool {
+    if secret.len() < SHORTEST_SECRET {
+        return false;
+    }
     let mut shown = format!("{error:?}");
     let mut next = Some(error);
     while let Some(error) = next {

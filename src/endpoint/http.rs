@@ -127,6 +127,7 @@ where
     ) -> BoxFuture<'static, Outcome> {
         let (never_sent_by_user, clock) = (config.never_sent.clone(), config.clock.clone());
         let (request, grant) = (config.request(grant), grant.clone());
+        let api = config.origin.clone();
         let (mut service, make_body) = (self.service.clone(), self.make_body);
         Box::pin(async move {
             let request = match request {
@@ -141,7 +142,7 @@ where
                 }
             };
             if let Err(error) = poll_fn(|cx| service.poll_ready(cx)).await {
-                return wire::not_sent(error.into());
+                return wire::not_sent(&api, error.into());
             }
             // After readiness, before the call: while this waits for a slot, nothing may say that
             // it was sent, and once it is sent, the store has to say so already.
@@ -161,16 +162,9 @@ where
                         false => error,
                     };
                     return if never_sent {
-                        wire::not_sent(error)
+                        wire::not_sent(&api, error)
                     } else {
-                        wire::lost(
-                            &grant,
-                            Error::with_source(
-                                ErrorKind::Ambiguous,
-                                "the token call broke off",
-                                error,
-                            ),
-                        )
+                        wire::broke_off(&api, &grant, error)
                     };
                 }
             };
@@ -179,10 +173,20 @@ where
                 response::read(body, RESPONSE_LIMIT)
                     .await
                     .map_err(|error| match response::quotes(&error, grant.secret()) {
-                        true => Error::new(error.kind(), error.to_string()),
+                        true => {
+                            let message = "the response broke off; its error is left out, for it quotes the credential";
+                            Error::new(error.kind(), message)
+                        }
                         false => error,
                     });
-            wire::outcome(&grant, head.status, &head.headers, body, clock.now().wall)
+            wire::outcome(
+                &api,
+                &grant,
+                head.status,
+                &head.headers,
+                body,
+                clock.now().wall,
+            )
         })
     }
 

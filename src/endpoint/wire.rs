@@ -5,7 +5,10 @@
 //! status of a refusal (400 or 401). So this file reads whatever makes sense and takes neither for
 //! granted.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    error::Error as StdError,
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -14,8 +17,9 @@ use zeroize::Zeroizing;
 
 use super::{Grant, Outcome, TokenResponse};
 use crate::{
-    credentials::RefreshToken,
+    credentials::{Environment, RefreshToken},
     error::{Error, ErrorKind},
+    origin::Origin,
     problem::Problem,
     response::{self, Class, Text},
     token::AccessToken,
@@ -56,14 +60,55 @@ pub(super) fn request(grant: &Grant) -> (&'static str, Zeroizing<Vec<u8>>) {
     (path, body)
 }
 
-/// A call that surely never went out: the credential is as good as before.
-pub(super) fn not_sent(error: BoxError) -> Outcome {
-    let error = Error::with_source(
-        ErrorKind::Unavailable,
-        "the token endpoint could not be reached",
-        error,
-    );
-    Outcome::NotSent(error)
+/// A call that surely never went out: the credential is as good as before. Where client and server can't agree on TLS, no
+/// time mends it.
+pub(super) fn not_sent(api: &Origin, error: BoxError) -> Outcome {
+    let (kind, message) = match tls_mismatch(&*error) {
+        Some(remedy) => (
+            ErrorKind::Configuration,
+            format!("the token endpoint at {api} {remedy}"),
+        ),
+        None => (
+            ErrorKind::Unavailable,
+            format!("the token endpoint at {api} could not be reached"),
+        ),
+    };
+    Outcome::NotSent(Error::with_source(kind, message, error))
+}
+
+/// A call that was sent, and whose response never came.
+pub(super) fn broke_off(api: &Origin, grant: &Grant, error: BoxError) -> Outcome {
+    // The first bytes of a TLS server are no HTTP. Words again: they are hyper's.
+    let is_tls = root(&*error).to_string().contains("invalid HTTP version");
+    let hint = if is_tls { "; does it speak TLS?" } else { "" };
+    let message = format!("the token call to {api} broke off{hint}");
+    lost(
+        grant,
+        Error::with_source(ErrorKind::Ambiguous, message, error),
+    )
+}
+
+fn root<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    let mut root = error;
+    while let Some(next) = root.source() {
+        root = next;
+    }
+    root
+}
+
+/// What to do where one side does TLS and the other does not. The errors of TLS libraries are no types of ours, so it is
+/// their words that tell: those of hyper-util, rustls and OpenSSL. In other words it is an outage like any.
+fn tls_mismatch(error: &(dyn StdError + 'static)) -> Option<&'static str> {
+    let text = root(error).to_string();
+    if text.contains("scheme is not http") {
+        Some(
+            "needs TLS, which this client can't do; build it over an HTTPS connector, such as that of hyper-rustls",
+        )
+    } else if text.contains("InvalidContentType") || text.contains("wrong version number") {
+        Some("does not speak TLS; check the port of `base_url`, or give it with `http://`")
+    } else {
+        None
+    }
 }
 
 /// A call that was sent and brought nothing: with a refresh token, it may be spent; a login does no harm.
@@ -83,6 +128,7 @@ pub(super) fn lost(grant: &Grant, error: Error) -> Outcome {
 /// 401, or a login page of a hotel, must not end a refresh token. The body is `Err` where it broke
 /// off or was too long.
 pub(super) fn outcome(
+    api: &Origin,
     grant: &Grant,
     status: StatusCode,
     headers: &HeaderMap,
@@ -91,7 +137,7 @@ pub(super) fn outcome(
 ) -> Outcome {
     if status.is_success() {
         return match body {
-            Ok(body) => pair(grant, &body),
+            Ok(body) => pair(api, grant, &body),
             Err(error) => lost(grant, error),
         };
     }
@@ -99,13 +145,13 @@ pub(super) fn outcome(
         (400 | 401 | 403, Ok(body)) => meaning(&Problem::read(status, body)),
         _ => Meaning::Unknown,
     };
-    let text = format!("the token endpoint answered {}", status.as_u16());
+    let text = format!("the token endpoint at {api} answered {}", status.as_u16());
     match (status.as_u16(), problem) {
         (400 | 401, Meaning::Refusal) => Outcome::Refused(Error::new(
             ErrorKind::Refused,
             match grant {
-                Grant::RefreshToken(_) => "the refresh token was refused",
-                Grant::ApiKey(_) => "the API key was refused",
+                Grant::RefreshToken(_) => format!("the refresh token was refused by {api}"),
+                Grant::ApiKey(_) => key_refused(api),
             },
         )),
         (403, Meaning::Suspension) => Outcome::Suspended(Error::new(
@@ -130,13 +176,31 @@ pub(super) fn outcome(
     }
 }
 
+/// A key of the other environment is refused like one that never was.
+fn key_refused(api: &Origin) -> String {
+    let hint = [
+        (
+            Environment::Production,
+            "a key of the sandbox needs `Environment::Sandbox`",
+        ),
+        (
+            Environment::Sandbox,
+            "a key of production needs `Environment::Production`",
+        ),
+    ]
+    .into_iter()
+    .find(|(environment, _)| environment.base_url() == api.to_string())
+    .map_or("does it belong to this environment?", |(_, hint)| hint);
+    format!("the API key was refused by {api}; {hint}")
+}
+
 /// Reads a pair out of a 2xx.
 ///
 /// Every field is optional and read on its own, so that an odd one does not cost the others.
 /// Without a usable access token the refresh token is kept all the same: the one that was sent is
 /// spent by now, and this may be all that is left. A `token_type` other than `Bearer`, in whatever
 /// case, is no token of ours.
-fn pair(grant: &Grant, body: &[u8]) -> Outcome {
+fn pair(api: &Origin, grant: &Grant, body: &[u8]) -> Outcome {
     /// The fields of a pair, none of them required.
     #[derive(Default, Deserialize)]
     #[serde(default)]
@@ -152,7 +216,10 @@ fn pair(grant: &Grant, body: &[u8]) -> Outcome {
             grant,
             Error::new(
                 ErrorKind::Ambiguous,
-                "the token endpoint's response is not the JSON it should be",
+                format!(
+                    "the response of the token endpoint at {api} is not the JSON it should be; is a proxy or a login page \
+                     in between?"
+                ),
             ),
         );
     };

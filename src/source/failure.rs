@@ -50,7 +50,14 @@ impl Failure {
         let error = if is_refused {
             Error::new(
                 ErrorKind::Refused,
-                "the refresh token was refused and no API key is held; log in again and call `set_credentials`",
+                "the refresh token was refused (it was used before, has ended, or belongs to another environment) and no \
+                 API key is held; log in again and call `set_credentials`",
+            )
+        } else if has_store {
+            Error::new(
+                ErrorKind::NoCredentials,
+                "the store holds no pair for this account and environment; is it the right `account`, `environment` \
+                 and folder? Else start with an API key or a refresh token, once",
             )
         } else {
             Error::new(

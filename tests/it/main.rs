@@ -14,6 +14,8 @@ mod freshness;
 mod gateway;
 mod keepers;
 mod lifecycle;
+#[cfg(target_os = "linux")] // whose words some of the messages end with
+mod messages;
 mod min_lifetime;
 mod openapi;
 mod origins;
