@@ -27,6 +27,8 @@
 //! # }
 //! ```
 //!
+//! A community crate: api.video neither makes nor supports it.
+//!
 //! # Where to look
 //!
 //! | you want to | look at |
@@ -53,8 +55,10 @@
 //! # Words
 //!
 //! The *access token* is on every request. The *refresh token* buys the next *pair* of both, once: spending it ends it.
-//! A *renewal* is getting a new pair; the *source* is what all layers and clients made from one builder share. Each new
-//! token has a *generation*, a number that grows.
+//! A *renewal* is getting a new pair; the *source* ([`TokenSource`]) is what all layers and clients made from one builder
+//! share. Each new token has a *generation*, a number that grows. A *keeper* ([`KeepFresh`]) renews without requests. Where a
+//! [`store`] keeps the pair, a refresh token that is given to the builder is a *seed*, for the first start only, and an *in-use
+//! mark* says in the store that the refresh token is being presented just now.
 //!
 //! # What you can rely on
 //!
@@ -73,13 +77,62 @@
 //!
 //! | feature | what it adds |
 //! | --- | --- |
-//! | `file-store` | `FileStore`: one private file for each account |
-//! | `encrypted-store` | `EncryptedStore`: encryption in front of any other store |
-//! | `keyring-store` | `KeyringStore`: encrypted files, their keys in the keyring of the operating system |
-//! | `redis-store` | `RedisStore`: one Redis for a fleet of processes |
-//! | `reqwest-middleware` | `ApiVideoAuthMiddleware`, for reqwest |
-//! | `upload-tokens` | `UploadTokens`, `UploadTokenLayer` and `upload()`: delegated tokens, and uploads in chunks |
-//! | `test-util` | `FakeApi` and `ManualClock`, for your own tests |
+#![cfg_attr(
+    feature = "file-store",
+    doc = "| `file-store` | [`FileStore`](store::FileStore): one private file for each account |"
+)]
+#![cfg_attr(
+    not(feature = "file-store"),
+    doc = "| `file-store` | `FileStore`: one private file for each account |"
+)]
+#![cfg_attr(
+    feature = "encrypted-store",
+    doc = "| `encrypted-store` | [`EncryptedStore`](store::EncryptedStore): encryption in front of any other store |"
+)]
+#![cfg_attr(
+    not(feature = "encrypted-store"),
+    doc = "| `encrypted-store` | `EncryptedStore`: encryption in front of any other store |"
+)]
+#![cfg_attr(
+    feature = "keyring-store",
+    doc = "| `keyring-store` | [`KeyringStore`](store::KeyringStore): encrypted files, their keys in the keyring of the operating system |"
+)]
+#![cfg_attr(
+    not(feature = "keyring-store"),
+    doc = "| `keyring-store` | `KeyringStore`: encrypted files, their keys in the keyring of the operating system |"
+)]
+#![cfg_attr(
+    feature = "redis-store",
+    doc = "| `redis-store` | [`RedisStore`](store::RedisStore): one Redis for a fleet of processes |"
+)]
+#![cfg_attr(
+    not(feature = "redis-store"),
+    doc = "| `redis-store` | `RedisStore`: one Redis for a fleet of processes |"
+)]
+#![cfg_attr(
+    feature = "reqwest-middleware",
+    doc = "| `reqwest-middleware` | [`ApiVideoAuthMiddleware`], for reqwest |"
+)]
+#![cfg_attr(
+    not(feature = "reqwest-middleware"),
+    doc = "| `reqwest-middleware` | `ApiVideoAuthMiddleware`, for reqwest |"
+)]
+#![cfg_attr(
+    feature = "upload-tokens",
+    doc = "| `upload-tokens` | [`UploadTokens`], [`UploadTokenLayer`] and [`upload`](upload_token::upload()): delegated tokens, and uploads in chunks |"
+)]
+#![cfg_attr(
+    not(feature = "upload-tokens"),
+    doc = "| `upload-tokens` | `UploadTokens`, `UploadTokenLayer` and `upload`: delegated tokens, and uploads in chunks |"
+)]
+#![cfg_attr(
+    feature = "test-util",
+    doc = "| `test-util` | [`FakeApi`](testing::FakeApi) and [`ManualClock`](testing::ManualClock), for your own tests |"
+)]
+#![cfg_attr(
+    not(feature = "test-util"),
+    doc = "| `test-util` | `FakeApi` and `ManualClock`, for your own tests |"
+)]
 //! | `full` | all of them |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -121,9 +174,12 @@ pub mod upload_token;
 struct Readme;
 
 #[cfg(feature = "reqwest-middleware")]
+#[doc(inline)]
 pub use crate::reqwest_adaptor::ApiVideoAuthMiddleware;
 #[cfg(feature = "upload-tokens")]
+#[doc(inline)]
 pub use crate::upload_token::{UploadToken, UploadTokenLayer, UploadTokens};
+#[doc(inline)]
 pub use crate::{
     admission::{MinLifetime, NoAuth},
     clock::{Clock, Now},

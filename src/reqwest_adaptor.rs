@@ -33,6 +33,27 @@
 //! inside `reqwest_retry::RetryError`. Put *before* a retry middleware it works too, but a retried attempt carries the
 //! token of the first one, and the retries are over before a 401 is cured.
 //!
+//! # Errors
+//!
+//! Ours is inside that of reqwest-middleware, and behind reqwest-retry inside its own too:
+//!
+//! ```
+//! use reqwest_middleware::Error;
+//! use reqwest_retry::RetryError;
+//!
+//! fn ours(error: &Error) -> Option<&apivideo_auth::Error> {
+//!     let Error::Middleware(error) = error else { return None };
+//!     match error.downcast_ref() {
+//!         Some(RetryError::Error(error) | RetryError::WithRetries { err: error, .. }) => ours(error),
+//!         None => error.downcast_ref(),
+//!     }
+//! }
+//! # let refused = apivideo_auth::Error::store(apivideo_auth::ErrorKind::StoreLocked, "busy", None);
+//! # assert!(ours(&Error::middleware(RetryError::Error(Error::middleware(refused)))).is_some());
+//! ```
+//!
+//! # Redirects
+//!
 //! reqwest follows redirects below all middleware and strips `Authorization` when they lead to another host.
 //!
 //! # Tower

@@ -52,7 +52,7 @@
 //! | state | when | a request |
 //! | --- | --- | --- |
 //! | fresh | until the early window begins | uses it |
-//! | stale | in the early window | uses it, and starts a renewal at the side if none runs |
+//! | stale | in the early window | uses it, and starts a renewal in the background if none runs |
 //! | expired | from the safety margin on | waits for a renewal |
 //!
 //! - The **early window** is 300 s before the expiry ([`early_window`]), at most half of the lifetime.

@@ -64,7 +64,7 @@
 //! - a layer that *follows redirects* takes the token elsewhere;
 //! - a layer that *times out* throws a response away that may hold the only living refresh token. A WARN event says so.
 //!
-//! Put them above this layer, let their policy decline requests with [`TokenCall`](crate::TokenCall), or give token calls a
+//! Put them above this layer, where token calls do not pass, let their policy decline requests with [`TokenCall`](crate::TokenCall), or give token calls a
 //! service of their own with [`token_service`](crate::ApiVideoAuthLayerBuilder::token_service).
 //!
 //! `poll_ready` asks the wrapped service and nothing else. A service that is ready may still have to wait for a token: a
