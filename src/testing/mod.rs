@@ -57,6 +57,15 @@
 //! or `POST /videos/{videoId}/source`, may come in chunks in any order; [`FakeApi::received`] tells what has come, by its
 //! SHA-256. Without the feature all of this answers 501, or 401 where the bearer is missing.
 //!
+//! What is uploaded is hashed and searched, which is slow in a debug build: 30 MB take more than a second. Cargo optimises
+//! these two packages alone if your manifest says so:
+//!
+//! ```toml
+//! [profile.dev.package]
+//! sha2.opt-level = 3
+//! memchr.opt-level = 3
+//! ```
+//!
 //! A call is processed inside the request's own future: a client that drops it, or closes the connection,
 //! before the point of commitment leaves everything as it was. One that does so later has lost its pair.
 //!
