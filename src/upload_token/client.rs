@@ -102,7 +102,8 @@ impl ListOptions {
         self
     }
 
-    /// The newest, or those with the longest lifetime, first. Default: last.
+    /// The newest, or those with the longest lifetime, first. Default: last. The API counts a token that never ends as one of
+    /// lifetime 0.
     pub fn descending(mut self) -> Self {
         self.descending = true;
         self
