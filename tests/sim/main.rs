@@ -119,7 +119,7 @@ fn schedules_end_as_promised() {
         );
         return;
     }
-    let limit = Duration::from_secs(number("SIM_SECONDS").unwrap_or(20));
+    let limit = Duration::from_secs(number("SIM_SECONDS").unwrap_or(12));
     let (first, count) = (
         number("SIM_FIRST").unwrap_or(1),
         number("SIM_SCHEDULES").unwrap_or(1000),
