@@ -179,7 +179,7 @@
 //! request is sent once more, if its body could be kept. There is no third time. If the renewal fails, the
 //! caller gets the 401, and the token is put back in use for all others: one path that always answers 401
 //! must not stop everybody. After a renewal that did not help, further 401s cause none for 30 s. And the
-//! token calls for 401s have a budget: five in a row, then one more each 15 s.
+//! token calls for 401s have a budget: five in a row, then one more each 15 s. What another process has saved is free.
 //!
 //! # Without traffic
 //!

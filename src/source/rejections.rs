@@ -30,6 +30,8 @@ const REFILL: Duration = Duration::from_secs(15);
 pub(super) struct RejectionGuard {
     /// The newest generation that the API has accepted.
     accepted: AtomicU64,
+    /// Others may have saved a newer token: to look costs no token call.
+    has_store: bool,
     guard: Mutex<Guard>,
 }
 
@@ -49,7 +51,7 @@ struct Guard {
 }
 
 impl RejectionGuard {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(has_store: bool) -> Self {
         let guard = Guard {
             closed_until: None,
             closed_by: 0,
@@ -60,6 +62,7 @@ impl RejectionGuard {
         };
         Self {
             accepted: AtomicU64::new(0),
+            has_store,
             guard: Mutex::new(guard),
         }
     }
@@ -111,7 +114,9 @@ impl RejectionGuard {
             guard.close(generation, now, CLOSED);
             return false;
         }
-        if !guard.budget.has(now.monotonic, BUDGET, REFILL) {
+        // Without a budget the renewal only looks. One that finds nothing closes the guard as any that fails: there is one look
+        // a second at most.
+        if !guard.has_budget(now) && !self.has_store {
             return false;
         }
         // Before the token goes out of use: a caller that finds none asks why.
@@ -122,6 +127,11 @@ impl RejectionGuard {
             current.take_out(generation);
         }
         true
+    }
+
+    /// Whether a renewal for a 401 may make a token call.
+    pub(super) fn has_budget(&self, now: Now) -> bool {
+        self.guard().has_budget(now)
     }
 
     /// The renewal for a 401 makes a token call.
@@ -195,6 +205,10 @@ impl RejectionGuard {
 }
 
 impl Guard {
+    fn has_budget(&mut self, now: Now) -> bool {
+        self.budget.has(now.monotonic, BUDGET, REFILL)
+    }
+
     fn close(&mut self, generation: u64, now: Now, wait: Duration) {
         self.closed_by = generation;
         self.closed_until = Some(Deadline::after(now, wait));
@@ -241,7 +255,7 @@ mod tests {
 
     #[test]
     fn g15_the_budget_bounds_the_renewals_for_401s() {
-        let (guard, current) = (RejectionGuard::new(), Current::new());
+        let (guard, current) = (RejectionGuard::new(false), Current::new());
         for _ in 0..BUDGET {
             let generation = renew(&guard, &current);
             guard.accept(generation);
@@ -270,7 +284,7 @@ mod tests {
     #[test]
     fn g15_a_renewal_that_did_not_cure_closes_the_guard() {
         for is_replayed in [true, false] {
-            let (guard, current) = (RejectionGuard::new(), Current::new());
+            let (guard, current) = (RejectionGuard::new(false), Current::new());
             let first = renew(&guard, &current);
             assert!(guard.should_renew(first, true, &current, at(0)));
             let second = renew(&guard, &current);
@@ -296,7 +310,7 @@ mod tests {
 
     #[test]
     fn g8_a_failed_renewal_puts_the_rejected_token_back() {
-        let (guard, current) = (RejectionGuard::new(), Current::new());
+        let (guard, current) = (RejectionGuard::new(false), Current::new());
         let generation = renew(&guard, &current);
         assert!(guard.should_renew(generation, true, &current, at(0)));
         guard.renewal_failed(&current, at(1));
@@ -318,7 +332,7 @@ mod tests {
                 as fn(&RejectionGuard, &Current),
             |guard, _| guard.forget_rejected(),
         ] {
-            let (guard, current) = (RejectionGuard::new(), Current::new());
+            let (guard, current) = (RejectionGuard::new(false), Current::new());
             assert!(guard.should_renew(renew(&guard, &current), true, &current, at(0)));
             take_out(&guard, &current);
             guard.renewal_failed(&current, at(1));

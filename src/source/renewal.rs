@@ -148,6 +148,14 @@ impl Renewal {
         if let Some(bearer) = self.enter_store().await? {
             return Ok(bearer);
         }
+        if self.is_out_of_budget() {
+            let message =
+                "the API keeps answering 401, and no other process has saved a newer token";
+            return Err(Failure {
+                error: Error::new(ErrorKind::Unavailable, message),
+                pause: Pause::None,
+            });
+        }
         let begun = Instant::now();
         let mut last = None;
         while self.state.renewals.is_current(leader.id()) {
@@ -258,6 +266,17 @@ impl Renewal {
             error: Error::new(ErrorKind::TimedOut, "another renewal took over"),
             pause: Pause::None,
         })
+    }
+
+    /// Whether this renewal was to look at the store, and no more: a 401 is all that stands against the token.
+    fn is_out_of_budget(&self) -> bool {
+        let (state, now) = (&self.state, self.state.now());
+        self.reason == RenewalReason::Unauthorized
+            && state.rejections.is_rejected(self.generation)
+            && !state.rejections.has_budget(now)
+            && state
+                .current
+                .read(|bearer| bearer.is_some_and(|bearer| bearer.is_usable(now)))
     }
 
     /// Makes a call, and waits for its reply or for a token from elsewhere: a response that is still awaited may come.

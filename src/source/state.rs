@@ -116,7 +116,7 @@ impl State {
         } = settings;
         Self {
             current: Current::new(),
-            rejections: RejectionGuard::new(),
+            rejections: RejectionGuard::new(store.is_some()),
             renewals: Arc::new(SingleFlight::new()),
             awaited: Awaited::default(),
             credentials_given: Notify::new(),

@@ -7,6 +7,7 @@ mod families;
 mod lost_locks;
 mod outages;
 mod processes;
+mod rejected;
 mod second_look;
 mod seeds;
 mod single_flight;
