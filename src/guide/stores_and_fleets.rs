@@ -107,7 +107,7 @@
 //! ```
 //! use apivideo_auth::store::StoreKey;
 //!
-//! let key = StoreKey::new("https://ws.api.video:443", "Main")?;
+//! let key = StoreKey::new("https://ws.api.video", "Main")?;
 //! assert_eq!(key.name(), "+main@https_3a_2f_2fws.api.video_3a443");
 //! # Ok::<(), apivideo_auth::Error>(())
 //! ```

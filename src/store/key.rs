@@ -1,6 +1,9 @@
 //! Under what a pair is stored.
 
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    origin::Origin,
+};
 
 /// Under what a pair is stored: the API's origin and the name of the account.
 ///
@@ -13,14 +16,18 @@ pub struct StoreKey {
 }
 
 impl StoreKey {
-    /// A key for an account at an origin.
+    /// A key for an account at an origin: that of the base URL that is given to the layer, however either is written.
+    ///
+    /// Host and scheme count in small letters, with the port. What is no origin, such as a name in a test, stays as it is.
     ///
     /// ```
     /// use apivideo_auth::store::StoreKey;
     ///
-    /// let key = StoreKey::new("https://ws.api.video:443", "main")?;
+    /// let key = StoreKey::new("https://ws.api.video", "main")?;
+    /// assert_eq!(key.origin(), "https://ws.api.video:443");
+    /// assert_eq!(key, StoreKey::new("HTTPS://WS.api.video:443/", "main")?);
     /// assert_eq!(key.name(), "main@https_3a_2f_2fws.api.video_3a443");
-    /// assert!(StoreKey::new("https://ws.api.video:443", "../main").is_err());
+    /// assert!(StoreKey::new("https://ws.api.video", "../main").is_err());
     /// # Ok::<(), apivideo_auth::Error>(())
     /// ```
     ///
@@ -29,7 +36,7 @@ impl StoreKey {
     /// [`ErrorKind::Configuration`] if the account is not 1 to 64 letters, digits, `.`, `_` or `-`,
     /// or begins with a dot: it becomes a part of file names.
     pub fn new(origin: impl Into<String>, account: impl Into<String>) -> Result<Self, Error> {
-        let (origin, account) = (origin.into(), account.into());
+        let (mut origin, account) = (origin.into(), account.into());
         let fits = (1..=64).contains(&account.len())
             && !account.starts_with('.')
             && account
@@ -38,6 +45,10 @@ impl StoreKey {
         if !fits {
             let message = "an account's name is 1 to 64 letters, digits, `.`, `_` or `-` and begins with no dot";
             return Err(Error::new(ErrorKind::Configuration, message));
+        }
+        // Whether tokens may go there is not asked: a layer that allows plain HTTP stores pairs, too.
+        if let Ok(parsed) = Origin::parse(&origin, true) {
+            origin = parsed.name();
         }
         Ok(Self { origin, account })
     }
@@ -56,7 +67,7 @@ impl StoreKey {
         self.account.ends_with("@seeds")
     }
 
-    /// The origin, with its port written out, as the source gives it.
+    /// The origin, with its port written out.
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.origin

@@ -269,7 +269,7 @@ async fn g22_what_a_killed_process_left_is_removed_under_the_lock() {
     let (_folder, store, file) = with_a_pair().await;
     let (own, other) = (
         format!(".{}.tmp-0123", key().name()),
-        ".other@https_3a_2f_2fws.example.tmp-0123",
+        ".other@https_3a_2f_2fws.example_3a443.tmp-0123",
     );
     let mine = [
         store.folder().join(&own),
@@ -308,7 +308,10 @@ async fn g22_a_quarantined_record_is_kept_for_seven_days() {
         of(&name, &days(6.9).as_millis()),
         of(&name, &u64::MAX),
         of(&name, &"by-hand"),
-        of("other@https_3a_2f_2fws.example", &days(8.0).as_millis()),
+        of(
+            "other@https_3a_2f_2fws.example_3a443",
+            &days(8.0).as_millis(),
+        ),
     ];
     let ended = [of(&name, &days(7.1).as_millis()), of(&name, &1)];
     for path in kept.iter().chain(&ended) {

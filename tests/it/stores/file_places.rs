@@ -6,6 +6,7 @@ use apivideo_auth::{ApiVideoAuthLayer, GrantType, testing::FakeApi};
 
 use super::*;
 use crate::support::{
+    Body,
     child::{Child, orders},
     client, list,
 };
@@ -37,12 +38,49 @@ fn g25_accounts_have_names_apart_where_case_is_ignored() {
     }
     assert_eq!(names.len(), accounts.count());
     let name = |account| {
-        let key = StoreKey::new("https://ws.api.video:443", account).expect("a good key");
+        let key = StoreKey::new("https://ws.api.video", account).expect("a good key");
         key.name()
     };
     assert_eq!(name("default"), "default@https_3a_2f_2fws.api.video_3a443");
     assert_eq!(name("Main.B"), "+main.+b@https_3a_2f_2fws.api.video_3a443");
     assert_eq!(name("con"), "@con@https_3a_2f_2fws.api.video_3a443");
+}
+
+#[tokio::test]
+async fn g25_a_key_is_the_same_however_its_origin_is_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = FileStore::in_folder(folder.path().join("tokens"));
+    let api = FakeApi::in_process();
+    let builder = ApiVideoAuthLayer::builder()
+        .base_url("https://ws.api.video")
+        .api_key(api.api_key());
+    let layer = builder.store(store.clone()).build().expect("good settings");
+    client(&layer, &api)
+        .source::<Body>()
+        .token()
+        .await
+        .expect("a token");
+    for origin in ["https://ws.api.video", "HTTPS://WS.API.VIDEO:443/"] {
+        let key = StoreKey::new(origin, "default").expect("a good key");
+        assert!(
+            store.load(&key).await.expect("loading").is_some(),
+            "{origin}"
+        );
+    }
+    let is_same =
+        |one: &str, other: &str| StoreKey::new(one, "a").ok() == StoreKey::new(other, "a").ok();
+    assert!(is_same("http://x", "http://x:80") && is_same("https://x:8443", "https://X:8443"));
+    for other in [
+        "http://x",
+        "https://x.",
+        "https://x:8443",
+        "x",
+        "https://x/path",
+        "https://u@x",
+    ] {
+        assert!(!is_same("https://x", other), "{other}");
+    }
+    assert!(!is_same("any", "ANY"), "what is no origin stays as it is");
 }
 
 #[test]

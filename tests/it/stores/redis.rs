@@ -10,8 +10,8 @@ use apivideo_auth::store::RedisStore;
 use super::*;
 use crate::redis_server::{Proxy, RedisServer, free_port};
 
-const LOCK: &str = "{apivideo-auth:main@https_3a_2f_2fws.example}:lock";
-const RECORD: &str = "{apivideo-auth:main@https_3a_2f_2fws.example}:record";
+const LOCK: &str = "{apivideo-auth:main@https_3a_2f_2fws.example_3a443}:lock";
+const RECORD: &str = "{apivideo-auth:main@https_3a_2f_2fws.example_3a443}:record";
 
 fn store(server: &RedisServer) -> RedisStore {
     RedisStore::builder(server.url())

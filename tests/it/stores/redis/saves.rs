@@ -27,7 +27,7 @@ async fn g21_the_documented_rights_and_keys_are_the_used_ones() {
     let server = RedisServer::start();
     contract_suite(|| restricted(&server, &[])).await;
 
-    let api = StoreKey::new("https://ws.api.video:443", "main").expect("a good key");
+    let api = StoreKey::new("https://ws.api.video", "main").expect("a good key");
     let store = store(&server);
     let TryLock::Locked(mut lock) = store.try_lock(&api).await.expect("asking") else {
         panic!("the lock is free")
