@@ -10,7 +10,10 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::json;
 use tokio::time::{self, Instant};
 
-use crate::support::{HOUR, client, list, ours, paused, seconds, with_key, with_refresh_token};
+use crate::{
+    support::{HOUR, client, list, ours, paused, seconds, with_key, with_refresh_token},
+    traces::Traces,
+};
 
 #[tokio::test(start_paused = true)]
 async fn g11_a_refused_api_key_is_asked_again_after_five_minutes() {
@@ -93,6 +96,72 @@ async fn g11_waits_that_the_server_asks_for() {
         assert_eq!(api.counts().token_calls, 2, "{fault:?}");
         let waited = begun.elapsed().as_secs_f64();
         assert!((waited - waits).abs() < 0.05, "{fault:?}: {waited} s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g11_a_wait_of_15_s_blocks_nobody_and_is_logged() {
+    for fault in [Fault::retry_after(503, 15), Fault::rate_limited(15)] {
+        let traces = Traces::default();
+        let _subscribed = traces.subscribe();
+        let (api, clock) = paused();
+        let layer = with_refresh_token(&api).clock(clock).build().unwrap();
+        let client = client(&layer, &api);
+        api.fault(fault.clone());
+        let begun = Instant::now();
+        for waits in [15.0, 10.0, 5.0] {
+            let asked = Instant::now();
+            let error = list(&client).await.unwrap_err();
+            assert_eq!(asked.elapsed(), Duration::ZERO, "{fault:?}");
+            let error = ours(&error);
+            assert_eq!(error.retry_after(), Some(seconds(waits)), "{fault:?}");
+            assert!(error.is_transient());
+            time::sleep(seconds(5.0)).await;
+        }
+        assert!(
+            traces.warned("access token not renewed"),
+            "{}",
+            traces.text()
+        );
+        assert_eq!(
+            (list(&client).await.unwrap().as_u16(), begun.elapsed()),
+            (200, seconds(15.0))
+        );
+        assert_eq!(api.counts().token_calls, 2, "{fault:?}");
+    }
+}
+
+/// Callers without an API key that never give up, for 20 s.
+#[tokio::test(start_paused = true)]
+async fn g3_a_thousand_impatient_callers_make_two_calls_in_a_hang() {
+    for (call_timeout, calls) in [(10.0, 2), (1.5, 1)] {
+        let (api, clock) = paused();
+        let builder = with_refresh_token(&api).clock(clock);
+        let layer = builder.call_timeout(seconds(call_timeout)).build().unwrap();
+        api.fault(Fault::latency(HOUR).always());
+        let begun = Instant::now();
+        let callers: Vec<_> = (0..1000)
+            .map(|_| {
+                let client = client(&layer, &api);
+                tokio::spawn(async move {
+                    let mut most = call_timeout;
+                    while begun.elapsed() <= seconds(20.0) {
+                        let asked = Instant::now();
+                        let error = list(&client).await.unwrap_err();
+                        let waited = asked.elapsed().as_secs_f64();
+                        assert!(waited <= most + 0.1, "{waited} s");
+                        assert_eq!(ours(&error).kind(), ErrorKind::Ambiguous);
+                        most = 1.0;
+                    }
+                })
+            })
+            .collect();
+        for caller in callers {
+            caller.await.unwrap();
+        }
+        assert_eq!(api.counts().token_calls, calls, "{call_timeout}");
+        time::sleep_until(begun + seconds(29.0)).await;
+        assert_eq!(api.counts().token_calls, 2, "{call_timeout}");
     }
 }
 
