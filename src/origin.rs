@@ -32,10 +32,14 @@ impl Origin {
         let refuse = |why: &str| {
             // User information may be a password, a query a token, and what has no scheme may be a key by mistake.
             let is_plain = url.contains("://") && !url.contains(['@', '?', '#']);
-            let shown = if is_plain { url } else { "a base URL" };
+            let shown = if is_plain {
+                url
+            } else {
+                "the origin that was given"
+            };
             Error::new(
                 ErrorKind::Configuration,
-                format!("{shown} {why}; give an origin like https://ws.api.video"),
+                format!("{shown} {why}; give one like https://ws.api.video"),
             )
         };
         if url.contains('#') {
@@ -53,7 +57,8 @@ impl Origin {
         }
         let (host, port) = parts(scheme, authority).ok_or_else(|| {
             refuse(match scheme.as_str() {
-                "http" | "https" => "has user information or an invalid port",
+                "http" | "https" if url.contains('@') => "has a user name",
+                "http" | "https" => "has an invalid port",
                 _ => "has a scheme other than http(s)",
             })
         })?;

@@ -80,7 +80,11 @@ pub(super) fn not_sent(api: &Origin, error: BoxError) -> Outcome {
 pub(super) fn broke_off(api: &Origin, grant: &Grant, error: BoxError) -> Outcome {
     // The first bytes of a TLS server are no HTTP. Words again: they are hyper's.
     let is_tls = root(&*error).to_string().contains("invalid HTTP version");
-    let hint = if is_tls { "; does it speak TLS?" } else { "" };
+    let hint = if is_tls {
+        "; does it speak TLS? Then give `base_url` with `https://`"
+    } else {
+        ""
+    };
     let message = format!("the token call to {api} broke off{hint}");
     lost(
         grant,
@@ -138,14 +142,26 @@ pub(super) fn outcome(
     if status.is_success() {
         return match body {
             Ok(body) => pair(api, grant, &body),
-            Err(error) => lost(grant, error),
+            Err(error) => {
+                let message = format!("the response of the token endpoint at {api} can't be read");
+                lost(grant, Error::with_source(error.kind(), message, error))
+            }
         };
     }
     let problem = match (status.as_u16(), &body) {
         (400 | 401 | 403, Ok(body)) => meaning(&Problem::read(status, body)),
         _ => Meaning::Unknown,
     };
-    let text = format!("the token endpoint at {api} answered {}", status.as_u16());
+    let hint = match status.as_u16() {
+        300..=399 => {
+            "; no redirect is followed with a credential; is `base_url` right, or a login page in between?"
+        }
+        404 => "; is `base_url` right?",
+        400 | 401 | 403 => " without the API's reason; is a proxy in between?",
+        _ => "",
+    };
+    // With its name: not everybody knows the numbers.
+    let text = format!("the token endpoint at {api} answered {status}{hint}");
     match (status.as_u16(), problem) {
         (400 | 401, Meaning::Refusal) => Outcome::Refused(Error::new(
             ErrorKind::Refused,
@@ -156,7 +172,7 @@ pub(super) fn outcome(
         )),
         (403, Meaning::Suspension) => Outcome::Suspended(Error::new(
             ErrorKind::Suspended,
-            "the api.video account is suspended",
+            format!("the account is suspended, says {api}; only api.video can end that"),
         )),
         (400, Meaning::Misunderstanding) => Outcome::Misunderstood(Error::new(
             ErrorKind::Protocol,
@@ -190,7 +206,10 @@ fn key_refused(api: &Origin) -> String {
     ]
     .into_iter()
     .find(|(environment, _)| environment.base_url() == api.to_string())
-    .map_or("does it belong to this environment?", |(_, hint)| hint);
+    .map_or(
+        "is it one of the sandbox, or of production?",
+        |(_, hint)| hint,
+    );
     format!("the API key was refused by {api}; {hint}")
 }
 
@@ -241,7 +260,7 @@ fn pair(api: &Origin, grant: &Grant, body: &[u8]) -> Outcome {
         None => {
             let error = Error::new(
                 ErrorKind::Ambiguous,
-                "the token endpoint's response has no usable access token",
+                format!("the response of the token endpoint at {api} has no usable access token"),
             );
             match refresh_token {
                 Some(_) => Outcome::Ambiguous {

@@ -25,7 +25,8 @@
 //! - **Which get a token.** A request that goes to the API's origin, or to one that was
 //!   [allowed](crate::ApiVideoAuthLayerBuilder::allow_origin), has no `Authorization` of its own and no
 //!   [`NoAuth`](crate::NoAuth) extension, and is not for `/auth/…` or `/upload`. Others pass as they are.
-//! - **Paths.** A URI that is only a path goes to the API: scheme and authority are set.
+//! - **Paths.** A URI that is only a path goes to the API: scheme and authority are set. A path begins with a slash: `videos`
+//!   is a host to HTTP. It passes as it is, and hyper refuses it (`UserAbsoluteUriRequired`).
 //! - **Waiting.** While the token is usable, the request is passed on at once. When it is about to expire, a renewal runs
 //!   in the background. Only without a usable token does a request wait for a renewal, and then it holds no slot of the
 //!   wrapped service.
@@ -35,7 +36,8 @@
 //!   fails, or the second try gets a 401 too, the caller gets the 401. A request that can't be kept gets its 401 at once,
 //!   and the next request gets a new token.
 //! - **A renewal that fails after a 401** puts the old token back in use, and 401s renew nothing for 30 s. So a path that
-//!   answers 401 for reasons of its own takes the API from nobody.
+//!   answers 401 for reasons of its own takes the API from nobody. The first caller and all after it see the same: the API's
+//!   401 for as long as the token would have lived, and an [`Error`](crate::Error) once it has expired.
 //!
 //! Clones of the layer and of its services share one token.
 //!

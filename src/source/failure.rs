@@ -45,20 +45,17 @@ impl Failure {
         }
     }
 
-    /// No credential is left, or none was there.
-    pub(super) fn nothing_left(is_refused: bool, has_store: bool) -> Self {
+    /// No credential is left, or none was there. With a store, `empty` says that it has none either.
+    pub(super) fn nothing_left(is_refused: bool, empty: Option<&str>) -> Self {
         let error = if is_refused {
             Error::new(
                 ErrorKind::Refused,
                 "the refresh token was refused (it was used before, has ended, or belongs to another environment) and no \
-                 API key is held; log in again and call `set_credentials`",
+                 API key is held; log in again, and give the builder or `set_credentials` the new one",
             )
-        } else if has_store {
-            Error::new(
-                ErrorKind::NoCredentials,
-                "the store holds no pair for this account and environment; is it the right `account`, `environment` \
-                 and folder? Else start with an API key or a refresh token, once",
-            )
+        } else if let Some(empty) = empty {
+            let advice = "check `account`, `environment` and the store's place, or start once with an API key or a refresh token";
+            Error::new(ErrorKind::NoCredentials, format!("{empty}; {advice}"))
         } else {
             Error::new(
                 ErrorKind::NoCredentials,
@@ -67,7 +64,7 @@ impl Failure {
             )
         };
         // A store may show another pair one day.
-        let pause = if has_store {
+        let pause = if empty.is_some() {
             Pause::For(LOOK_AGAIN)
         } else {
             Pause::UntilCredentialsChange

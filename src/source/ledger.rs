@@ -24,6 +24,8 @@ const SKIP_REFRESH: Duration = Duration::from_secs(3600);
 pub(super) struct Ledger {
     preference: GrantPreference,
     has_store: bool,
+    /// What an error says where the store has no pair.
+    store_is_empty: String,
     api_key: Option<ApiKey>,
     refresh_token: Option<RefreshToken>,
     /// Counts calls of `give`: what was bought with older credentials is not put to use.
@@ -111,6 +113,11 @@ impl Ledger {
         };
         ledger.take(credentials);
         ledger
+    }
+
+    /// The text for a store without a pair, which names it.
+    pub(super) fn store_is_empty(&mut self, text: String) {
+        self.store_is_empty = text;
     }
 
     /// Takes new credentials over from the user: they are tried at once, and nothing that was refused before counts.
@@ -513,7 +520,8 @@ impl Ledger {
             (None, Some(wait)) => Failure::key_refused(round.refused.clone(), wait, self.has_store),
             (None, None) => {
                 let is_refused = round.refused.is_some() || self.was_refused || was_cleared;
-                Failure::nothing_left(is_refused, self.has_store)
+                let empty = self.has_store.then_some(&*self.store_is_empty);
+                Failure::nothing_left(is_refused, empty)
             }
         }
     }

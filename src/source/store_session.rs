@@ -106,6 +106,16 @@ impl SourceStore {
         }
     }
 
+    /// What the error says that is for lack of a pair.
+    pub(super) fn holds_nothing(&self) -> String {
+        format!(
+            "{} holds no pair for account `{}` of {}",
+            self.store.place(),
+            self.key.account(),
+            self.key.origin()
+        )
+    }
+
     pub(super) fn store(&self) -> &dyn TokenStore {
         &*self.store
     }

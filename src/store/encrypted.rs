@@ -122,4 +122,8 @@ impl<S: TokenStore> TokenStore for EncryptedStore<S> {
             })
         })
     }
+
+    fn place(&self) -> String {
+        self.store.place()
+    }
 }

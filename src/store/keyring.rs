@@ -175,6 +175,10 @@ impl TokenStore for KeyringStore {
                 .await
         })
     }
+
+    fn place(&self) -> String {
+        format!("the keyring store in {}", self.files.folder().display())
+    }
 }
 
 /// The key of an account in the keyring; `None` if the keyring has none. Anything that is not 32

@@ -149,6 +149,10 @@ impl TokenStore for MemoryStore {
         };
         Box::pin(async { Ok(lock) })
     }
+
+    fn place(&self) -> String {
+        "the memory store".to_owned()
+    }
 }
 
 /// Drop frees it, so that a lock whose future was dropped is free at once.

@@ -170,6 +170,14 @@ pub trait TokenStore: Any + Send + Sync {
     /// A lock that was taken by a call whose future was dropped is free again, at once or after a
     /// few seconds.
     fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>>;
+
+    /// What a person calls this store and knows its place by, such as "the file store in /var/tokens". It stands in the
+    /// error that says that nothing is stored. No secret may stand in it.
+    ///
+    /// Default: "the store".
+    fn place(&self) -> String {
+        "the store".to_owned()
+    }
 }
 
 /// What came of [`TokenStore::try_lock`].
@@ -423,5 +431,9 @@ impl<S: TokenStore + ?Sized> TokenStore for std::sync::Arc<S> {
 
     fn try_lock<'a>(&'a self, key: &'a StoreKey) -> BoxFuture<'a, Result<TryLock, Error>> {
         (**self).try_lock(key)
+    }
+
+    fn place(&self) -> String {
+        (**self).place()
     }
 }

@@ -9,8 +9,9 @@ use std::{
 };
 
 use apivideo_auth::{
-    ApiVideoAuth, GrantPreference,
+    ApiVideoAuth, ErrorKind, GrantPreference,
     middleware::{NoReplay, SameService},
+    store::MemoryStore,
     testing::{FakeApi, FakeBody, FakeService, Fault, GatePoint, ManualClock},
 };
 use axum::body::Body;
@@ -293,6 +294,38 @@ async fn g14_a_refused_credential_gives_the_original_401_too() {
         assert_eq!(list(&client).await.unwrap(), 401);
     }
     assert_eq!(api.counts().token_calls, 2);
+}
+
+/// Whether a caller is the first or a later one, whether its body can be kept, and whether there is a store: the same.
+#[tokio::test(start_paused = true)]
+async fn g14_after_a_refusal_all_callers_see_the_same() {
+    for (has_store, streams) in [(false, false), (false, true), (true, false), (true, true)] {
+        let clock = ManualClock::with_tokio();
+        let api = FakeApi::builder().clock(clock.clone()).build();
+        let mut builder = crate::support::with_refresh_token(&api).clock(clock);
+        if has_store {
+            builder = builder.store(MemoryStore::new());
+        }
+        let client = builder.build().unwrap().layer(api.service());
+        let send = async || {
+            let body = if streams { streamed() } else { Body::empty() };
+            let request = Request::post("/echo").body(body).unwrap();
+            client.clone().oneshot(request).await
+        };
+        assert_eq!(send().await.unwrap().status(), 200);
+        api.revoke_access_tokens();
+        api.revoke_refresh_tokens();
+        for caller in 0..3 {
+            let status = send().await.map(|response| response.status());
+            let case = format!("store {has_store}, streams {streams}, caller {caller}");
+            assert_eq!(status.expect(&case), 401, "{case}");
+        }
+        advance(Duration::from_secs(2 * 3600)).await;
+        for _ in 0..3 {
+            let error = send().await.unwrap_err();
+            assert_eq!(crate::support::ours(&error).kind(), ErrorKind::Refused);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

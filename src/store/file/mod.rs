@@ -154,6 +154,10 @@ impl TokenStore for FileStore {
             })
         })
     }
+
+    fn place(&self) -> String {
+        format!("the file store in {}", self.folder.display())
+    }
 }
 
 /// A lock is the operating system's own on a file beside the record, so it ends with its process,

@@ -252,15 +252,11 @@ fn unavailable(path: &Path, error: io::Error) -> Error {
 
 /// What is not private counts as damaged: somebody else may have written it.
 fn rejected_or_unavailable(path: &Path, error: io::Error) -> Error {
-    if error
+    let why = error
         .get_ref()
-        .is_some_and(|inner| inner.is::<NotPrivate>())
-    {
-        let message = format!(
-            "{} is not this user's alone; if you trust it, make it so (chmod go= PATH), or remove it and log in again",
-            path.display()
-        );
-        return Error::with_source(ErrorKind::StoreCorrupt, message, error);
+        .and_then(|inner| inner.downcast_ref::<NotPrivate>());
+    match why {
+        Some(why) => Error::new(ErrorKind::StoreCorrupt, why.of(path)),
+        None => unavailable(path, error),
     }
-    unavailable(path, error)
 }

@@ -15,12 +15,52 @@ pub(super) use self::platform::{check_folder, make_folder, open, open_parent, sy
 
 /// Why a file or folder is not trusted. It travels inside an [`io::Error`], by which it is told
 /// from an error of the disk.
-#[derive(Debug)]
-pub(super) struct NotPrivate(&'static str);
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(unix),
+    expect(dead_code, reason = "there, only the kind of file is looked at")
+)]
+pub(super) enum NotPrivate {
+    SymbolicLink,
+    HardLink,
+    NoFile,
+    OtherOwner,
+    FileMode,
+    FolderMode,
+}
+
+impl NotPrivate {
+    /// The text of the error: what is wrong with it, and what helps. `chmod` does in two of the cases.
+    pub(super) fn of(self, path: &Path) -> String {
+        let path = path.display();
+        match self {
+            Self::SymbolicLink => {
+                format!(
+                    "{path} is a symbolic link, which is not followed; remove it and log in again"
+                )
+            }
+            Self::HardLink => format!(
+                "{path} has a second name (a hard link), by which others may use it; remove both and log in again"
+            ),
+            Self::NoFile => format!("{path} is not a regular file; move it away and log in again"),
+            Self::OtherOwner => format!(
+                "{path} belongs to another user; run this program as that user, or name another folder"
+            ),
+            Self::FileMode => format!(
+                "others may use {path}; if you trust what is in it, close it to them (chmod go= '{path}'), or remove it and \
+                 log in again"
+            ),
+            Self::FolderMode => format!(
+                "others may write to {path}; if you trust what is in it, close it to them (chmod go-w '{path}'), or name \
+                 another folder"
+            ),
+        }
+    }
+}
 
 impl fmt::Display for NotPrivate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str("not this user's alone")
     }
 }
 
@@ -55,22 +95,24 @@ mod platform {
             .custom_flags(flags.bits().cast_signed())
             .open(path)
             .map_err(|error| match error.raw_os_error() {
-                Some(code) if code == Errno::LOOP.raw_os_error() => refuse("it is a symbolic link"),
+                Some(code) if code == Errno::LOOP.raw_os_error() => {
+                    refuse(NotPrivate::SymbolicLink)
+                }
                 _ => error,
             })?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(refuse("it is not a regular file"));
+            return Err(refuse(NotPrivate::NoFile));
         }
         if metadata.uid() != rustix::process::geteuid().as_raw() {
-            return Err(refuse("it belongs to another user"));
+            return Err(refuse(NotPrivate::OtherOwner));
         }
         // Without any name it was replaced a moment ago: what is in it was a whole save.
         if metadata.nlink() > 1 {
-            return Err(refuse("it has another name (a hard link)"));
+            return Err(refuse(NotPrivate::HardLink));
         }
         if metadata.mode() & 0o077 != 0 {
-            return Err(refuse("others may use it"));
+            return Err(refuse(NotPrivate::FileMode));
         }
         Ok(file)
     }
@@ -87,10 +129,10 @@ mod platform {
     pub(in crate::store::file) fn check_folder(folder: &Path) -> io::Result<()> {
         let metadata = fs::metadata(folder)?;
         if metadata.uid() != rustix::process::geteuid().as_raw() {
-            return Err(refuse("it belongs to another user"));
+            return Err(refuse(NotPrivate::OtherOwner));
         }
         if metadata.mode() & 0o022 != 0 {
-            return Err(refuse("others may write to it"));
+            return Err(refuse(NotPrivate::FolderMode));
         }
         Ok(())
     }
@@ -113,8 +155,8 @@ mod platform {
     }
 
     /// As an [`io::Error`], so that it passes through the same way as those of the system.
-    fn refuse(why: &'static str) -> io::Error {
-        io::Error::other(NotPrivate(why))
+    fn refuse(why: NotPrivate) -> io::Error {
+        io::Error::other(why)
     }
 }
 
@@ -129,7 +171,7 @@ mod platform {
         if file.metadata()?.is_file() {
             Ok(file)
         } else {
-            Err(io::Error::other(NotPrivate("it is not a regular file")))
+            Err(io::Error::other(NotPrivate::NoFile))
         }
     }
 

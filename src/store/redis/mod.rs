@@ -188,6 +188,10 @@ impl TokenStore for RedisStore {
             })
         })
     }
+
+    fn place(&self) -> String {
+        format!("the Redis store at {:?}", self.redis.address())
+    }
 }
 
 /// How long a lock lives without being extended. A dead process blocks the others this long. A live
