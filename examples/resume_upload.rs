@@ -50,9 +50,9 @@ async fn send(url: &str, token: String, folder: &Path) -> Result<Uploaded, BoxEr
 
     let client = Client::builder(TokioExecutor::new()).build_http::<UploadBody>();
     // Leave `base_url` out for the real API.
-    let delegated = UploadTokenLayer::builder(token).base_url(url).build()?;
+    let with_token = UploadTokenLayer::builder(token).base_url(url).build()?;
     let source = Source::open(folder.join("film.mp4")).await?;
-    let done = upload(delegated.layer(client), source, options).await?;
+    let done = upload(with_token.layer(client), source, options).await?;
     fs::remove_file(checkpoint)?;
     Ok(done)
 }
@@ -110,7 +110,7 @@ async fn kill_and_resume(
     let client = Client::builder(TokioExecutor::new()).build_http::<UploadBody>();
     let tokens = UploadTokens::new(auth.layer(client));
     let token = tokens.create(Some(HOUR)).await?;
-    let start = || child(&api.url(), token.token().expose(), folder);
+    let start = || child(&api.url(), token.secret().expose(), folder);
 
     // Beyond the middle the server takes its time, so that the first process is not done before it is killed.
     let half = size as u64 / 2;

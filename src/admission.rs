@@ -97,7 +97,7 @@ pub(crate) fn has_own(headers: &HeaderMap, extensions: &Extensions) -> bool {
         || (!extensions.is_empty() && extensions.get::<NoAuth>().is_some())
 }
 
-/// Login and refresh take no bearer, and an upload with a delegated token must not have one
+/// Login and refresh take no bearer, and an upload with an upload token must not have one
 /// (<https://docs.api.video/reference/api/Authentication>,
 /// <https://docs.api.video/vod/delegated-upload-tokens>). A slash at the end does not make it
 /// another place: some servers take it for the same.

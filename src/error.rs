@@ -119,7 +119,7 @@ pub enum ErrorKind {
     /// The API knows no such upload token or video: it was deleted, has expired, or is of another
     /// account.
     NotFound,
-    /// The request is not one that a delegated token is for: nothing was sent.
+    /// The request is not one that an upload token is for: nothing was sent.
     WrongTarget,
     /// What is to be uploaded can't be read, is empty, or is not as long as was said.
     UploadSource,

@@ -119,11 +119,11 @@
 )]
 #![cfg_attr(
     feature = "upload-tokens",
-    doc = "| `upload-tokens` | [`UploadTokens`], [`UploadTokenLayer`] and [`upload`](upload_token::upload()): delegated tokens, and uploads in chunks |"
+    doc = "| `upload-tokens` | [`UploadTokens`], [`UploadTokenLayer`] and [`upload`](upload_token::upload()): upload tokens, and uploads in chunks |"
 )]
 #![cfg_attr(
     not(feature = "upload-tokens"),
-    doc = "| `upload-tokens` | `UploadTokens`, `UploadTokenLayer` and `upload`: delegated tokens, and uploads in chunks |"
+    doc = "| `upload-tokens` | `UploadTokens`, `UploadTokenLayer` and `upload`: upload tokens, and uploads in chunks |"
 )]
 #![cfg_attr(
     feature = "test-util",

@@ -81,8 +81,8 @@
 //! let account = ReqwestClient::new(client).base_url(&api.url())?;
 //! let token = UploadTokens::<_, reqwest::Body>::new(account).create(None).await?;
 //!
-//! let delegated = UploadTokenLayer::builder(token.token().clone()).base_url(api.url()).build()?;
-//! let client = delegated.layer(ReqwestClient::new(reqwest::Client::new()));
+//! let with_token = UploadTokenLayer::builder(token.secret().clone()).base_url(api.url()).build()?;
+//! let client = with_token.layer(ReqwestClient::new(reqwest::Client::new()));
 //! upload(client, Source::new(&b"a film"[..]), UploadOptions::new()).await?;
 //! # layer.shutdown(std::time::Duration::from_secs(5)).await;
 //! # Ok(())

@@ -6,7 +6,7 @@
 //! uses the page (`examples/browser_upload/ci.sh`). The rules that the server keeps:
 //!
 //! - It binds loopback, answers only to its own `Host`, and changes something only for its own page.
-//! - When a file is picked, the server makes a video and a delegated token that lives for minutes; the page asks for the
+//! - When a file is picked, the server makes a video and an upload token that lives for minutes; the page asks for the
 //!   next one while it uploads. All are deleted afterwards. The page never sees a bearer.
 //! - A session sees and claims the videos that were made for it, once the API says that they are complete.
 //! - There are limits for a session, an address, and all together.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use apivideo_auth::upload_token::DelegatedToken;
+use apivideo_auth::upload_token::UploadTokenSecret;
 use tokio::{
     sync::{Mutex, watch},
     time::{self, Instant},
@@ -31,7 +31,7 @@ pub(crate) struct Upload {
 
 #[derive(Clone)]
 pub(crate) struct Token {
-    pub(crate) token: DelegatedToken,
+    pub(crate) token: UploadTokenSecret,
     pub(super) until: Instant,
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use apivideo_auth::{
-    ApiVideoAuth, ErrorKind, UploadTokens, testing::FakeService, upload_token::DelegatedToken,
+    ApiVideoAuth, ErrorKind, UploadTokens, testing::FakeService, upload_token::UploadTokenSecret,
 };
 use axum::{
     body::Body,
@@ -141,7 +141,7 @@ impl Uploads {
         let until = Instant::now() + self.lifetime;
         let made = time::timeout(CALL_TIMEOUT, self.tokens.create(Some(self.lifetime))).await??;
         let token = Token {
-            token: made.token().clone(),
+            token: made.secret().clone(),
             until,
         };
         tokens.push(token.clone());
@@ -162,7 +162,7 @@ impl Uploads {
         tokio::spawn(async move { uploads.token(&upload).await }).await?
     }
 
-    async fn delete_token(&self, token: &DelegatedToken) -> Result<(), BoxError> {
+    async fn delete_token(&self, token: &UploadTokenSecret) -> Result<(), BoxError> {
         match time::timeout(CALL_TIMEOUT, self.tokens.delete(token)).await? {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),

@@ -1,6 +1,6 @@
 //! Uploads: what goes over the wire, what is sent again, what an error means, and how to go on.
 //!
-//! [`upload`](upload()) sends a video of any size, either as a new video with a *delegated token*, or to a video that
+//! [`upload`](upload()) sends a video of any size, either as a new video with an *upload token*, or to a video that
 //! was created before, with a bearer. Both ways differ in one thing that this page comes back to: a request that makes a
 //! video must not be sent twice.
 //!
@@ -26,8 +26,8 @@
 //!
 //! // A new video, by whoever has the token:
 //! let token = UploadTokens::new(account.clone()).create(None).await?;
-//! let delegated = UploadTokenLayer::builder(token.token().clone()).base_url(api.url()).build()?.layer(client);
-//! let video = upload(delegated, Source::open(&path).await?, UploadOptions::new()).await?;
+//! let with_token = UploadTokenLayer::builder(token.secret().clone()).base_url(api.url()).build()?.layer(client);
+//! let video = upload(with_token, Source::open(&path).await?, UploadOptions::new()).await?;
 //! println!("{} plays at {:?}", video.video_id(), video.player());
 //!
 //! // A video that the account has created:
@@ -45,7 +45,7 @@
 //! # How a video goes
 //!
 //! A source that is not larger than [a chunk](UploadOptions::chunk_size) goes in one request. A larger one goes in chunks
-//! of 50 MiB, each a request of its own with a `Content-Range`. With a delegated token the first chunk makes the video and
+//! of 50 MiB, each a request of its own with a `Content-Range`. With an upload token the first chunk makes the video and
 //! goes alone; its response brings the id, which all others carry. Then
 //! [several](UploadOptions::concurrency) may be on their way at once.
 //!
@@ -133,7 +133,7 @@
 //!   reader that [can seek](Source::seekable). Others are read from the beginning.
 //! - An upload that was finished after all, or is by now, is a success without a byte sent.
 //!
-//! **If a video may exist**, look for it: with a delegated token its title is the [name](Unfinished::file_name) of the
+//! **If a video may exist**, look for it: with an upload token its title is the [name](Unfinished::file_name) of the
 //! file, and it was created after the upload [began](Unfinished::started_at). If it is there, go on
 //! [with its id](Unfinished::with_video_id). If it is not, upload anew.
 //!

@@ -61,7 +61,7 @@ pub(super) struct UploadRules {
 
 /// The form of an upload.
 pub(super) struct UploadForm {
-    /// Of chunks after the first, with a delegated token.
+    /// Of chunks after the first, with an upload token.
     pub(super) video_id: Option<String>,
     pub(super) file_name: Option<String>,
     file: Bytes,

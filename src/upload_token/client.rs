@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{
     request::request,
     response,
-    token::{DelegatedToken, UploadToken, Wire},
+    token::{UploadToken, UploadTokenSecret, Wire},
 };
 use crate::error::{Error, ErrorKind};
 
@@ -45,11 +45,11 @@ const PAGE_SIZE: u8 = 100;
 /// let tokens = UploadTokens::<_, Full<Bytes>>::new(layer.layer(api.service()));
 ///
 /// let made = tokens.create(Some(Duration::from_secs(3600))).await?;
-/// assert_eq!(tokens.get(made.token()).await?.ttl(), made.ttl());
+/// assert_eq!(tokens.get(made.secret()).await?.ttl(), made.ttl());
 /// // Those that live for ever are to be deleted when they are not needed any more.
 /// let all: Vec<_> = tokens.list(ListOptions::new()).try_collect().await?;
 /// for token in all.iter().filter(|token| token.ttl().is_none()) {
-///     tokens.delete(token.token()).await?;
+///     tokens.delete(token.secret()).await?;
 /// }
 /// # layer.shutdown(Duration::from_secs(5)).await;
 /// # Ok(())
@@ -222,7 +222,7 @@ where
     /// # Cancel safety
     ///
     /// Nothing is changed.
-    pub async fn get(&self, token: &DelegatedToken) -> Result<UploadToken, Error> {
+    pub async fn get(&self, token: &UploadTokenSecret) -> Result<UploadToken, Error> {
         self.one(request(Method::GET, &path(token)?)?).await
     }
 
@@ -238,7 +238,7 @@ where
     ///
     /// Uploads that have begun with it fail at their next chunk; they can be resumed with another
     /// token.
-    pub async fn delete(&self, token: &DelegatedToken) -> Result<(), Error> {
+    pub async fn delete(&self, token: &UploadTokenSecret) -> Result<(), Error> {
         self.send(request(Method::DELETE, &path(token)?)?).await?;
         Ok(())
     }
@@ -291,7 +291,7 @@ impl Pagination {
 }
 
 /// The path of a token. It is checked first: a token that is not one could lead to another path.
-fn path(token: &DelegatedToken) -> Result<String, Error> {
+fn path(token: &UploadTokenSecret) -> Result<String, Error> {
     token.check()?;
     Ok(format!("/upload-tokens/{}", token.expose()))
 }

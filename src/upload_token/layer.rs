@@ -1,15 +1,15 @@
-//! The settings of a service that holds nothing but a delegated token.
+//! The settings of a service that holds nothing but an upload token.
 
 use std::{fmt, sync::Arc};
 
 use tower_layer::Layer;
 
-use super::{pass::Pass, service::DelegatedUpload, token::DelegatedToken};
+use super::{pass::Pass, service::WithUploadToken, token::UploadTokenSecret};
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::{credentials::Environment, error::Error, origin::Origin, origin_headers};
 
-/// Lets a service upload with nothing but a delegated token. See the [module docs](super).
+/// Lets a service upload with nothing but an upload token. See the [module docs](super).
 ///
 /// Clones share the token.
 ///
@@ -31,16 +31,16 @@ pub struct UploadTokenLayer(Arc<Pass>);
 /// is checked before [`build`](Self::build).
 #[must_use]
 pub struct UploadTokenLayerBuilder {
-    token: DelegatedToken,
+    token: UploadTokenSecret,
     base_url: String,
     allow_http: bool,
     application: Option<(String, String)>,
 }
 
 impl UploadTokenLayer {
-    /// Starts with a delegated token, and with production as the place it is for. Where the token
+    /// Starts with an upload token, and with production as the place it is for. Where the token
     /// comes from is no matter: it may be typed in, or sent by the account's own server.
-    pub fn builder(token: impl Into<DelegatedToken>) -> UploadTokenLayerBuilder {
+    pub fn builder(token: impl Into<UploadTokenSecret>) -> UploadTokenLayerBuilder {
         UploadTokenLayerBuilder {
             token: token.into(),
             base_url: Environment::default().base_url().to_owned(),
@@ -97,10 +97,10 @@ impl UploadTokenLayerBuilder {
 }
 
 impl<S> Layer<S> for UploadTokenLayer {
-    type Service = DelegatedUpload<S>;
+    type Service = WithUploadToken<S>;
 
-    fn layer(&self, inner: S) -> DelegatedUpload<S> {
-        DelegatedUpload::new(inner, self.0.clone())
+    fn layer(&self, inner: S) -> WithUploadToken<S> {
+        WithUploadToken::new(inner, self.0.clone())
     }
 }
 

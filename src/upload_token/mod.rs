@@ -1,4 +1,4 @@
-//! Delegated tokens, which api.video calls *upload tokens*: made with a bearer, used without one.
+//! Upload tokens (the API's *delegated uploads*): made with a bearer, used without one.
 //!
 //! Anyone who holds such a token can upload videos into the account and do nothing else: it is what to give to a browser,
 //! a camera or a customer. [`UploadTokens`] makes, lists and deletes them through an authenticated service.
@@ -27,11 +27,11 @@
 //! let token = tokens.create(Some(Duration::from_secs(600))).await?;
 //!
 //! // Somewhere else, with the token alone:
-//! let delegated = UploadTokenLayer::builder(token.token().clone()).base_url(api.url()).build()?;
-//! let video = upload(delegated.layer(client), Source::new(&b"a film"[..]), UploadOptions::new()).await?;
+//! let with_token = UploadTokenLayer::builder(token.secret().clone()).base_url(api.url()).build()?;
+//! let video = upload(with_token.layer(client), Source::new(&b"a film"[..]), UploadOptions::new()).await?;
 //! assert!(api.received(video.video_id()).is_some_and(|video| video.finished));
 //!
-//! tokens.delete(token.token()).await?;
+//! tokens.delete(token.secret()).await?;
 //! # auth.shutdown(Duration::from_secs(5)).await;
 //! # Ok(())
 //! # }
@@ -118,9 +118,9 @@ pub use self::{
     layer::{UploadTokenLayer, UploadTokenLayerBuilder},
     options::UploadOptions,
     progress::Progress,
-    service::{DelegatedUpload, ResponseFuture},
+    service::{ResponseFuture, WithUploadToken},
     source::Source,
-    token::{DelegatedToken, UploadToken},
+    token::{UploadToken, UploadTokenSecret},
     unfinished::Unfinished,
     upload::upload,
     uploaded::Uploaded,

@@ -75,7 +75,7 @@ impl UploadOptions {
     }
 
     /// Goes on with an upload that has stopped, and sends only what is missing. `new().resume(..)` goes the way of the first
-    /// try, by a video id or with a delegated token; [`to_video`](Self::to_video) with the same id goes on with a bearer. The
+    /// try, by a video id or with an upload token; [`to_video`](Self::to_video) with the same id goes on with a bearer. The
     /// chunk size is that of the first try.
     ///
     /// It may be another token, another process, another network; it has to be the same source, which is judged by its
@@ -157,7 +157,7 @@ impl UploadOptions {
         let Some(unfinished) = &self.unfinished else {
             return Ok(Record {
                 video_id: self.video_id.clone(),
-                is_delegated: self.video_id.is_none(),
+                has_upload_token: self.video_id.is_none(),
                 file_name: source.file_name.clone(),
                 started_at: system_now().wall,
                 chunk_size: self.chunk_size,
@@ -182,7 +182,7 @@ impl UploadOptions {
             }
             (Some(id), _) => {
                 record.video_id = Some(id.clone());
-                record.is_delegated = false;
+                record.has_upload_token = false;
             }
             (None, _) => {}
         }

@@ -1,6 +1,6 @@
-//! Which requests a delegated token is added to.
+//! Which requests an upload token is added to.
 //!
-//! The reverse of the rule for bearers: a delegated token goes to `POST /upload` of one origin and
+//! The reverse of the rule for bearers: an upload token goes to `POST /upload` of one origin and
 //! to nothing else. A request for anything else is an error rather than passed on, since it would
 //! go out with no credential at all.
 
@@ -8,7 +8,7 @@ use std::fmt;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header, uri::PathAndQuery};
 
-use super::token::DelegatedToken;
+use super::token::UploadTokenSecret;
 use crate::{
     admission::NoAuth,
     error::{Error, ErrorKind},
@@ -18,14 +18,14 @@ use crate::{
 
 /// What is good for uploads, and where. The origin is the token's: it is of no use at another.
 pub(super) struct Pass {
-    token: DelegatedToken,
+    token: UploadTokenSecret,
     origin: Origin,
     application: Option<HeaderValue>,
 }
 
 impl Pass {
     pub(super) fn new(
-        token: DelegatedToken,
+        token: UploadTokenSecret,
         origin: Origin,
         application: Option<HeaderValue>,
     ) -> Self {
@@ -37,7 +37,7 @@ impl Pass {
     }
 
     /// To look for it in errors.
-    pub(super) fn token(&self) -> &DelegatedToken {
+    pub(super) fn token(&self) -> &UploadTokenSecret {
         &self.token
     }
 
@@ -67,7 +67,7 @@ impl Pass {
         Err(Error::new(
             ErrorKind::WrongTarget,
             format!(
-                "the request was not sent, for {why}: a delegated token is for POST /upload of the API only"
+                "the request was not sent, for {why}: an upload token is for POST /upload of the API only"
             ),
         ))
     }

@@ -20,9 +20,9 @@ const VERSION: u32 = 1;
 pub(super) struct Record {
     /// None until the video is created.
     pub(super) video_id: Option<String>,
-    /// Whether the video is created by the upload, with a delegated token: then the id is a field of the form, else it is in
+    /// Whether the video is created by the upload, with an upload token: then the id is a field of the form, else it is in
     /// the path.
-    pub(super) is_delegated: bool,
+    pub(super) has_upload_token: bool,
     /// The name that the source had, which is the title of a video that was created.
     pub(super) file_name: String,
     pub(super) started_at: SystemTime,
@@ -43,7 +43,7 @@ impl Record {
         let stored = Stored {
             version: VERSION,
             video_id: self.video_id.clone(),
-            delegated: self.is_delegated,
+            with_upload_token: self.has_upload_token,
             file_name: self.file_name.clone(),
             started_at: started_at.unwrap_or_default().as_secs(),
             chunk_size: self.chunk_size,
@@ -78,11 +78,11 @@ impl Record {
             && stored.length.is_none_or(|length| length <= MAX_LENGTH)
             && most.is_some_and(|most| stored.bytes <= most)
             && (stored.video_id.is_some() || accepted.is_empty())
-            && (stored.video_id.is_some() || stored.delegated);
+            && (stored.video_id.is_some() || stored.with_upload_token);
         match started_at {
             Some(started_at) if id_fits && adds_up => Ok(Self {
                 video_id: stored.video_id,
-                is_delegated: stored.delegated,
+                has_upload_token: stored.with_upload_token,
                 file_name: stored.file_name,
                 started_at,
                 chunk_size: stored.chunk_size,
@@ -107,7 +107,7 @@ impl Record {
 struct Stored {
     version: u32,
     video_id: Option<String>,
-    delegated: bool,
+    with_upload_token: bool,
     file_name: String,
     /// In seconds since 1970.
     started_at: u64,
@@ -148,7 +148,7 @@ mod tests {
     fn record() -> Record {
         Record {
             video_id: Some("vi4k0jvEUuaTdRAEjQ4Jfrgz".to_owned()),
-            is_delegated: true,
+            has_upload_token: true,
             file_name: "a \"film\" 🎬.mp4".to_owned(),
             started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             chunk_size: *CHUNK_SIZES.start(),

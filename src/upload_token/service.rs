@@ -16,25 +16,25 @@ use crate::{
     response,
 };
 
-/// A service that uploads with a delegated token, and does nothing else. See the [module docs](super).
+/// A service that uploads with an upload token, and does nothing else. See the [module docs](super).
 ///
 /// Its error is [`tower::BoxError`]: an [`Error`] of this crate, or the wrapped service's own.
 ///
 /// Backpressure is the wrapped service's: nothing waits here, and the service that was polled ready
 /// is the one that is called. Clones share the token.
 #[derive(Clone, Debug)]
-pub struct DelegatedUpload<S> {
+pub struct WithUploadToken<S> {
     inner: S,
     pass: Arc<Pass>,
 }
 
-impl<S> DelegatedUpload<S> {
+impl<S> WithUploadToken<S> {
     pub(super) fn new(inner: S, pass: Arc<Pass>) -> Self {
         Self { inner, pass }
     }
 }
 
-impl<S, B> Service<Request<B>> for DelegatedUpload<S>
+impl<S, B> Service<Request<B>> for WithUploadToken<S>
 where
     S: Service<Request<B>>,
     S::Error: Into<BoxError>,
@@ -62,7 +62,7 @@ where
 }
 
 pin_project! {
-    /// Response future of [`DelegatedUpload`]. Dropping it drops the request.
+    /// Response future of [`WithUploadToken`]. Dropping it drops the request.
     #[derive(Debug)]
     pub struct ResponseFuture<F> {
         #[pin]

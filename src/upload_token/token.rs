@@ -15,15 +15,15 @@ use crate::{
 };
 
 secret! {
-    /// What may upload videos into the account, and nothing else, without any other credential.
+    /// An upload token itself: it may upload videos into the account, and nothing else, without any other credential.
     ///
     /// It works any number of times, for whoever holds it, until it expires or is deleted
     /// (<https://docs.api.video/vod/delegated-upload-tokens>). In an upload it is a part of the
     /// URI, so it stands in the logs of whatever logs URIs.
-    DelegatedToken
+    UploadTokenSecret
 }
 
-impl DelegatedToken {
+impl UploadTokenSecret {
     /// It is put into URIs as it is.
     ///
     /// # Errors
@@ -47,12 +47,12 @@ impl DelegatedToken {
     }
 }
 
-/// A delegated token and what the API knows of it.
+/// An upload token and what the API knows of it.
 ///
 /// `Debug` shows when it expires and not the token.
 #[derive(Clone)]
 pub struct UploadToken {
-    token: DelegatedToken,
+    token: UploadTokenSecret,
     ttl: Option<Duration>,
     created_at: Option<SystemTime>,
     expires_at: Option<SystemTime>,
@@ -61,7 +61,7 @@ pub struct UploadToken {
 impl UploadToken {
     /// The token itself: what to give to a browser or a camera.
     #[must_use]
-    pub fn token(&self) -> &DelegatedToken {
+    pub fn secret(&self) -> &UploadTokenSecret {
         &self.token
     }
 
@@ -111,7 +111,7 @@ impl TryFrom<Wire> for UploadToken {
     type Error = Error;
 
     fn try_from(wire: Wire) -> Result<Self, Error> {
-        let token = DelegatedToken::from(wire.token);
+        let token = UploadTokenSecret::from(wire.token);
         token.check().map_err(|_| super::response::unreadable())?;
         let ttl = wire.ttl.filter(|ttl| *ttl > 0).map(Duration::from_secs);
         let created_at = wire.created_at.as_deref().and_then(date);

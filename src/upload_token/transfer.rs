@@ -32,7 +32,7 @@ use crate::error::{Error, ErrorKind};
 /// One run of an upload, from the chunk that is missing first to the end.
 pub(super) struct Transfer {
     pub(super) state: State,
-    is_delegated: bool,
+    has_upload_token: bool,
     boundary: Boundary,
     chunk_size: usize,
     length: Option<u64>,
@@ -44,12 +44,12 @@ impl Transfer {
     /// Checks everything that can be checked before the first request.
     pub(super) fn new<A>(source: &Source<A>, mut options: UploadOptions) -> Result<Self, Error> {
         let record = options.record(source)?;
-        let (is_delegated, chunk_size, length) =
-            (record.is_delegated, record.chunk_size, record.length);
+        let (has_upload_token, chunk_size, length) =
+            (record.has_upload_token, record.chunk_size, record.length);
         let most = record.chunks().unwrap_or(MAX_CHUNKS);
         Ok(Self {
             state: State::new(record, options.on_checkpoint.take()),
-            is_delegated,
+            has_upload_token,
             boundary: Boundary::new(),
             chunk_size,
             length,
@@ -89,7 +89,7 @@ impl Transfer {
 
         let chunks = tokio::sync::Mutex::new(chunks);
         let (chunks, id) = (&chunks, &*id);
-        let field = self.is_delegated.then_some(id);
+        let field = self.has_upload_token.then_some(id);
         // Each of these holds one chunk at most, and fills its one buffer again and again.
         let workers = (0..self.concurrency).map(|_| {
             let (mut service, mut buffer) = (service.clone(), mem::take(&mut buffer));
@@ -158,7 +158,7 @@ impl Transfer {
                 Err(failed) => failed,
             };
             let next = match video_id {
-                Some(_) => attempts.after_chunk(failed, !self.is_delegated),
+                Some(_) => attempts.after_chunk(failed, !self.has_upload_token),
                 None => attempts.after_creation(failed),
             };
             let (error, is_there) = match next {
@@ -211,7 +211,7 @@ impl Transfer {
         R: Body,
         R::Error: Into<BoxError>,
     {
-        if self.is_delegated {
+        if self.has_upload_token {
             return None;
         }
         video_status::is_uploaded(service.clone(), video_id, total).await
@@ -228,7 +228,7 @@ impl Transfer {
     /// The request for a chunk, without its body, which is added for each attempt without a copy.
     fn request(&self, video_id: Option<&str>, chunk: &Chunk) -> Result<Request<Bytes>, Error> {
         let path = video_id
-            .filter(|_| !self.is_delegated)
+            .filter(|_| !self.has_upload_token)
             .map(|id| format!("/videos/{id}/source"));
         let mut request = request(Method::POST, path.as_deref().unwrap_or("/upload"))?;
         let headers = request.headers_mut();

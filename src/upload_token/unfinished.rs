@@ -69,7 +69,7 @@ impl Unfinished {
         !(self.record.accepted.is_empty() && self.record.sent.is_empty())
     }
 
-    /// The name that the source had: the title of a video that was made with a delegated token.
+    /// The name that the source had: the title of a video that was made with an upload token.
     #[must_use]
     pub fn file_name(&self) -> &str {
         &self.record.file_name

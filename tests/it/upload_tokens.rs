@@ -1,4 +1,4 @@
-//! Delegated tokens: made, listed and deleted with a bearer.
+//! Upload tokens: made, listed and deleted with a bearer.
 
 use std::{io, time::Duration};
 
@@ -6,7 +6,7 @@ use apivideo_auth::{
     ApiVideoAuthLayer, ErrorKind, UploadToken, UploadTokenLayer, UploadTokens,
     testing::{FakeApi, FakeService, Fault, ManualClock},
     upload_token::{
-        DelegatedToken, ListOptions, Problem, SortBy, Source, UploadBody, UploadOptions, upload,
+        ListOptions, Problem, SortBy, Source, UploadBody, UploadOptions, UploadTokenSecret, upload,
     },
 };
 use bytes::Bytes;
@@ -27,7 +27,7 @@ pub(crate) async fn mint(api: &FakeApi) -> UploadToken {
 }
 
 pub(crate) fn layer(api: &FakeApi, token: &UploadToken) -> UploadTokenLayer {
-    UploadTokenLayer::builder(token.token().clone())
+    UploadTokenLayer::builder(token.secret().clone())
         .base_url(api.url())
         .build()
         .expect("a good layer")
@@ -40,7 +40,7 @@ pub(crate) fn post(uri: &str) -> Request<Body> {
 }
 
 pub(crate) fn known(token: &UploadToken) -> &str {
-    token.token().expose()
+    token.secret().expose()
 }
 
 #[tokio::test]
@@ -55,16 +55,16 @@ async fn a_token_is_made_read_and_deleted() {
     );
     assert!(made.created_at().is_some());
 
-    let read = tokens.get(made.token()).await.unwrap();
+    let read = tokens.get(made.secret()).await.unwrap();
     assert_eq!(
         (known(&read), read.expires_at()),
         (known(&made), made.expires_at())
     );
 
-    tokens.delete(made.token()).await.unwrap();
+    tokens.delete(made.secret()).await.unwrap();
     for error in [
-        tokens.get(made.token()).await.unwrap_err(),
-        tokens.delete(made.token()).await.unwrap_err(),
+        tokens.get(made.secret()).await.unwrap_err(),
+        tokens.delete(made.secret()).await.unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(Problem::of(&error).unwrap().kind(), "resource-not-found");
@@ -210,11 +210,11 @@ async fn an_expired_token_is_gone() {
     let tokens = tokens(&api);
     let made = tokens.create(Some(Duration::from_secs(60))).await.unwrap();
     clock.advance(Duration::from_secs(59));
-    assert!(tokens.get(made.token()).await.is_ok());
+    assert!(tokens.get(made.secret()).await.is_ok());
 
     clock.advance(Duration::from_secs(1));
     assert_eq!(
-        tokens.get(made.token()).await.unwrap_err().kind(),
+        tokens.get(made.secret()).await.unwrap_err().kind(),
         ErrorKind::NotFound
     );
     assert!(
@@ -393,7 +393,7 @@ async fn g17_a_token_that_would_lead_elsewhere_is_refused() {
         "tö",
         "to1%2f",
     ] {
-        let token = DelegatedToken::from(text);
+        let token = UploadTokenSecret::from(text);
         assert_eq!(
             tokens.get(&token).await.unwrap_err().kind(),
             ErrorKind::Configuration,
@@ -429,7 +429,7 @@ fn public_types_are_send_sync_and_clone() {
     fn check<T: Send + Sync + Clone + 'static>() {}
     check::<UploadTokens<Client, Body>>();
     check::<UploadTokenLayer>();
-    check::<apivideo_auth::upload_token::DelegatedUpload<FakeService>>();
+    check::<apivideo_auth::upload_token::WithUploadToken<FakeService>>();
     check::<UploadToken>();
     check::<Problem>();
     check::<apivideo_auth::upload_token::Unfinished>();

@@ -44,7 +44,7 @@ async fn a_source_of_another_length_than_said_is_an_error() {
         } else {
             source
         };
-        let service = delegated(&api).await;
+        let service = with_token(&api).await;
         let error = upload(service, source, options()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UploadSource);
         assert!(
@@ -59,7 +59,7 @@ async fn a_source_of_another_length_than_said_is_an_error() {
 #[tokio::test]
 async fn options_that_cannot_work_send_nothing() {
     let api = fake();
-    let service = delegated(&api).await;
+    let service = with_token(&api).await;
     api.clear_journal();
     for options in [
         options().chunk_size(CHUNK - 1),
@@ -89,7 +89,7 @@ async fn a_source_that_fails_in_the_middle_names_the_video() {
     }
     let api = fake();
     let film = film(CHUNK + MIB);
-    let service = delegated(&api).await;
+    let service = with_token(&api).await;
     let source = Source::new(film.chain(Broken));
     let error = upload(service.clone(), source, options())
         .await
@@ -116,7 +116,7 @@ async fn a_chunk_refused_twice_is_sent_again_after_the_wait() {
     let film = film(2 * CHUNK + 1);
     for (status, asked) in [(503, 0), (504, 0), (429, 17)] {
         let api = fake();
-        let service = delegated(&api).await;
+        let service = with_token(&api).await;
         api.clear_journal();
         let left = AtomicUsize::new(2);
         api.on_api_request(move |parts| {
@@ -195,7 +195,7 @@ async fn a_lost_response_costs_nothing_and_no_video_goes_twice() {
     for lost in ["bytes 5242880-", "bytes 10485760-"] {
         let api = fake();
         let first = Arc::new(AtomicUsize::new(0));
-        let service = losing(delegated(&api).await, move |request| {
+        let service = losing(with_token(&api).await, move |request| {
             let range = request
                 .headers()
                 .get(header::CONTENT_RANGE)
@@ -212,7 +212,7 @@ async fn a_lost_response_costs_nothing_and_no_video_goes_twice() {
 
     let api = fake();
     let error = send(
-        losing(delegated(&api).await, |_| true),
+        losing(with_token(&api).await, |_| true),
         b"a film",
         options(),
     )
@@ -269,7 +269,7 @@ async fn a_token_that_expires_midway_leaves_the_video_to_another() {
             (Some(&**id), 2 * CHUNK as u64)
         );
 
-        let service = delegated(&api).await;
+        let service = with_token(&api).await;
         api.clear_journal();
         let options = UploadOptions::new().resume(unfinished).concurrency(2);
         let done = upload(service.clone(), source(), options).await.unwrap();

@@ -10,7 +10,7 @@ mod sent;
 use apivideo_auth::{
     Error, ErrorKind,
     testing::{FakeApi, FakeBody, FakeService},
-    upload_token::{DelegatedUpload, Source, UploadBody, UploadOptions, Uploaded, upload},
+    upload_token::{Source, UploadBody, UploadOptions, Uploaded, WithUploadToken, upload},
 };
 use bytes::Bytes;
 use http::{Request, Response, header};
@@ -43,7 +43,7 @@ fn fake() -> FakeApi {
     FakeApi::builder().keep_uploads(true).build()
 }
 
-async fn delegated(api: &FakeApi) -> DelegatedUpload<FakeService> {
+async fn with_token(api: &FakeApi) -> WithUploadToken<FakeService> {
     layer(api, &mint(api).await).layer(api.service())
 }
 

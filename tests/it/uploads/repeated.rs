@@ -211,7 +211,7 @@ async fn g28_a_video_is_not_created_twice() {
         ] {
             let api = fake();
             api.fault(fault.clone().after_commit().on(is_upload).always());
-            let service = delegated(&api).await;
+            let service = with_token(&api).await;
             let error = send(service, &film[..size], options()).await.unwrap_err();
             assert_eq!(api.video_ids().len(), 1, "{fault:?}");
             assert!(error.to_string().contains("a video may exist"), "{error}");
@@ -231,7 +231,7 @@ async fn g28_what_was_not_carried_out_is_sent_again() {
         if let Some(fault) = fault {
             api.fault(fault.on(is_upload).times(2));
         }
-        let service = refusing(delegated(&api).await, refused);
+        let service = refusing(with_token(&api).await, refused);
         let start = tokio::time::Instant::now();
         let done = send(service, &film, options()).await.unwrap();
         assert_is(&api, done.video_id(), &film, 2);
@@ -250,7 +250,7 @@ async fn g28_an_error_says_what_the_api_said() {
     let id = create_video(&api).await;
     api.fault(refused("This file is odd.").times(2));
     let known = send(bearer(&api), b"a film", UploadOptions::to_video(&id)).await;
-    let new = send(delegated(&api).await, b"a film", options()).await;
+    let new = send(with_token(&api).await, b"a film", options()).await;
     for error in [known.unwrap_err(), new.unwrap_err()] {
         let text = error.to_string();
         assert!(
@@ -263,7 +263,7 @@ async fn g28_an_error_says_what_the_api_said() {
     api.fault(refused(
         "The token to1tcmSFHeYY5KzyhOqVKMKb is bad.\u{1b}[2J",
     ));
-    let error = send(delegated(&api).await, b"a film", options()).await;
+    let error = send(with_token(&api).await, b"a film", options()).await;
     let error = error.unwrap_err();
     let text = format!("{error} {error:?}");
     assert!(text.contains("The token … is bad.[2J (file)"), "{text}");
@@ -275,7 +275,7 @@ async fn an_upload_token_refused_as_400_is_refused() {
     for status in [400, 401] {
         let api = fake();
         api.fault(Fault::problem(status, "authentication-invalid-upload-token").on(is_upload));
-        let error = send(delegated(&api).await, b"a film", options()).await;
+        let error = send(with_token(&api).await, b"a film", options()).await;
         let error = error.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{status}");
         assert_eq!(Problem::of(&error).unwrap().status(), status);

@@ -34,7 +34,7 @@ fn shown(error: &Error) -> String {
 }
 
 #[tokio::test]
-async fn reqwest_uploads_with_a_delegated_token() {
+async fn reqwest_uploads_with_an_upload_token() {
     let api = FakeApi::builder().keep_uploads(true).serve().await.unwrap();
     let film = film(2 * CHUNK + 1);
     let token = mint(&api).await;
@@ -101,9 +101,9 @@ async fn reqwest_middleware_sees_uploads_and_authorises_them() {
     let done = upload(account.clone(), source(), to_video).await.unwrap();
     assert_is(&api, done.video_id(), &film, 2);
 
-    // A delegated token goes without the bearer, over the same client.
-    let delegated = layer(&api, &token).layer(account.clone());
-    let done = upload(delegated, source(), options()).await.unwrap();
+    // An upload token goes without the bearer, over the same client.
+    let with_token = layer(&api, &token).layer(account.clone());
+    let done = upload(with_token, source(), options()).await.unwrap();
     assert_is(&api, done.video_id(), &film, 2);
     assert_eq!(seen.0.lock().unwrap().last(), Some(&true));
     let last = api.journal().pop().unwrap();
@@ -125,10 +125,10 @@ async fn g28_reqwest_says_what_was_never_sent() {
     let policy = ExponentialBackoff::builder().build_with_max_retries(0);
     let retries = RetryTransientMiddleware::new_with_policy(policy);
     let with_retries = ClientBuilder::new(plain()).with(retries).build();
-    let delegated = UploadTokenLayer::builder("to-test-only").base_url(&url);
-    let delegated = delegated.build().unwrap();
+    let with_token = UploadTokenLayer::builder("to-test-only").base_url(&url);
+    let with_token = with_token.build().unwrap();
 
-    let service = delegated.layer(ReqwestClient::new(plain()));
+    let service = with_token.layer(ReqwestClient::new(plain()));
     let source = Source::new(&b"a film"[..]);
     let error = upload(service, source, options().attempts(1)).await;
     let error = error.unwrap_err();

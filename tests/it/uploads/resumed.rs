@@ -105,7 +105,7 @@ async fn g28_a_video_that_may_exist_can_be_looked_for() {
         let lost = |request: &request::Parts| request.uri.path() == "/upload";
         api.fault(Fault::disconnect().after_commit().on(lost));
         let before = std::time::SystemTime::UNIX_EPOCH;
-        let error = send(delegated(&api).await, &film[..size], options()).await;
+        let error = send(with_token(&api).await, &film[..size], options()).await;
         let error = error.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::VideoMayExist);
         assert!(!error.is_transient(), "a retry would make a second one");
@@ -117,7 +117,7 @@ async fn g28_a_video_that_may_exist_can_be_looked_for() {
 
         // Nobody guesses.
         let options = UploadOptions::new().resume(&unfinished);
-        let error = send(delegated(&api).await, &film[..size], options).await;
+        let error = send(with_token(&api).await, &film[..size], options).await;
         let error = error.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::VideoMayExist);
         assert!(Unfinished::of(&error).is_some());
@@ -128,7 +128,7 @@ async fn g28_a_video_that_may_exist_can_be_looked_for() {
         };
         let unfinished = unfinished.with_video_id(found).unwrap();
         let options = UploadOptions::new().resume(&unfinished);
-        let done = send(delegated(&api).await, &film[..size], options).await;
+        let done = send(with_token(&api).await, &film[..size], options).await;
         let done = done.unwrap();
         assert_eq!((done.video_id(), done.bytes()), (&**found, size as u64));
         assert_is(&api, found, &film[..size], size.div_ceil(CHUNK));
@@ -169,7 +169,7 @@ async fn g28_what_never_went_out_is_told_from_what_did() {
     let unfinished = Unfinished::from_json(&unfinished).unwrap();
     assert!(!unfinished.has_begun());
     let options = UploadOptions::new().resume(&unfinished);
-    let done = send(delegated(&api).await, &film, options).await;
+    let done = send(with_token(&api).await, &film, options).await;
     assert_is(&api, done.unwrap().video_id(), &film, 1);
 }
 
@@ -204,12 +204,12 @@ async fn child_of_resumed() {
 #[tokio::test]
 async fn g28_after_a_kill_another_process_sends_only_what_is_missing() {
     let film = film(5 * CHUNK + 1);
-    for is_delegated in [true, false] {
+    for has_upload_token in [true, false] {
         let api = FakeApi::builder().keep_uploads(true).serve().await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("film.mp4"), &film).unwrap();
-        let (credential, id) = if is_delegated {
-            (mint(&api).await.token().expose().to_owned(), String::new())
+        let (credential, id) = if has_upload_token {
+            (mint(&api).await.secret().expose().to_owned(), String::new())
         } else {
             (api.api_key().to_owned(), create_video(&api).await)
         };

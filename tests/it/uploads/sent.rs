@@ -47,9 +47,9 @@ async fn any_size_of_known_or_unknown_length_arrives_whole() {
                 )
                 .await
             } else {
-                let delegated = delegated(&api).await;
+                let with_token = with_token(&api).await;
                 api.clear_journal();
-                upload(delegated, source, options()).await
+                upload(with_token, source, options()).await
             };
             let done = done.unwrap();
             assert_is(&api, done.video_id(), film, chunks);
@@ -114,7 +114,7 @@ async fn a_bearer_that_expires_between_chunks_is_replaced() {
 async fn several_chunks_go_once_the_first_has_named_the_video() {
     let film = Arc::new(film(4 * CHUNK + 1));
     let api = fake();
-    let service = delegated(&api).await;
+    let service = with_token(&api).await;
     let first = api.gate(GatePoint::ApiResponse);
     let (again, sent) = (service.clone(), film.clone());
     let sending = tokio::spawn(async move { send(again, &sent, options().concurrency(3)).await });
@@ -198,7 +198,7 @@ async fn progress_counts_bytes_as_they_are_taken() {
         .concurrency(2)
         .on_progress(move |now| tell.lock().unwrap().push((Instant::now(), now)));
     let start = Instant::now();
-    send(slow(delegated(&api).await), &film, options)
+    send(slow(with_token(&api).await), &film, options)
         .await
         .unwrap();
     let took = start.elapsed();
@@ -285,7 +285,7 @@ async fn half_a_gigabyte_takes_the_memory_of_a_few_chunks() {
     let first = api.gate(GatePoint::ApiResponse);
     let child = Child::start(
         "uploads::sent::child_of_upload",
-        &[&api.url(), token.token().expose()],
+        &[&api.url(), token.secret().expose()],
     );
     // The server answers only when all the chunks are there that may be.
     let all_at_once = async {

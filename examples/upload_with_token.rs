@@ -1,7 +1,7 @@
-//! How does a program upload a large video with nothing but a delegated token?
+//! How does a program upload a large video with nothing but an upload token?
 //!
-//! `cargo run --example delegated_upload` uploads 64 MiB that it makes up to a fake api.video;
-//! `cargo run --example delegated_upload -- film.mp4` uploads a file. One side holds the account and mints a token that
+//! `cargo run --example upload_with_token` uploads 64 MiB that it makes up to a fake api.video;
+//! `cargo run --example upload_with_token -- film.mp4` uploads a file. One side holds the account and mints a token that
 //! lives for a minute; the other side holds the token alone.
 
 use std::{
@@ -34,7 +34,7 @@ async fn main() -> ExitCode {
     let (path, made) = match env::args_os().nth(1) {
         Some(path) => (PathBuf::from(path), false),
         None => (
-            env::temp_dir().join(format!("delegated_upload-{}.mp4", std::process::id())),
+            env::temp_dir().join(format!("upload_with_token-{}.mp4", std::process::id())),
             true,
         ),
     };
@@ -45,11 +45,11 @@ async fn main() -> ExitCode {
     }
     match result {
         Ok(summary) => {
-            println!("delegated_upload: ok {summary}");
+            println!("upload_with_token: ok {summary}");
             ExitCode::SUCCESS
         }
         Err(error) => {
-            println!("delegated_upload: FAILED {error}");
+            println!("upload_with_token: FAILED {error}");
             ExitCode::FAILURE
         }
     }
@@ -99,7 +99,7 @@ async fn delegate(
         "an expired token",
     )?;
     let token = tokens.create(minute).await?;
-    tokens.delete(token.token()).await?;
+    tokens.delete(token.secret()).await?;
     refused(
         upload_file(api, client, &token, path).await,
         "a deleted token",
@@ -117,7 +117,7 @@ async fn upload_file(
     token: &UploadToken,
     path: &Path,
 ) -> Result<Uploaded, BoxError> {
-    let layer = UploadTokenLayer::builder(token.token().clone())
+    let layer = UploadTokenLayer::builder(token.secret().clone())
         .base_url(api.url())
         .build()?;
     let source = Source::open(path).await?;

@@ -1,4 +1,4 @@
-//! Delegated tokens: used without a bearer, for uploads, and never printed.
+//! Upload tokens: used without a bearer, for uploads, and never printed.
 
 use std::{
     io,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn g17_a_delegated_token_goes_to_post_upload_only() {
+async fn g17_an_upload_token_goes_to_post_upload_only() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let service = service_fn(|request: Request<Body>| {
         seen.lock().unwrap().push(request.uri().clone());
@@ -107,7 +107,7 @@ async fn g17_a_delegated_token_goes_to_post_upload_only() {
 }
 
 /// Sends a film in two chunks, and a request with an `Authorization` of its own.
-async fn use_delegated<S>(service: S)
+async fn use_token<S>(service: S)
 where
     S: Service<Request<UploadBody>, Response = Response<FakeBody>, Error = BoxError> + Clone,
 {
@@ -132,14 +132,14 @@ where
 }
 
 #[tokio::test]
-async fn g18_no_delegated_request_has_authorization_in_any_order() {
+async fn g18_no_request_with_an_upload_token_has_authorization() {
     let api = FakeApi::in_process();
     let token = mint(&api).await;
-    let (auth, delegated) = (with_key(&api).build().unwrap(), layer(&api, &token));
+    let (auth, with_token) = (with_key(&api).build().unwrap(), layer(&api, &token));
     api.clear_journal();
-    use_delegated(delegated.layer(api.service())).await;
-    use_delegated(delegated.layer(auth.layer(api.service()))).await;
-    use_delegated(auth.layer(delegated.layer(api.service()))).await;
+    use_token(with_token.layer(api.service())).await;
+    use_token(with_token.layer(auth.layer(api.service()))).await;
+    use_token(auth.layer(with_token.layer(api.service()))).await;
 
     let journal = api.journal();
     assert_eq!(journal.len(), 9);
@@ -177,20 +177,20 @@ async fn g19_upload_tokens_are_never_printed() {
     let api = FakeApi::in_process();
     let tokens = tokens(&api);
     let token = tokens.create(Some(Duration::from_secs(60))).await.unwrap();
-    let delegated = layer(&api, &token);
-    let service = delegated.layer(api.service());
-    use_delegated(service.clone()).await;
-    tokens.delete(token.token()).await.unwrap();
-    let not_found = tokens.get(token.token()).await.unwrap_err();
+    let with_token = layer(&api, &token);
+    let service = with_token.layer(api.service());
+    use_token(service.clone()).await;
+    tokens.delete(token.secret()).await.unwrap();
+    let not_found = tokens.get(token.secret()).await.unwrap_err();
     let source = Source::new(&b"a film"[..]);
     let refused = upload(service.clone(), source, UploadOptions::new())
         .await
         .unwrap_err();
 
     let mut shown = format!(
-        "{token:?} {:?} {tokens:?} {delegated:?} {service:?} {:?} {:?}",
-        token.token(),
-        UploadTokenLayer::builder(token.token().clone()),
+        "{token:?} {:?} {tokens:?} {with_token:?} {service:?} {:?} {:?}",
+        token.secret(),
+        UploadTokenLayer::builder(token.secret().clone()),
         api.journal(),
     );
     for error in [not_found, refused] {
@@ -237,18 +237,22 @@ async fn the_crates_own_calls_say_who_makes_them() {
     let client = crate::support::client(&layer, &api);
     let tokens = UploadTokens::<_, Body>::new(client.clone());
     let token = tokens.create(None).await.unwrap();
-    tokens.get(token.token()).await.unwrap();
+    tokens.get(token.secret()).await.unwrap();
     let video = post("/videos");
     client.clone().oneshot(video).await.unwrap();
-    let delegated = UploadTokenLayer::builder(token.token().clone())
+    let with_token = UploadTokenLayer::builder(token.secret().clone())
         .base_url(api.url())
         .application("camera", "3")
         .build()
         .unwrap()
         .layer(api.service());
-    upload(delegated, Source::new(&b"a film"[..]), UploadOptions::new())
-        .await
-        .unwrap();
+    upload(
+        with_token,
+        Source::new(&b"a film"[..]),
+        UploadOptions::new(),
+    )
+    .await
+    .unwrap();
 
     let said: Vec<_> = api
         .journal()
