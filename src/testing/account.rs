@@ -7,7 +7,7 @@ use http::{Response, StatusCode, request};
 use serde_json::Value;
 
 use super::{
-    list, payload,
+    attributes, list, payload,
     responses::{self, Refusal},
     route::Resource,
     state::Shared,
@@ -34,14 +34,8 @@ pub(super) fn response(
     if !allowed.split(", ").any(|allowed| parts.method == allowed) {
         return responses::method_not_allowed(allowed);
     }
-    carry_out(shared, resource, parts, body, now).unwrap_or_else(|(kind, name)| {
-        // Of an upload token: the bearer was judged before. The OpenAPI file knows no 401 here.
-        if shared.refusals_as_400 && kind.starts_with("authentication-") {
-            responses::problem_as(StatusCode::BAD_REQUEST, kind, name)
-        } else {
-            responses::named_problem(kind, name)
-        }
-    })
+    carry_out(shared, resource, parts, body, now)
+        .unwrap_or_else(|(kind, name)| responses::named_problem(kind, name))
 }
 
 fn carry_out(
@@ -69,6 +63,9 @@ fn carry_out(
         }
         (Resource::Videos, _) => {
             let wanted = wanted()?;
+            if let Some(refused) = attributes::refused(&wanted, attributes::new_video) {
+                return Ok(refused);
+            }
             let (status, video) = account().resources.create_video(wanted, now)?;
             Ok(responses::json(status, &video))
         }
@@ -78,6 +75,9 @@ fn carry_out(
         }
         (Resource::Video(id), "PATCH") => {
             let wanted = wanted()?;
+            if let Some(refused) = attributes::refused(&wanted, attributes::video) {
+                return Ok(refused);
+            }
             let video = account().resources.change_video(id, wanted, now);
             video.map(ok)
         }
@@ -92,8 +92,8 @@ fn carry_out(
             video.map(created)
         }
         (Resource::Upload, _) => {
-            let form = form();
-            let video = account().resources.upload(parts, form, now);
+            let form = form()?;
+            let video = account().resources.upload(form, now);
             video.map(created)
         }
         (Resource::UploadTokens, "GET") => {
@@ -102,8 +102,11 @@ fn carry_out(
         }
         (Resource::UploadTokens, _) => {
             let wanted = wanted()?;
+            if let Some(refused) = attributes::refused(&wanted, attributes::upload_token) {
+                return Ok(refused);
+            }
             let token = account().resources.create_upload_token(&wanted, now);
-            token.map(ok)
+            Ok(ok(token))
         }
         (Resource::UploadToken(token), "GET") => {
             let token = account().resources.upload_token(token);

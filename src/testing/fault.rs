@@ -166,7 +166,7 @@ impl Fault {
     }
 
     /// The JSON of the API's own response is passed through `edit`, which may change or remove any field. After the
-    /// commit, whatever else is said; refusals are left as they are.
+    /// commit, whatever else is said; refusals, and what is no JSON, are left as they are.
     ///
     /// ```
     /// use apivideo_auth::testing::{FakeApi, Fault};
@@ -191,7 +191,8 @@ impl Fault {
 
     /// After the call was carried out, in the middle of the response's body: status and headers are with the client.
     /// There a fault with a response of its own, which is sent instead, closes the connection; a response without a
-    /// body does not begin.
+    /// body does not begin. The middle of [`huge`](Self::huge) comes after 4 MiB, that of [`drip`](Self::drip) after a
+    /// second.
     pub fn mid_body(self) -> Self {
         self.at(Point::MidBody)
     }
@@ -245,10 +246,10 @@ impl Fault {
         self
     }
 
-    fn concerns(&self, call: &request::Parts) -> bool {
+    fn concerns(&self, call: &request::Parts, is_token_call: bool) -> bool {
         match &self.on {
             Some(concerns) => concerns(call),
-            None => call.uri.path().starts_with("/auth/"),
+            None => is_token_call,
         }
     }
 }
@@ -282,11 +283,11 @@ impl Faults {
     }
 
     /// The fault of a call that has come: the oldest with a number, or else the newest without.
-    pub(super) fn take(&self, call: &request::Parts) -> Option<Fault> {
+    pub(super) fn take(&self, call: &request::Parts, is_token_call: bool) -> Option<Fault> {
         let counted = self.0.iter().find(|(fault, left)| {
             fault.times.is_some()
                 && left.load(Ordering::Relaxed) > 0
-                && fault.concerns(call)
+                && fault.concerns(call, is_token_call)
                 // Another call may have taken the last one meanwhile.
                 && left
                     .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
@@ -294,7 +295,8 @@ impl Faults {
         });
         let lasting = || {
             let mut newest_first = self.0.iter().rev();
-            newest_first.find(|(fault, _)| fault.times.is_none() && fault.concerns(call))
+            newest_first
+                .find(|(fault, _)| fault.times.is_none() && fault.concerns(call, is_token_call))
         };
         counted.or_else(lasting).map(|(fault, _)| fault.clone())
     }

@@ -1,16 +1,19 @@
 //! Whether a request may pass.
 
-use std::time::Duration;
-
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use http::{HeaderValue, Response, header, request};
+#[cfg(feature = "upload-tokens")]
+use http::{Method, StatusCode};
 
+#[cfg(feature = "upload-tokens")]
+use super::route::Resource;
 use super::{
     responses,
     route::Route,
     state::{Shared, State},
 };
+use crate::Now;
 
 /// The refusal of a request that may not pass, if it may not.
 ///
@@ -18,12 +21,21 @@ use super::{
 /// suspended is told so only after its token was found to be good.
 pub(super) fn judge(
     shared: &Shared,
-    state: &State,
+    state: &mut State,
     parts: &request::Parts,
     route: Route<'_>,
-    now: Duration,
+    now: Now,
 ) -> Option<Response<Bytes>> {
-    if !route.is_guarded(state.on_api_request.is_some()) {
+    #[cfg(feature = "upload-tokens")]
+    if route == Route::Resource(Resource::Upload) && parts.method == Method::POST {
+        let (kind, name) = state.resources.admit(parts, now).err()?;
+        // The OpenAPI file knows no 401 here.
+        return Some(match shared.refusals_as_400 {
+            true => responses::problem_as(StatusCode::BAD_REQUEST, kind, name),
+            false => responses::named_problem(kind, name),
+        });
+    }
+    if !route.is_guarded() {
         return None;
     }
     let mut values = parts.headers.get_all(header::AUTHORIZATION).iter();
@@ -31,7 +43,7 @@ pub(super) fn judge(
         (None, _) => "authentication-missing-authorization-header",
         (Some(Ok(value)), None) => match value.split_once(' ') {
             Some(("Bearer", token))
-                if state.refuse_all_bearers || !state.tokens.accepts(token, now) =>
+                if state.refuse_all_bearers || !state.tokens.accepts(token, now.monotonic) =>
             {
                 "authentication-invalid-access-token"
             }

@@ -105,6 +105,8 @@
 
 #[cfg(feature = "upload-tokens")]
 mod account;
+#[cfg(feature = "upload-tokens")]
+mod attributes;
 mod body;
 mod builder;
 mod clock;

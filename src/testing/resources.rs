@@ -16,9 +16,6 @@ use super::{
 };
 use crate::Now;
 
-/// The longest lifetime of an upload token, in seconds.
-const MAX_TTL: u64 = 2_147_483_647;
-
 /// All that the account has. JSON values as the API shows them, so that what is stored is what is
 /// sent; shared, so that a list is made of them without the lock.
 #[derive(Default)]
@@ -91,16 +88,11 @@ impl Resources {
         wanted: Map<String, Value>,
         now: Now,
     ) -> Result<(StatusCode, Arc<Value>), Refusal> {
-        let has = |name| {
-            wanted
-                .get(name)
-                .is_some_and(|value: &Value| !value.is_null())
-        };
-        if !has("title") {
+        if !wanted.contains_key("title") {
             return Err(("attribute-required", "title"));
         }
-        let is_fetched = has("source");
-        let video = self.add_video(wanted, now)?;
+        let is_fetched = wanted.contains_key("source");
+        let video = self.add_video(wanted, now);
         if !is_fetched {
             return Ok((StatusCode::CREATED, video));
         }
@@ -108,30 +100,23 @@ impl Resources {
         Ok((StatusCode::ACCEPTED, video))
     }
 
-    /// `POST /upload`: a new video for the first chunk, and for each further one that does not name
-    /// it. That is what the API does, and what a client must not fall for.
-    pub(super) fn upload(
-        &mut self,
-        parts: &request::Parts,
-        form: Result<UploadForm, Refusal>,
-        now: Now,
-    ) -> Result<Arc<Value>, Refusal> {
+    /// Whether a request to `/upload` has a token that is good.
+    pub(super) fn admit(&mut self, parts: &request::Parts, now: Now) -> Result<(), Refusal> {
+        self.forget_expired(now);
         let query = parts.uri.query().unwrap_or_default();
         let mut parameters = form_urlencoded::parse(query.as_bytes());
-        let token = parameters.find(|(name, _)| name == "token");
-        let known = |token: &str| {
-            self.upload_tokens
-                .iter()
-                .any(|known| known["token"] == token)
-        };
-        match token {
-            None => return Err(("authentication-missing-upload-token", "")),
-            Some((_, token)) if !known(&token) => {
-                return Err(("authentication-invalid-upload-token", ""));
+        match parameters.find(|(name, _)| name == "token") {
+            None => Err(("authentication-missing-upload-token", "")),
+            Some((_, token)) if self.upload_token(&token).is_err() => {
+                Err(("authentication-invalid-upload-token", ""))
             }
-            Some(_) => {}
+            Some(_) => Ok(()),
         }
-        let form = form?;
+    }
+
+    /// `POST /upload`: a new video for the first chunk, and for each further one that does not name
+    /// it. That is what the API does, and what a client must not fall for.
+    pub(super) fn upload(&mut self, form: UploadForm, now: Now) -> Result<Arc<Value>, Refusal> {
         match form.video_id.clone() {
             Some(id) => self.add_chunk(&id, form, now),
             None => self.first_chunk(form, now),
@@ -146,7 +131,7 @@ impl Resources {
             .clone()
             .unwrap_or_else(|| "upload".to_owned());
         upload.add(form, now.monotonic)?;
-        let video = self.add_video(Map::from_iter([("title".to_owned(), json!(title))]), now)?;
+        let video = self.add_video(Map::from_iter([("title".to_owned(), json!(title))]), now);
         *self.upload_of(&video) = upload;
         Ok(video)
     }
@@ -188,7 +173,7 @@ impl Resources {
     }
 
     /// A video as the API shows a new one, with the fields that may be set.
-    fn add_video(&mut self, wanted: Map<String, Value>, now: Now) -> Result<Arc<Value>, Refusal> {
+    fn add_video(&mut self, wanted: Map<String, Value>, now: Now) -> Arc<Value> {
         let id = padded("vi".to_owned(), 24);
         let now = responses::date(now.wall);
         let cdn = format!("https://cdn.api.video/vod/{id}");
@@ -207,10 +192,10 @@ impl Resources {
                 "mp4": format!("{cdn}/mp4/source.mp4"),
             },
         });
-        set(&mut video, wanted)?;
+        set(&mut video, wanted);
         let video = Arc::new(video);
         self.videos.push(Arc::clone(&video));
-        Ok(video)
+        video
     }
 
     /// `PATCH /videos/{videoId}`
@@ -221,7 +206,7 @@ impl Resources {
         now: Now,
     ) -> Result<Arc<Value>, Refusal> {
         let mut video = (*self.video(id)?).clone();
-        set(&mut video, wanted)?;
+        set(&mut video, wanted);
         video["updatedAt"] = responses::date(now.wall).into();
         let video = Arc::new(video);
         for present in self
@@ -239,14 +224,8 @@ impl Resources {
         &mut self,
         wanted: &Map<String, Value>,
         now: Now,
-    ) -> Result<Arc<Value>, Refusal> {
-        let ttl = match wanted.get("ttl") {
-            None => 0,
-            Some(ttl) => ttl
-                .as_u64()
-                .filter(|ttl| *ttl <= MAX_TTL)
-                .ok_or(("invalid-attribute", "ttl"))?,
-        };
+    ) -> Arc<Value> {
+        let ttl = wanted.get("ttl").and_then(Value::as_u64).unwrap_or(0);
         let token = padded("to".to_owned(), 24);
         let mut created =
             json!({ "token": token, "ttl": ttl, "createdAt": responses::date(now.wall) });
@@ -258,35 +237,30 @@ impl Resources {
         }
         let created = Arc::new(created);
         self.upload_tokens.push(Arc::clone(&created));
-        Ok(created)
+        created
     }
 }
 
-type IsOfType = fn(&Value) -> bool;
-
-/// The fields of a video that may be set, and what their values are.
-const SETTABLE: [(&str, IsOfType); 9] = [
-    ("title", Value::is_string),
-    ("description", Value::is_string),
-    ("playerId", Value::is_string),
-    ("language", Value::is_string),
-    ("public", Value::is_boolean),
-    ("panoramic", Value::is_boolean),
-    ("mp4Support", Value::is_boolean),
-    ("tags", Value::is_array),
-    ("metadata", Value::is_array),
+/// What may be set of a video and is shown again.
+const SHOWN: [&str; 9] = [
+    "title",
+    "description",
+    "playerId",
+    "language",
+    "public",
+    "panoramic",
+    "mp4Support",
+    "tags",
+    "metadata",
 ];
 
-/// Sets what may be set; other fields, and those that are `null`, are left out.
-fn set(video: &mut Value, mut wanted: Map<String, Value>) -> Result<(), Refusal> {
-    for (name, fits) in SETTABLE {
-        match wanted.remove(name) {
-            None | Some(Value::Null) => {}
-            Some(value) if fits(&value) => video[name] = value,
-            Some(_) => return Err(("invalid-attribute", name)),
+/// Sets what is shown again. The rest is not played.
+fn set(video: &mut Value, mut wanted: Map<String, Value>) {
+    for name in SHOWN {
+        if let Some(value) = wanted.remove(name) {
+            video[name] = value;
         }
     }
-    Ok(())
 }
 
 /// The item with this id.

@@ -174,11 +174,12 @@ impl FakeApi {
         self.0.shared.gates.shut(point)
     }
 
-    /// Plays what the server does not: requests that are no token calls and whose bearer is good get what `response`
-    /// returns, on any path. So a token that has expired is a 401 there too.
+    /// Plays what the server does not: requests that are no token calls and whose bearer (or upload token, on `/upload`) is
+    /// good get what `response` returns, on any path. So a token that has expired is a 401 there too.
     ///
     /// `None` leaves the request to the server. There is one such function at a time; a new one
-    /// replaces it. It runs outside the server's lock, so it may call this handle. To let a request go wrong before its
+    /// replaces it. On a path that the server does not know it is asked first, since a path that nobody plays is a 404
+    /// whatever the bearer; what it returns is dropped if the bearer is bad. It runs outside the server's lock, so it may call this handle. To let a request go wrong before its
     /// bearer is judged, use a [`Fault`].
     ///
     /// ```

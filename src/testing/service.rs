@@ -93,17 +93,20 @@ where
     B::Error: Into<BoxError>,
 {
     let (parts, body) = request.into_parts();
-    let is_token_call = shared.route(&parts) == Route::TokenCall;
+    let route = shared.route(&parts);
+    let is_token_call = route == Route::TokenCall;
     let in_flight = is_token_call.then(|| InFlight::new(&shared));
     let (entry, faults) = {
         let mut state = shared.lock();
-        state.count(&parts, is_token_call);
+        if route != Route::Preflight {
+            state.count(&parts, is_token_call);
+        }
         (
             state.journal.arrived(&parts, is_token_call),
             state.faults.clone(),
         )
     };
-    let fault = faults.take(&parts);
+    let fault = faults.take(&parts, is_token_call);
     let response = steps(&shared, &parts, body, entry, fault).await?;
     shared
         .lock()
@@ -193,14 +196,20 @@ fn verdict(
     now: Now,
 ) -> Option<Response<Bytes>> {
     let (refusal, playing) = {
-        let state = shared.lock();
+        let mut state = shared.lock();
         (
-            judge(shared, &state, parts, route, now.monotonic),
+            judge(shared, &mut state, parts, route, now),
             state.on_api_request.clone(),
         )
     };
     let is_played = !matches!(route, Route::TokenCall | Route::Preflight);
-    refusal.or_else(|| playing.filter(|_| is_played)?(parts))
+    let play = || playing.filter(|_| is_played)?(parts);
+    if route == Route::Unknown {
+        // A path that does not exist is a 404 to anybody, and only the function knows whether it does.
+        let played = play()?;
+        return Some(refusal.unwrap_or(played));
+    }
+    refusal.or_else(play)
 }
 
 /// The request's body comes back with its type, byte for byte: a replay that differs is seen.

@@ -47,7 +47,8 @@ pub struct Counts {
     pub reuse_violations: usize,
     /// Token calls that had an `Authorization` header.
     pub authorization_on_token_calls: usize,
-    /// Requests that are no token calls.
+    /// Requests that are no token calls. The preflights of [`cors`](super::FakeApiBuilder::cors) are in the journal
+    /// alone.
     pub api_calls: usize,
     /// Requests that are no token calls and were answered 401.
     pub unauthorized: usize,

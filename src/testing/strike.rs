@@ -3,7 +3,10 @@
 use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use http::{HeaderMap, Response};
 
 use super::{
@@ -15,6 +18,8 @@ use super::{
 
 /// Between two bytes of [`Fault::drip`].
 const DRIP_INTERVAL: Duration = Duration::from_millis(100);
+/// How many bytes of it come where it is broken off.
+const DRIPS: usize = 10;
 /// A piece of [`Fault::huge`], in bytes.
 const HUGE_CHUNK: usize = 64 * 1024;
 /// How many pieces there are: 8 MiB in all.
@@ -29,8 +34,8 @@ pub(super) async fn strike(
         Kind::Response(status, headers, payload) => {
             let body = match payload {
                 Payload::Bytes(bytes) => FakeBody::whole(bytes.clone()),
-                Payload::Huge => huge(),
-                Payload::Drip => drip(),
+                Payload::Huge => FakeBody::stream(None, huge()),
+                Payload::Drip => FakeBody::stream(None, drip()),
             };
             Some(response(*status, headers, body))
         }
@@ -52,15 +57,23 @@ pub(super) fn send(
     let (mut wait, mut breaks_off) = (Duration::ZERO, false);
     match fault.map(|fault| (fault.point, fault.kind)) {
         Some((_, Kind::Json(edit))) if sent.status().is_success() => {
-            let mut value = serde_json::from_slice(sent.body()).map_err(io::Error::other)?;
-            edit(&mut value);
-            *sent.body_mut() = value.to_string().into();
+            // A 204 has none, and what a test plays may be anything.
+            if let Ok(mut value) = serde_json::from_slice(sent.body()) {
+                edit(&mut value);
+                *sent.body_mut() = value.to_string().into();
+            }
         }
         Some((Point::MidBody, Kind::Latency(latency))) => wait = latency,
         Some((Point::MidBody, Kind::Disconnect)) => breaks_off = true,
         Some((Point::MidBody, Kind::Response(status, headers, Payload::Bytes(body)))) => {
             sent = response(status, &headers, body)?;
             breaks_off = true;
+        }
+        Some((Point::MidBody, Kind::Response(status, headers, Payload::Huge))) => {
+            return response(status, &headers, cut(huge(), 1 + HUGE_CHUNKS / 2));
+        }
+        Some((Point::MidBody, Kind::Response(status, headers, Payload::Drip))) => {
+            return response(status, &headers, cut(drip(), DRIPS));
         }
         _ => {}
     }
@@ -78,12 +91,7 @@ pub(super) fn send(
             tokio::time::sleep(wait).await;
         }
         if breaks_off {
-            // Lets the HTTP server write out the first half before it closes the connection.
-            tokio::task::yield_now().await;
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the fake server cut the response short",
-            ));
+            return Err(cut_short().await);
         }
         Ok(())
     };
@@ -107,21 +115,35 @@ fn response<T>(status: u16, headers: &HeaderMap, body: T) -> io::Result<Response
 }
 
 /// Begins like a pair, so that a client which reads on has something to wait for.
-fn huge() -> FakeBody {
+fn huge() -> BoxStream<'static, io::Result<Bytes>> {
     let start = Bytes::from_static(br#"{"token_type":"Bearer","access_token":""#);
     let chunk = Bytes::from(vec![b'a'; HUGE_CHUNK]);
     let pieces = std::iter::once(start).chain(std::iter::repeat_n(chunk, HUGE_CHUNKS));
-    FakeBody::stream(None, stream::iter(pieces.map(Ok)))
+    stream::iter(pieces.map(Ok)).boxed()
 }
 
 /// White space without end: valid JSON so far, at every moment.
-fn drip() -> FakeBody {
-    FakeBody::stream(
-        None,
-        stream::repeat(()).then(|()| async {
-            tokio::time::sleep(DRIP_INTERVAL).await;
-            Ok(Bytes::from_static(b" "))
-        }),
+fn drip() -> BoxStream<'static, io::Result<Bytes>> {
+    let drips = stream::repeat(()).then(|()| async {
+        tokio::time::sleep(DRIP_INTERVAL).await;
+        Ok(Bytes::from_static(b" "))
+    });
+    drips.boxed()
+}
+
+/// So many pieces, and then the end of the connection.
+fn cut(body: BoxStream<'static, io::Result<Bytes>>, pieces: usize) -> FakeBody {
+    let end = stream::once(async { Err(cut_short().await) });
+    FakeBody::stream(None, body.take(pieces).chain(end))
+}
+
+/// What a client sees in the middle of a body.
+async fn cut_short() -> io::Error {
+    // Lets the HTTP server write out what it has before it closes the connection.
+    tokio::task::yield_now().await;
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the fake server cut the response short",
     )
 }
 

@@ -48,7 +48,10 @@ fn parse(parts: &request::Parts, body: &Bytes) -> Call {
         Err((kind, name)) => return Call::Bad(responses::named_problem(kind, name)),
     };
     match payload.remove(field) {
-        Some(Value::String(value)) if !value.is_empty() => call(value),
+        Some(Value::String(value)) if !value.is_empty() => match payload.keys().next() {
+            Some(unknown) => Call::Bad(responses::named_problem("invalid-attribute", unknown)),
+            None => call(value),
+        },
         None | Some(Value::Null | Value::String(_)) => {
             Call::Bad(responses::named_problem("attribute-required", field))
         }

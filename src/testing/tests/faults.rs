@@ -190,3 +190,41 @@ async fn a_body_that_is_edited_is_that_of_a_success() {
     let (status, problem) = call(&api, request("Bearer unknown")).await;
     assert_eq!((status, problem.get("b")), (401, None));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_endless_body_ends_in_its_middle_where_that_is_asked_for() {
+    for (fault, expected) in [(Fault::huge(), 4 << 20), (Fault::drip(), 10)] {
+        let api = FakeApi::in_process();
+        let (bearer, _) = api.mint_pair();
+        api.fault(fault.mid_body().on(echo));
+        let response = api.service().oneshot(get("/echo", &bearer)).await.unwrap();
+        assert_eq!(response.status(), 200);
+        let (mut body, mut length) = (response.into_body(), 0);
+        let error = loop {
+            match body.frame().await.expect("it breaks off") {
+                Ok(frame) => length += frame.into_data().unwrap().len(),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(
+            (expected..expected + (1 << 16)).contains(&length),
+            "{length}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_json_is_not_edited() {
+    let api = FakeApi::in_process();
+    let (bearer, _) = api.mint_pair();
+    api.on_api_request(|request| {
+        (request.uri.path() == "/text").then(|| http::Response::new(Bytes::from_static(b"text")))
+    });
+    api.fault(Fault::json(|value| *value = json!(1)).on(|_| true).always());
+    for (path, length) in [("/echo", 0), ("/text", 4)] {
+        let response = api.service().oneshot(get(path, &bearer)).await;
+        let body = response.expect("a response").into_body().collect().await;
+        assert_eq!(body.unwrap().to_bytes().len(), length, "{path}");
+    }
+}

@@ -38,7 +38,13 @@ async fn cors_lets_the_pages_of_one_origin_in() {
             let credentials = headers.contains_key(header::ACCESS_CONTROL_ALLOW_CREDENTIALS);
             assert_eq!(credentials, origin != "*");
         }
-        assert_eq!(api.counts().token_calls, 1, "a preflight is none");
+        let counts = api.counts();
+        assert_eq!((counts.token_calls, counts.api_calls), (1, 1));
+        assert_eq!(api.journal().len(), 4, "with the preflights");
+        // What is for token calls is not used up by a preflight.
+        api.fault(Fault::status(503));
+        assert_eq!(send(&api, preflight("/auth/refresh")).await.0, 204);
+        assert_eq!(send(&api, login(&api)).await.0, 503);
     }
 }
 

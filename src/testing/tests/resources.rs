@@ -277,9 +277,51 @@ async fn what_a_test_plays_asks_for_a_good_bearer() {
     });
     assert_eq!(account.call(unknown()).await.0, 401);
     assert_eq!(account.get("/tags").await, (200, json!([])));
+    // What is not played is the server's, whoever asks.
+    assert_eq!(account.get("/nowhere").await.0, 404);
+    let nowhere = Request::get("/nowhere").body(Full::<Bytes>::default());
+    assert_eq!(account.call(nowhere.unwrap()).await.0, 404);
     assert_eq!(account.get("/videos").await.0, 200);
     account.api.revoke_access_tokens();
     assert_eq!(account.get("/tags").await.0, 401);
     account.api.clear_on_api_request();
     assert_eq!(account.get("/tags").await.0, 404);
+}
+
+#[tokio::test]
+async fn what_a_test_plays_asks_for_a_good_upload_token() {
+    let account = Account::new();
+    let token = account.token().await;
+    account
+        .api
+        .on_api_request(|_| Some(Response::new(Bytes::from_static(b"[]"))));
+    for (token, expected) in [(&*token, 200), ("to-unknown", 401)] {
+        let request = Request::post(format!("/upload?token={token}"));
+        let request = request.body(Full::<Bytes>::default()).unwrap();
+        assert_eq!(account.call(request).await.0, expected);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_at_its_gate_was_judged_before() {
+    let account = Account::new();
+    let token = account.token().await;
+    let upload = || {
+        let request = Request::post(format!("/upload?token={token}"))
+            .header(header::CONTENT_TYPE, "multipart/form-data; boundary=xyz");
+        request
+            .body(Full::from(form(&[("file", b"a film")])))
+            .unwrap()
+    };
+    let gate = account.api.gate(GatePoint::ApiResponse);
+    let waiting = tokio::spawn(account.api.service().oneshot(upload()));
+    gate.reached(1).await;
+    // The next one is not stopped.
+    account.api.gate(GatePoint::ApiResponse).open();
+    let delete = account.request(Method::DELETE, &format!("/upload-tokens/{token}"));
+    let (status, _) = account.call(delete.body(Full::default()).unwrap()).await;
+    assert_eq!(status, 204);
+    gate.open();
+    assert_eq!(waiting.await.unwrap().unwrap().status(), 201);
+    assert_eq!(account.call(upload()).await.0, 401);
 }
