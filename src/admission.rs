@@ -51,6 +51,14 @@ pub struct MinLifetime(pub Duration);
 #[expect(clippy::exhaustive_structs, reason = "it is a flag")]
 pub struct NoAuth;
 
+/// A request extension: no replay after a 401. What sends the request sends it again by itself, and counts that.
+#[cfg_attr(
+    not(feature = "upload-tokens"),
+    expect(dead_code, reason = "uploads alone ask for it")
+)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SentOnce;
+
 /// Decides whether a request gets a token, and completes a URI that is only a path. The first of
 /// `origins` is the API's.
 ///

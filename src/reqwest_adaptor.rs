@@ -114,7 +114,7 @@ use crate::{
     middleware::ApiVideoAuthLayer,
     origin::Origin,
     origin_headers::add_application,
-    response::{drain, never_sent, quotes},
+    response::{drain, quotes, without_words},
     source::{RenewalReason, TokenSource, Tokens},
 };
 
@@ -355,12 +355,7 @@ fn without_path(error: reqwest_middleware::Error, path: Option<&str>) -> BoxErro
     };
     match path {
         Some(path) if path != "/" && quotes(&*error, path) => {
-            let (kind, message) = match never_sent(&*error) {
-                true => (ErrorKind::Unavailable, "the API could not be reached"),
-                false => (ErrorKind::Ambiguous, "the call broke off"),
-            };
-            let message = format!("{message}; the error is left out, for it quotes the URL");
-            Error::new(kind, message).into()
+            without_words(&*error, "the error is left out, for it quotes the URL").into()
         }
         _ => error,
     }

@@ -139,6 +139,41 @@ pub(crate) fn is_from_signed_in(status: StatusCode) -> bool {
         || status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 407 | 408 | 425 | 429)
 }
 
+/// The error of a request without its own words, which quote a secret, for `reason`. Whether the request may have been carried out is
+/// kept.
+#[cfg(any(feature = "reqwest-middleware", feature = "upload-tokens"))]
+pub(crate) fn without_words(error: &(dyn StdError + 'static), reason: &str) -> Error {
+    if never_sent(error) {
+        let message = format!("the API could not be reached; {reason}");
+        return Error::new(ErrorKind::Unavailable, message);
+    }
+    let message = format!("the call broke off; {reason}");
+    Error::with_source(ErrorKind::Ambiguous, message, BrokenOff)
+}
+
+/// Whether an error of ours is about a request that may have been carried out, and not about the token that it needs.
+#[cfg(feature = "upload-tokens")]
+pub(crate) fn is_broken_off(error: &Error) -> bool {
+    error
+        .source()
+        .is_some_and(|source| source.is::<BrokenOff>())
+}
+
+/// What is left of an error that is left out.
+#[cfg(any(feature = "reqwest-middleware", feature = "upload-tokens"))]
+#[derive(Debug)]
+struct BrokenOff;
+
+#[cfg(any(feature = "reqwest-middleware", feature = "upload-tokens"))]
+impl fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an error that is left out")
+    }
+}
+
+#[cfg(any(feature = "reqwest-middleware", feature = "upload-tokens"))]
+impl StdError for BrokenOff {}
+
 /// Whether an error proves that the request never left: it failed while connecting.
 ///
 /// Only a proof counts. Taken for unsent by mistake, a refresh token would be presented twice, and

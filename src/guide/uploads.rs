@@ -69,15 +69,16 @@
 //! | 429, or 503 with `Retry-After` | again, after the wait | again, after the wait |
 //! | any other 5xx, 408, a redirect | again | **not again**: [`VideoMayExist`](ErrorKind::VideoMayExist) |
 //! | the connection broke off, or the response can't be read | again | **not again**: `VideoMayExist` |
-//! | 401 with a bearer | once again, with a new token | (there is none) |
+//! | 401 with a bearer | once more, with a new token | (there is none) |
 //! | any other 4xx | no | no |
 //!
 //! The same bytes at the same place do no harm, so chunks of a known video are repeated freely. A status of 500 may come
 //! after all was done, and so may a gateway's 504: repeated, each would make one more video.
 //!
 //! **"Already uploaded".** If the last response is lost, the next attempt is told that the video has its source already.
-//! That is a success where an earlier attempt of this chunk may have been carried out. With a bearer the API's status
-//! endpoint is asked, and a source of another size, or one that is still incomplete, is none of ours. If no attempt can
+//! That is a success where an earlier attempt of this chunk may have been carried out: whatever its response was, but for a
+//! 429, since even a 4xx may come from something in between. With a bearer the API's status endpoint is asked, also before a
+//! chunk is given up, and a source of another size, or one that is still incomplete, is none of ours. If no attempt can
 //! have arrived, the video had a source before: [`Rejected`](ErrorKind::Rejected).
 //!
 //! A layer below that repeats requests by itself breaks these rules: it may make second videos.

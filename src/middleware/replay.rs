@@ -14,6 +14,7 @@ use http_body::{Body, Frame};
 use tower::BoxError;
 
 use crate::{
+    admission::SentOnce,
     endpoint::MakeBody,
     error::{Error, ErrorKind},
     response::drain,
@@ -137,9 +138,9 @@ where
             .size_hint()
             .exact()
             .and_then(|size| usize::try_from(size).ok());
-        let Some(size) =
-            size.filter(|size| *size <= limit && !request.headers().contains_key(header::TRAILER))
-        else {
+        let is_once = request.headers().contains_key(header::TRAILER)
+            || request.extensions().get::<SentOnce>().is_some();
+        let Some(size) = size.filter(|size| *size <= limit && !is_once) else {
             return Ahead::Done(None);
         };
         if size == 0 && request.body().is_end_stream() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::response::{Failed, quoting};
+use super::response::{Effect, Failed, quoting};
 use crate::{
     error::{Error, ErrorKind},
     problem::Problem,
@@ -46,10 +46,10 @@ impl Attempts {
     }
 
     /// Of a request that would make a video: it is sent again only if it surely has made none.
-    pub(super) fn after_creation(&mut self, Failed { error, is_undone }: Failed) -> Next {
+    pub(super) fn after_creation(&mut self, Failed { error, effect }: Failed) -> Next {
         // Of those that may have been carried out, only a 503 brings a wait: a server that says when to come again has not
         // begun.
-        if is_undone || error.retry_after().is_some() {
+        if effect != Effect::Unknown || error.retry_after().is_some() {
             return self.again_if_transient(error);
         }
         self.may_have_arrived = true;
@@ -61,17 +61,17 @@ impl Attempts {
     /// Of a chunk of a known video: it may be sent any number of times.
     pub(super) fn after_chunk(
         &mut self,
-        Failed { error, is_undone }: Failed,
+        Failed { error, effect }: Failed,
         has_bearer: bool,
     ) -> Next {
         if Problem::of(&error).is_some_and(|it| it.kind() == "video-source-already-uploaded") {
             return Next::AlreadyUploaded(error);
         }
-        self.may_have_arrived |= !is_undone;
-        // A layer that has seen a 401 gets a new token for the next request.
-        if error.kind() == ErrorKind::Refused && has_bearer && !self.was_refused && self.left > 1 {
+        self.may_have_arrived |= effect != Effect::Nothing;
+        // A layer that has seen a 401 gets a new token for the next request. Uploads ask it not to replay them, so that the
+        // second time counts as one here; it is none of the attempts that the caller allows.
+        if error.kind() == ErrorKind::Refused && has_bearer && !self.was_refused {
             self.was_refused = true;
-            self.left -= 1;
             return Next::Again(Duration::ZERO);
         }
         self.again_if_transient(error)

@@ -27,8 +27,18 @@ const RESPONSE_LIMIT: usize = 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) error: Error,
-    /// The API surely has not done what was asked: it was never reached, or said no.
-    pub(super) is_undone: bool,
+    pub(super) effect: Effect,
+}
+
+/// What a call that brought no success may have done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// The API was never reached, or asked for a pause before it began.
+    Nothing,
+    /// The response says no, but it need not be the API's: what stands in between may say it after all was done.
+    Declined,
+    /// Nobody says.
+    Unknown,
 }
 
 /// Sends a request and reads the response, if it is a good one, in full.
@@ -50,7 +60,7 @@ where
 {
     let unready = |error: S::Error| Failed {
         error: failed(error.into()).error,
-        is_undone: true,
+        effect: Effect::Nothing,
     };
     let called = service.ready().await.map_err(unready)?.call(request);
     let response = called.await.map_err(|error| failed(error.into()))?;
@@ -62,7 +72,7 @@ where
     }
     let lost = |error| Failed {
         error,
-        is_undone: false,
+        effect: Effect::Unknown,
     };
     Ok((head.status, body.map_err(lost)?))
 }
@@ -86,19 +96,24 @@ pub(super) fn unreadable() -> Error {
 fn failed(error: BoxError) -> Failed {
     match error.downcast::<Error>() {
         Ok(error) => Failed {
-            // The layers of this crate say so if a request of theirs may have been carried out.
-            is_undone: error.kind() != ErrorKind::Ambiguous,
+            // There was no token, so that nothing was sent, unless an error of a request was left out.
+            effect: match response::is_broken_off(&error) {
+                true => Effect::Unknown,
+                false => Effect::Nothing,
+            },
             error: *error,
         },
         Err(error) => {
-            let is_undone = response::never_sent(&*error);
-            let (kind, message) = match is_undone {
-                true => (ErrorKind::Unavailable, "the API could not be reached"),
-                false => (ErrorKind::Ambiguous, "the call broke off"),
+            let (kind, message, effect) = match response::never_sent(&*error) {
+                true => {
+                    let message = "the API could not be reached";
+                    (ErrorKind::Unavailable, message, Effect::Nothing)
+                }
+                false => (ErrorKind::Ambiguous, "the call broke off", Effect::Unknown),
             };
             Failed {
                 error: Error::with_source(kind, message, error),
-                is_undone,
+                effect,
             }
         }
     }
@@ -136,7 +151,11 @@ fn declined(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failed {
     Failed {
         error: Error::with_source(kind, message, problem).after(wait),
         // A 5xx may come after all was done, and a 3xx from anybody on the way.
-        is_undone: status == StatusCode::TOO_MANY_REQUESTS || class == Class::Other,
+        effect: match class {
+            _ if status == StatusCode::TOO_MANY_REQUESTS => Effect::Nothing,
+            Class::Other => Effect::Declined,
+            _ => Effect::Unknown,
+        },
     }
 }
 

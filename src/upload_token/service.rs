@@ -11,10 +11,7 @@ use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
 use super::pass::Pass;
-use crate::{
-    error::{Error, ErrorKind},
-    response,
-};
+use crate::{error::Error, response};
 
 /// A service that uploads with an upload token, and does nothing else. See the [module docs](super).
 ///
@@ -108,10 +105,6 @@ fn without_token(error: BoxError, pass: &Pass) -> BoxError {
     if !response::quotes(&*error, pass.token().expose()) {
         return error;
     }
-    let (kind, message) = match response::never_sent(&*error) {
-        true => (ErrorKind::Unavailable, "the API could not be reached"),
-        false => (ErrorKind::Ambiguous, "the upload broke off"),
-    };
-    let message = format!("{message}; the error is left out, for it quotes the upload token");
-    Error::new(kind, message).into()
+    let reason = "the error is left out, for it quotes the upload token";
+    response::without_words(&*error, reason).into()
 }

@@ -81,6 +81,11 @@ impl State {
         self.lock().in_flight.insert(number, in_flight);
     }
 
+    /// Notes that an attempt has failed: nothing of the chunk is on its way any more.
+    pub(super) fn rest(&self, number: u64) {
+        self.lock().in_flight.remove(&number);
+    }
+
     /// Notes that a chunk is with the API.
     pub(super) fn accept(
         &self,

@@ -21,13 +21,16 @@ use super::{
     multipart::Boundary,
     options::UploadOptions,
     request::request,
-    response::{self, Failed},
+    response::{self, Effect, Failed},
     source::{Source, wrong},
     state::{self, InFlight, State},
     uploaded::Uploaded,
     video_status,
 };
-use crate::error::{Error, ErrorKind};
+use crate::{
+    admission::SentOnce,
+    error::{Error, ErrorKind},
+};
 
 /// One run of an upload, from the chunk that is missing first to the end.
 pub(super) struct Transfer {
@@ -163,6 +166,7 @@ impl Transfer {
             };
             let (error, is_there) = match next {
                 Next::Again(wait) => {
+                    self.state.rest(number);
                     time::sleep(wait).await;
                     continue;
                 }
@@ -238,6 +242,7 @@ impl Transfer {
                 HeaderValue::try_from(range).expect("letters and digits are a valid header value");
             headers.insert(header::CONTENT_RANGE, range);
         }
+        request.extensions_mut().insert(SentOnce);
         Ok(request)
     }
 
@@ -285,7 +290,7 @@ fn accepted(
         Ok(id) => Ok((id, (status, Bytes::copy_from_slice(video)))),
         Err(error) => Err(Failed {
             error,
-            is_undone: false,
+            effect: Effect::Unknown,
         }),
     }
 }
