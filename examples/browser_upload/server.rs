@@ -5,8 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use apivideo_auth::testing::FakeService;
 use axum::{
     Json, Router,
-    body::Body,
-    extract::{ConnectInfo, DefaultBodyLimit, Request, State},
+    body::{Body, to_bytes},
+    extract::{ConnectInfo, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -33,6 +33,9 @@ const MAX_TITLE: usize = 200;
 
 /// More than any request of the page has.
 const BODY_LIMIT: usize = 8 * 1024;
+
+/// For a request of the page to come in.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the page waits to hear what became of an upload. Later, its list says so.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -79,7 +82,7 @@ pub(crate) fn router(
         .route("/session/done", post(done))
         .route("/session/videos", get(videos))
         .with_state(site)
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(middleware::from_fn(read_in_time))
         .layer(middleware::map_response(harden))
         // From here on it is the API's part, which is elsewhere in earnest.
         .route("/upload", post(move |request| upload(api, request)))
@@ -117,6 +120,19 @@ async fn refuse_foreign_hosts(
             StatusCode::MISDIRECTED_REQUEST,
             "This is not the host you asked for.",
         )
+    }
+}
+
+/// The body alone has this time, and not what is done for it: that may make a video.
+async fn read_in_time(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match timeout(REQUEST_TIMEOUT, to_bytes(body, BODY_LIMIT)).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(parts, body.into())).await,
+        Ok(Err(_)) => problem(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "The request is too large, or broke off.",
+        ),
+        Err(_) => problem(StatusCode::REQUEST_TIMEOUT, "The request took too long."),
     }
 }
 

@@ -19,7 +19,7 @@ use apivideo_auth::{
     upload_token::{ListOptions, UploadToken},
 };
 use axum::{Extension, Router, body::Body, extract::ConnectInfo};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use http::{HeaderMap, Method, Request, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -584,4 +584,37 @@ async fn g27_what_stands_for_the_api_gets_and_sets_no_cookies() {
     assert_eq!(headers.get(header::ACCESS_CONTROL_ALLOW_ORIGIN), None);
     let journal = site.api.journal();
     assert_eq!(journal.last().unwrap().headers.get(header::COOKIE), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g27_a_picture_on_another_site_begins_no_session() {
+    let site = site();
+    for (destination, is_visit) in [("image", false), ("iframe", false), ("document", true)] {
+        let mut request = request("GET", "/");
+        let destination_of = request.headers_mut();
+        destination_of.insert("sec-fetch-dest", destination.parse().unwrap());
+        let (_, headers, _) = site.send(1, request).await;
+        let begins = headers.contains_key(header::SET_COOKIE);
+        assert_eq!(begins, is_visit, "{destination}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g27_a_body_that_never_ends_is_not_waited_for() {
+    let site = site();
+    let visitor = site.visitor().await;
+    for path in ["/session/upload", "/session/token", "/session/done"] {
+        let drips = futures::stream::repeat(()).then(async |()| {
+            sleep(seconds(1)).await;
+            Ok::<_, std::io::Error>(" ")
+        });
+        let mut request = request("POST", path);
+        let headers = request.headers_mut();
+        headers.insert(header::COOKIE, visitor.cookie.parse().unwrap());
+        headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
+        *request.body_mut() = Body::from_stream(drips);
+        let sent = timeout(seconds(60), site.send(1, request)).await;
+        assert_eq!(sent.expect("a response in a minute").0, 408, "{path}");
+    }
+    assert_eq!(site.left().await, (0, 0));
 }
