@@ -109,6 +109,14 @@ impl FakeApiBuilder {
         self
     }
 
+    /// Whether tokens have some 50 characters, and not 700 and 800 as those of api.video. Default: no.
+    ///
+    /// For simulations: in a debug build, to make, copy and erase long ones is most of the work.
+    pub fn short_tokens(mut self, short: bool) -> Self {
+        self.rules.short_tokens = short;
+        self
+    }
+
     /// Whether refused credentials get the 400 of the OpenAPI file, not the 401 of the docs: token calls with the problem
     /// `authentication-invalid-user-credentials`, and upload tokens. Default: no.
     pub fn refusals_as_400(mut self, as_400: bool) -> Self {

@@ -5,12 +5,13 @@
 
 use std::{collections::HashMap, time::Duration};
 
-/// How strictly tokens are kept, where the API's documents leave it open.
+/// What tokens look like, and how strictly they are kept, where the API's documents leave it open.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rules {
     pub(super) login_kills_refresh_tokens: bool,
     pub(super) login_kills_access_tokens: bool,
     pub(super) refresh_kills_access_token: bool,
+    pub(super) short_tokens: bool,
 }
 
 /// Both tokens of one grant; both contain `test-only`, so that a leak is found by a search.
@@ -164,9 +165,13 @@ impl Tokens {
     fn issue(&mut self, family: u64, now: Duration, lifetime: Duration) -> Pair {
         self.serial += 1;
         let serial = self.serial;
+        let (access, refresh) = match self.rules.short_tokens {
+            true => (50, 50),
+            false => (800, 700),
+        };
         let pair = Pair {
-            access: padded(format!("eyJ0eXAi.test-only-access-{serial}."), 800),
-            refresh: padded(format!("def50200-test-only-refresh-{serial}-"), 700),
+            access: padded(format!("eyJ0eXAi.test-only-access-{serial}."), access),
+            refresh: padded(format!("def50200-test-only-refresh-{serial}-"), refresh),
         };
         self.access.insert(
             pair.access.clone(),
