@@ -84,6 +84,8 @@ impl<'a> Commit<'a> {
                     // If the lock was lost, whose pair stands is for the store to say.
                     if error.kind() == ErrorKind::StoreConflict
                         && let Ok(Some(stored)) = store.look(pair.api_key()).await
+                        // Not if it is the pair that this one was to replace.
+                        && pair.gives_way_to(&stored)
                         && let Some(Settled::Pair(stored)) = stored.settles(Some(version))
                         && let Some(bearer) = adopt(state, stored, self.reason)
                     {

@@ -71,8 +71,16 @@ pub(super) async fn enter(
         let believes = was_asked || state.ledger().believes_failures(state.now());
         believes && !ignores_pause
     };
+    let unsaved = store
+        .unsaved_pair()
+        .filter(|pair| ours == Some(pair.version()));
     let judge = |stored: Option<&Snapshot>| {
         match stored.and_then(|stored| stored.settles(ours)) {
+            // What it is to replace, and is of another family.
+            Some(Settled::Pair(stored))
+                if unsaved
+                    .as_ref()
+                    .is_some_and(|pair| !pair.gives_way_to(&stored)) => {}
             Some(Settled::Pause { was_asked, .. }) if !is_believed(was_asked) => {}
             Some(found) => return Verdict::Enough(found),
             None => {}
@@ -112,15 +120,7 @@ pub(super) async fn enter(
                     pause: Pause::For(wait),
                 });
             }
-            Opened::Enough(Settled::Mark(wait)) => {
-                let message =
-                    "another process presented the refresh token and has not said what came of it";
-                let error = Error::new(ErrorKind::Ambiguous, message);
-                return Err(Failure {
-                    error,
-                    pause: Pause::For(wait.min(LOOK_AGAIN)),
-                });
-            }
+            Opened::Enough(Settled::Mark(wait)) => return Err(marked(wait)),
             Opened::Held(error) => return Ok(Entered::Without(error)),
             Opened::Locked(session) if Instant::now() > last => {
                 session.close().await;
@@ -137,6 +137,15 @@ pub(super) async fn enter(
                 };
             }
         }
+    }
+}
+
+/// The mark of another process has not settled.
+fn marked(wait: Duration) -> Failure {
+    let message = "another process presented the refresh token and has not said what came of it";
+    Failure {
+        error: Error::new(ErrorKind::Ambiguous, message),
+        pause: Pause::For(wait.min(LOOK_AGAIN)),
     }
 }
 
@@ -315,25 +324,35 @@ pub(super) async fn extend_mark(state: &State, rest: Duration) {
 
 /// A credential was refused. The stored refresh token is forgotten if it was that, and the seed is taken up if nothing else
 /// is left.
-pub(super) async fn refused(state: &State, grant: &Grant) {
+///
+/// # Errors
+///
+/// Without the API key the stored refresh token is next, and another process may still be about to present that.
+pub(super) async fn refused(state: &State, grant: &Grant) -> Result<(), Failure> {
     let Some(store) = &state.store else {
-        return;
+        return Ok(());
     };
     let Ok(mut session) = store.session().await else {
-        return;
+        return Ok(());
     };
     let Some(session) = session.as_mut() else {
-        return;
+        return Ok(());
     };
-    if matches!(grant, Grant::RefreshToken(_))
-        && let Err(error) = session.change(Snapshot::forget_tokens).await
+    if matches!(grant, Grant::RefreshToken(_)) {
+        if let Err(error) = session.change(Snapshot::forget_tokens).await {
+            tracing::warn!(%error, "a refused refresh token stays in the store");
+            return Ok(());
+        }
+    } else if let Some(stored) = session.snapshot()
+        && let wait = someone_elses_mark(state, stored)
+        && !wait.is_zero()
     {
-        tracing::warn!(%error, "a refused refresh token stays in the store");
-        return;
+        return Err(marked(wait));
     }
     if let Err(error) = take_up_seed(state, store, session).await {
         tracing::warn!(%error, "the given refresh token is not presented");
     }
+    Ok(())
 }
 
 /// Ends the session, and shares a cool-down before, with whether the API has asked for it.

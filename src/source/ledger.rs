@@ -363,6 +363,10 @@ impl Ledger {
     ) -> bool {
         let is_login = bought.is_login();
         if !self.is_newest(bought, generation) {
+            if !is_login && refresh_token.is_some() && self.has(bought.grant()) {
+                // Whose ever the new pair is, this one was spent for it.
+                self.put(None, false);
+            }
             return false;
         }
         self.failing_until = None;

@@ -224,7 +224,7 @@ impl Renewal {
                 }
                 Outcome::Ambiguous { error, .. } => error,
                 Outcome::Refused(error) => {
-                    fleet::refused(&self.state, &grant).await;
+                    fleet::refused(&self.state, &grant).await?;
                     error
                 }
                 Outcome::Suspended(error) => {

@@ -11,12 +11,12 @@ use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tower::{Service, ServiceExt};
 
 use crate::{
-    model::{Heard, Id, Presenter, Save},
-    world::{CALL_TIMEOUT, Call, EARLY, Life, Shared, World},
+    model::{Heard, Id, Presenter, Save, User},
+    world::{CALL_TIMEOUT, Call, EARLY, Life, Shared, World, now, since},
 };
 
 type Body = Full<Bytes>;
@@ -121,7 +121,6 @@ impl Line {
             );
             (number, fault)
         };
-        let begun = Instant::now();
         let _under = Under(self.world.clone(), number, self.life.clone());
         let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
         if fault.what == What::ConnectionRefused {
@@ -188,8 +187,6 @@ impl Line {
                 let heard = match response.status() {
                     StatusCode::OK => Heard::Granted,
                     StatusCode::FORBIDDEN => Heard::Harmless,
-                    // Nobody waits for it any more.
-                    _ if begun.elapsed() >= CALL_TIMEOUT => Heard::Nothing,
                     _ => Heard::Refused,
                 };
                 let status = response.status().as_u16();
@@ -220,7 +217,7 @@ impl Line {
         let is_under_way = world.calls.iter().any(|call| {
             call.by == id
                 // Its time began before it was marked in the store.
-                && call.at.elapsed() + Duration::from_secs(3) < CALL_TIMEOUT
+                && since(call.at) + Duration::from_secs(3) < CALL_TIMEOUT
                 && free_since.is_none_or(|at| at < call.at)
         });
         if is_under_way {
@@ -256,7 +253,7 @@ impl Line {
             has_lock,
             number,
             by: id,
-            at: Instant::now(),
+            at: now(),
             request: Some(request),
             refresh,
             sent,
@@ -270,7 +267,7 @@ impl Line {
         match refresh {
             Some(token) => world.model.heard(token, call, heard),
             None if heard == Heard::Refused => {
-                world.instances[self.id].key_refused = Some(Instant::now());
+                world.instances[self.id].key_refused = Some(now());
             }
             None => {}
         }
@@ -329,7 +326,10 @@ impl Line {
         if request.uri().host() != Some("127.0.0.1") {
             return Ok(page(204));
         }
-        let response = whole(api.service().oneshot(request).await?).await;
+        let response = match number("x-denied") {
+            Some(1) => page(401),
+            _ => whole(api.service().oneshot(request).await?).await,
+        };
         sleep(latency / 2).await;
         if let Some(token) = bearer.filter(|_| response.status() == StatusCode::UNAUTHORIZED) {
             let mut world = self.world.lock();
@@ -361,7 +361,7 @@ impl Line {
         }
         if let Some(asked) = asked.filter(|_| is_first) {
             let asked = &world.requests[asked];
-            if asked.leaves_at_once && asked.at.elapsed() > Duration::ZERO {
+            if asked.leaves_at_once && asked.at.elapsed() > asked.jumped {
                 let waited = asked.at.elapsed();
                 world.violate(format!(
                     "{name}: a request waited {waited:?} though a token was usable"
@@ -375,8 +375,15 @@ impl Line {
         let token_name = world.model.name_of(token);
         world.tell(|_| format!("{name}: a request leaves with access token {token_name}"));
         let saves = world.instances[id].has_store && !world.store_has_failed(id);
-        let now = world.now(id);
-        let result = world.model.attach(token, id, now, saves);
+        let user = User {
+            id,
+            now: world.now(id),
+            saves,
+            was_set_back: world.instances[id].was_set_back,
+            has_waited: !is_first
+                || asked.is_some_and(|asked| !world.requests[asked].leaves_at_once),
+        };
+        let result = world.model.attach(token, &user);
         world.check(id, result);
         let instance = &world.instances[id];
         if instance.invalidated.contains(token) {

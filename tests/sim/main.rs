@@ -8,8 +8,10 @@
 //! SIM_SEED=42 SIM_STEPS=3,7,8 cargo test --all-features --test sim
 //! ```
 //!
-//! `SIM_SCHEDULES` says how many are played, `SIM_SECONDS` for how long at the most, and `SIM_FIRST` which seed is first.
+//! `SIM_SCHEDULES` says how many are played at least, `SIM_SECONDS` for how long more are, `SIM_FIRST` which seed is first,
+//! `SIM_THREADS` on how many threads, `SIM_FAILURES` after how many failures it stops.
 
+mod found;
 mod line;
 mod model;
 mod run;
@@ -19,6 +21,12 @@ mod world;
 
 use std::{
     env,
+    num::NonZero,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -119,37 +127,70 @@ fn schedules_end_as_promised() {
         );
         return;
     }
-    let limit = Duration::from_secs(number("SIM_SECONDS").unwrap_or(12));
-    let (first, count) = (
-        number("SIM_FIRST").unwrap_or(1),
-        number("SIM_SCHEDULES").unwrap_or(1000),
-    );
-    let (begun, mut played, mut failed) = (Instant::now(), 0, Vec::new());
-    for seed in first..first + count {
-        let (setting, steps) = script(seed);
-        if let Some(failure) = play(seed, &setting, &steps, false).0 {
-            println!("seed {seed}: {}", failure.what);
-            failed.push(seed);
-            if failed.len() == 1 {
-                let chosen = shrink(seed, &setting, &steps);
-                println!("{}\n", report(seed, &setting, &steps, &chosen));
-            }
-            if failed.len() >= number("SIM_FAILURES").unwrap_or(1) as usize {
-                break;
-            }
+    let begun = Instant::now();
+    let all = Schedules {
+        next: AtomicU64::new(number("SIM_FIRST").unwrap_or(1)),
+        least: number("SIM_SCHEDULES").unwrap_or(1000),
+        until: begun + Duration::from_secs(number("SIM_SECONDS").unwrap_or(10)),
+        failures: usize::try_from(number("SIM_FAILURES").unwrap_or(1)).unwrap_or(1),
+        played: AtomicU64::new(0),
+        failed: Mutex::default(),
+    };
+    let threads = number("SIM_THREADS").unwrap_or_else(|| {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        cores.min(4) as u64
+    });
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| all.play());
         }
-        played += 1;
-        if begun.elapsed() > limit {
-            break;
+    });
+    let played = all.played.into_inner();
+    let per_second = played as f64 / begun.elapsed().as_secs_f64();
+    let mut failed = all
+        .failed
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    failed.sort_unstable();
+    let how = if failed.is_empty() { "ok" } else { "failed" };
+    println!("\nsim: {how} schedules={played} per_second={per_second:.0}");
+    if let Some(seed) = failed.first() {
+        let (setting, steps) = script(*seed);
+        let chosen = shrink(*seed, &setting, &steps);
+        println!("{}\n", report(*seed, &setting, &steps, &chosen));
+    }
+    assert!(failed.is_empty(), "seeds {failed:?}");
+}
+
+/// What several threads play, each schedule on one of them.
+struct Schedules {
+    next: AtomicU64,
+    /// So many are played, however long it takes, and more until this moment.
+    least: u64,
+    until: Instant,
+    /// After so many failures no more is played.
+    failures: usize,
+    played: AtomicU64,
+    failed: Mutex<Vec<u64>>,
+}
+
+impl Schedules {
+    #[expect(clippy::disallowed_methods, reason = "it measures how long it takes")]
+    fn play(&self) {
+        let failed = || self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        while failed().len() < self.failures {
+            if self.played.load(Ordering::Relaxed) >= self.least && Instant::now() >= self.until {
+                return;
+            }
+            self.played.fetch_add(1, Ordering::Relaxed);
+            let seed = self.next.fetch_add(1, Ordering::Relaxed);
+            let (setting, steps) = script(seed);
+            if let Some(failure) = play(seed, &setting, &steps, false).0 {
+                println!("seed {seed}: {}", failure.what);
+                failed().push(seed);
+            }
         }
     }
-    let per_second = f64::from(played) / begun.elapsed().as_secs_f64();
-    println!(
-        "
-sim: {} schedules={played} per_second={per_second:.0}",
-        if failed.is_empty() { "ok" } else { "failed" }
-    );
-    assert!(failed.is_empty(), "seeds {failed:?}");
 }
 
 #[test]

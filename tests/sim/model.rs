@@ -5,6 +5,8 @@ use std::{collections::HashMap, time::Duration};
 use apivideo_auth::Now;
 use tokio::time::Instant;
 
+use crate::world::now;
+
 /// How long a call's response is read under the lock at least, and the grace of its mark.
 const MARK: Duration = Duration::from_secs(14);
 
@@ -23,7 +25,6 @@ pub(crate) struct Model {
     /// The store lost what was stored, or its locks.
     pub(crate) emptied: Option<Instant>,
     pub(crate) locks_lost: Option<Instant>,
-    seed_presented: Option<Instant>,
     pub(crate) login_kills_refresh_tokens: bool,
     pub(crate) forgets_seeds: bool,
 }
@@ -32,7 +33,6 @@ struct Refresh {
     name: String,
     family: usize,
     is_live: bool,
-    is_seed: bool,
     /// The access token that it was spent for.
     successor: Option<String>,
     presented: Vec<Presented>,
@@ -90,6 +90,18 @@ pub(crate) struct Presenter {
     pub(crate) free_since: Option<Instant>,
 }
 
+/// Who sends a request with an access token.
+pub(crate) struct User {
+    pub(crate) id: Id,
+    pub(crate) now: Now,
+    pub(crate) saves: bool,
+    /// Nobody knows how long it slept.
+    pub(crate) was_set_back: bool,
+    /// For this token, perhaps: after a clock has jumped meanwhile it goes to the server once, and no second renewal is
+    /// begun for that.
+    pub(crate) has_waited: bool,
+}
+
 impl Model {
     /// A pair of a new family, or the next of a family.
     pub(crate) fn granted(
@@ -123,7 +135,7 @@ impl Model {
                 serial,
                 buyer: buyer.map(|(id, _)| id),
                 sent: buyer.map(|(_, sent)| sent),
-                expires: Instant::now() + lifetime,
+                expires: now() + lifetime,
                 lifetime,
                 was_written: false,
                 was_tried: false,
@@ -135,7 +147,6 @@ impl Model {
                 name,
                 family,
                 is_live: true,
-                is_seed: buyer.is_none(),
                 successor: None,
                 presented: Vec::new(),
             },
@@ -186,7 +197,7 @@ impl Model {
         by: &Presenter,
         unsaved_keeper: impl Fn(Id) -> bool,
     ) -> Result<(), String> {
-        let now = Instant::now();
+        let now = now();
         let Some(entry) = self.refresh.get(token) else {
             return Err("a refresh token that nobody was given".to_owned());
         };
@@ -229,9 +240,7 @@ impl Model {
             if before.heard == Heard::Granted && saved {
                 forbid("what it was spent for is in the store".to_owned());
             }
-            // Known: a seed that was refused leaves a record that looks blank, so that an older pair is written back.
-            let looks_blank = since(self.seed_presented, before.at);
-            if by.has_usable_key && before.heard != Heard::Refused && !looks_blank {
+            if by.has_usable_key && before.heard != Heard::Refused {
                 forbid(
                     "another process may have spent it, and this one holds the API key".to_owned(),
                 );
@@ -269,9 +278,6 @@ impl Model {
         };
         if let Some(entry) = self.refresh.get_mut(token) {
             entry.presented.push(presented);
-            if entry.is_seed {
-                self.seed_presented = Some(now);
-            }
         }
         result
     }
@@ -282,7 +288,7 @@ impl Model {
         let presented = entry.and_then(|e| e.presented.iter_mut().find(|p| p.call == call));
         if let Some(presented) = presented {
             presented.heard = heard;
-            presented.ended = Some(Instant::now());
+            presented.ended = Some(now());
         }
     }
 
@@ -299,7 +305,7 @@ impl Model {
 
     /// Whether a live pair of this process is in use without being stored.
     pub(crate) fn is_unsaved(&self, id: Id) -> bool {
-        let now = Instant::now();
+        let now = now();
         self.access
             .values()
             .any(|access| access.buyer == Some(id) && !access.was_written && access.expires > now)
@@ -315,23 +321,23 @@ impl Model {
         }
     }
 
-    /// A request leaves with this access token. `newest` is the newest that its process has used.
-    pub(crate) fn attach(&self, token: &str, id: Id, now: Now, saves: bool) -> Result<(), String> {
+    /// A request leaves with this access token.
+    pub(crate) fn attach(&self, token: &str, by: &User) -> Result<(), String> {
         let Some(access) = self.access.get(token) else {
             return Err("a request leaves with an access token that nobody was given".to_owned());
         };
         let name = &access.name;
         if let (Some(buyer), Some(sent)) = (access.buyer, access.sent)
-            && buyer == id
+            && buyer == by.id
         {
-            let by_wall = now.wall.duration_since(sent.wall).unwrap_or_default();
-            let aged = by_wall.max(now.monotonic.saturating_sub(sent.monotonic));
-            if aged >= access.lifetime {
+            let by_wall = by.now.wall.duration_since(sent.wall).unwrap_or_default();
+            let aged = by_wall.max(by.now.monotonic.saturating_sub(sent.monotonic));
+            if aged >= access.lifetime && !by.has_waited {
                 return Err(format!(
                     "a request leaves with access token {name}, expired"
                 ));
             }
-            if saves && !access.was_tried {
+            if by.saves && !access.was_tried {
                 let state = if access.was_written {
                     "while it is being saved"
                 } else {
@@ -340,7 +346,7 @@ impl Model {
                 return Err(format!("access token {name} is in use {state}"));
             }
         }
-        if Instant::now() >= access.expires {
+        if now() >= access.expires && !by.has_waited && !by.was_set_back {
             return Err(format!(
                 "a request leaves with access token {name}, expired at the server"
             ));

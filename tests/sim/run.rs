@@ -18,14 +18,14 @@ use futures::{FutureExt, future::BoxFuture, task::AtomicWaker};
 use http::Request;
 use http_body_util::Full;
 use tokio::time::{Instant, sleep};
-use tower::{Layer, ServiceExt};
+use tower::{Layer, Service, ServiceExt};
 
 use crate::{
     line::{Line, carry_out},
     model::Id,
-    script::{Op, Setting, Step},
+    script::{Ask, Leaves, Op, Setting, Step},
     store::{Client, Disk, LEASE},
-    world::{Asked, Instance, Life, Outcome, Shared, World},
+    world::{Asked, Instance, Life, Outcome, Shared, World, now, since, sleep_for, wake_up},
 };
 
 type Body = Full<Bytes>;
@@ -58,16 +58,18 @@ pub(crate) fn play(
         .start_paused(true)
         .build()
         .expect("a runtime");
+    wake_up();
     let world = runtime.block_on(async {
         let clock = ManualClock::with_tokio();
         let api = FakeApi::builder()
-            .clock(clock)
+            .clock(clock.clone())
             .token_lifetime(setting.lifetime)
             .login_kills_refresh_tokens(setting.login_kills_refresh_tokens)
             .refresh_kills_access_token(setting.refresh_kills_access_token)
             .journal(false)
+            .short_tokens(true)
             .build();
-        let world = World::new(api, setting.lifetime, tells);
+        let world = World::new(api, clock, setting.lifetime, tells);
         let world = Shared(Arc::new(Mutex::new(world)));
         let callers = Callers::default();
         tokio::spawn(callers.clone().all());
@@ -96,17 +98,21 @@ pub(crate) fn play(
     (failure, story)
 }
 
-/// All callers, as one task that polls them in order: who waits for one renewal is woken in any order.
+/// All callers, as one task that polls them in order: who waits for one renewal is woken in any order. Those of a killed
+/// process are kept, and not polled any more.
 #[derive(Clone, Default)]
-struct Callers(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>, Arc<AtomicWaker>);
+struct Callers(
+    Arc<Mutex<Vec<(Life, BoxFuture<'static, ()>)>>>,
+    Arc<AtomicWaker>,
+);
 
 impl Callers {
-    fn call(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.calls().push(Box::pin(work));
+    fn call(&self, life: Life, work: impl Future<Output = ()> + Send + 'static) {
+        self.calls().push((life, Box::pin(work)));
         self.1.wake();
     }
 
-    fn calls(&self) -> MutexGuard<'_, Vec<BoxFuture<'static, ()>>> {
+    fn calls(&self) -> MutexGuard<'_, Vec<(Life, BoxFuture<'static, ()>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -114,7 +120,7 @@ impl Callers {
         poll_fn(|cx| {
             self.1.register(cx.waker());
             let mut calls = std::mem::take(&mut *self.calls());
-            calls.retain_mut(|call| call.poll_unpin(cx).is_pending());
+            calls.retain_mut(|(life, call)| life.is_dead() || call.poll_unpin(cx).is_pending());
             let mut new = self.calls();
             calls.append(&mut new);
             *new = calls;
@@ -143,7 +149,7 @@ impl Play {
         let mut rng = Rng::with_seed(seed ^ 0x5eed);
         if self.setting.stored {
             let id = self.start(0, true, None);
-            self.requests(id, 1, Duration::ZERO, None, None);
+            self.requests(id, 1, Ask::default());
             sleep(Duration::from_millis(1)).await;
             self.shut_down(0);
             sleep(Duration::from_secs(1)).await;
@@ -161,7 +167,7 @@ impl Play {
         for step in steps {
             self.world.tell(|_| format!("* {:?}", step.what));
             self.step(&step.what, &mut rng).await;
-            for _ in 0..4 {
+            for _ in 0..step.yields {
                 tokio::task::yield_now().await;
             }
             sleep(step.then).await;
@@ -223,7 +229,8 @@ impl Play {
             life,
             clock,
             source: Some(client.source::<Body>()),
-            client: Some(client),
+            client: Some(client.clone()),
+            old_clone: Some(client),
             layer: Some(layer),
             keeper: None,
             newest: None,
@@ -232,6 +239,7 @@ impl Play {
             asked: Default::default(),
             free_since: None,
             key_refused: None,
+            held_up: None,
             was_shut_down: false,
             was_set_back: false,
         };
@@ -255,7 +263,7 @@ impl Play {
             instance.was_shut_down = true;
             (
                 instance.layer.take(),
-                instance.client.take(),
+                (instance.client.take(), instance.old_clone.take()),
                 instance.source.take(),
                 instance.keeper.take(),
             )
@@ -268,19 +276,14 @@ impl Play {
         });
     }
 
-    fn requests(
-        &self,
-        id: Id,
-        count: usize,
-        latency: Duration,
-        polls: Option<usize>,
-        min_lifetime: Option<Duration>,
-    ) -> Vec<usize> {
-        let (client, source) = {
+    fn requests(&self, id: Id, count: usize, ask: Ask) -> Vec<usize> {
+        let (client, source, life) = {
             let world = self.world.lock();
+            let instance = &world.instances[id];
             (
-                world.instances[id].client.clone(),
-                world.instances[id].source.clone(),
+                instance.client.clone(),
+                instance.source.clone(),
+                instance.life.clone(),
             )
         };
         let (Some(client), Some(source)) = (client, source) else {
@@ -291,7 +294,7 @@ impl Play {
         for _ in 0..count {
             let number = {
                 let mut world = self.world.lock();
-                if min_lifetime.is_some() {
+                if ask.min_lifetime.is_some() {
                     world.instances[id].asked.insert(status.generation);
                 }
                 let instance = &world.instances[id];
@@ -299,7 +302,7 @@ impl Play {
                     && instance.process != 0
                     && instance.has_key
                     && !instance.was_shut_down
-                    && polls.is_none();
+                    && ask.leaves.is_none();
                 let limit = if must_succeed { HELD_UP } else { BOUND };
                 world.requests.push(Asked {
                     id,
@@ -307,30 +310,39 @@ impl Play {
                     leaves_at_once: false,
                     must_succeed,
                     has_left: false,
-                    limit: limit + latency * 2,
+                    limit: limit + ask.latency * 2,
+                    jumped: Duration::ZERO,
                     outcome: None,
                 });
                 world.requests.len() - 1
             };
             numbers.push(number);
+            let latency = u64::try_from(ask.latency.as_millis()).unwrap_or_default();
             let mut request = Request::get("/echo")
                 .header("x-asked", number)
-                .header(
-                    "x-latency",
-                    u64::try_from(latency.as_millis()).unwrap_or_default(),
-                )
+                .header("x-latency", latency)
+                .header("x-denied", u64::from(ask.is_denied))
                 .body(Body::default())
                 .expect("a good request");
-            if let Some(wanted) = min_lifetime {
+            if let Some(wanted) = ask.min_lifetime {
                 request.extensions_mut().insert(MinLifetime(wanted));
             }
             let (client, world, source) = (client.clone(), self.world.clone(), source.clone());
-            self.callers.call(async move {
+            self.callers.call(life.clone(), async move {
                 let is_usable = source.status().is_usable;
                 drop(source);
-                world.lock().requests[number].leaves_at_once = is_usable && min_lifetime.is_none();
-                let result = polled(client.oneshot(request), polls).await;
-                let outcome = match result {
+                world.lock().requests[number].leaves_at_once =
+                    is_usable && ask.min_lifetime.is_none();
+                let old = world.lock().instances[id].old_clone.take();
+                let response = match old.filter(|_| ask.by_old_clone) {
+                    Some(mut old) => {
+                        let response = old.call(request);
+                        world.lock().instances[id].old_clone = Some(old);
+                        response.left_future()
+                    }
+                    None => client.oneshot(request).right_future(),
+                };
+                let outcome = match until(response, ask.leaves).await {
                     None => Outcome::Dropped,
                     Some(Ok(response)) => Outcome::Status(response.status().as_u16()),
                     Some(Err(error)) => Outcome::Failed(error.to_string()),
@@ -363,17 +375,19 @@ impl Play {
             Op::Requests {
                 process,
                 count,
-                latency,
-                polls,
-                min_lifetime,
+                ask,
             } => {
                 if let Some(id) = on(process) {
-                    self.requests(id, *count, *latency, *polls, *min_lifetime);
+                    self.requests(id, *count, *ask);
                 }
             }
             Op::Foreign(process) => {
                 let Some(id) = on(process) else { return };
-                let client = self.world.lock().instances[id].client.clone();
+                let (client, life) = {
+                    let world = self.world.lock();
+                    let instance = &world.instances[id];
+                    (instance.client.clone(), instance.life.clone())
+                };
                 let hosts = [
                     "https://other.example/echo",
                     "http://127.0.0.1.other.example/echo",
@@ -382,7 +396,7 @@ impl Play {
                 let request = Request::get(hosts[rng.usize(..hosts.len())]);
                 let request = request.body(Body::default()).expect("a good request");
                 if let Some(client) = client {
-                    self.callers.call(client.oneshot(request).map(drop));
+                    self.callers.call(life, client.oneshot(request).map(drop));
                 }
             }
             Op::Renew(process) => {
@@ -390,8 +404,13 @@ impl Play {
                 let source = self.world.lock().instances[id].source.clone();
                 let Some(source) = source else { return };
                 let generation = source.status().generation;
-                self.world.lock().instances[id].asked.insert(generation);
-                self.callers.call(source.renew().map(drop));
+                let life = {
+                    let mut world = self.world.lock();
+                    let instance = &mut world.instances[id];
+                    instance.asked.insert(generation);
+                    instance.life.clone()
+                };
+                self.callers.call(life, source.renew().map(drop));
             }
             Op::Invalidate(process) => {
                 let Some(id) = on(process) else { return };
@@ -439,12 +458,12 @@ impl Play {
             Op::EmptyStore { seeds } => {
                 self.disk.empty(*seeds);
                 let mut world = self.world.lock();
-                world.model.emptied = Some(Instant::now());
+                world.model.emptied = Some(now());
                 world.model.forgets_seeds |= seeds;
             }
             Op::LoseLocks => {
                 self.disk.lose_locks();
-                self.world.lock().model.locks_lost = Some(Instant::now());
+                self.world.lock().model.locks_lost = Some(now());
             }
             Op::RevokeAccessTokens => self.world.lock().api.revoke_access_tokens(),
             Op::RevokeRefreshTokens => {
@@ -464,7 +483,7 @@ impl Play {
                 let Some(id) = on(process) else { return };
                 let mut world = self.world.lock();
                 world.instances[id].clock.advance_wall(*by);
-                world.instances[id].free_since = Some(Instant::now());
+                world.instances[id].free_since = Some(now());
             }
             Op::WallBack(process, by) => {
                 let Some(id) = on(process) else { return };
@@ -475,10 +494,21 @@ impl Play {
             Op::Jump(by) => {
                 {
                     let mut world = self.world.lock();
-                    let limits = world.requests.iter_mut();
-                    limits.for_each(|asked| asked.limit += *by);
+                    for asked in &mut world.requests {
+                        asked.limit += *by;
+                        asked.jumped += *by;
+                    }
                 }
                 tokio::time::advance(*by).await;
+            }
+            Op::Sleep(by) => {
+                sleep_for(*by);
+                let mut world = self.world.lock();
+                world.server_clock.advance(*by);
+                for instance in &mut world.instances {
+                    instance.clock.suspend(*by);
+                    instance.free_since = Some(now());
+                }
             }
             Op::Kill {
                 process,
@@ -498,14 +528,13 @@ impl Play {
                     );
                 }
             }
-            Op::GiveRefreshToken(process) | Op::GiveKey(process) => {
+            Op::Give { process, key, seed } => {
                 let Some(id) = on(process) else { return };
-                let has_key = matches!(op, Op::GiveKey(_)) || self.setting.keyed[*process];
                 let mut credentials = Credentials::new();
-                if has_key {
+                if *key {
                     credentials = credentials.api_key(self.world.lock().api.api_key());
                 }
-                if matches!(op, Op::GiveRefreshToken(_)) {
+                if *seed {
                     let seed = self.mint();
                     credentials = credentials.refresh_token(seed.clone());
                     self.seeds[*process] = Some(seed);
@@ -518,12 +547,12 @@ impl Play {
                     let generation = layer_generation(&self.world, id);
                     let mut world = self.world.lock();
                     let instance = &mut world.instances[id];
-                    instance.has_key = has_key;
+                    instance.has_key = *key;
                     instance.key_refused = None;
-                    instance.seed = self.seeds[*process].clone();
-                    instance.free_since = Some(Instant::now());
+                    instance.seed = self.seeds[*process].clone().filter(|_| *seed);
+                    instance.free_since = Some(now());
                     instance.asked.insert(generation);
-                    self.setting.keyed[*process] = has_key;
+                    self.setting.keyed[*process] = *key;
                 }
             }
         }
@@ -541,19 +570,18 @@ impl Play {
         let Some(id) = self.running[process].take() else {
             return;
         };
-        let calls: Vec<usize> = {
+        let (keeper, calls): (_, Vec<usize>) = {
             let mut world = self.world.lock();
             world.instances[id].life.kill();
+            let keeper = world.instances[id].keeper.take();
             for asked in world.requests.iter_mut().filter(|asked| asked.id == id) {
                 asked.outcome.get_or_insert(Outcome::Dropped);
             }
-            world
-                .calls
-                .iter()
-                .filter(|call| call.by == id)
-                .map(|call| call.number)
-                .collect()
+            let calls = world.calls.iter().filter(|call| call.by == id);
+            (keeper, calls.map(|call| call.number).collect())
         };
+        // It would go on for nothing.
+        drop(keeper);
         for call in calls {
             if carried_out {
                 carry_out(&self.world, call).await;
@@ -594,7 +622,7 @@ impl Play {
             }
             let begun = Instant::now();
             loop {
-                let number = self.requests(id, 1, Duration::ZERO, None, None)[0];
+                let number = self.requests(id, 1, Ask::default())[0];
                 while self.world.lock().requests[number].outcome.is_none() {
                     sleep(Duration::from_millis(100)).await;
                     self.overdue();
@@ -638,14 +666,19 @@ fn layer_generation(world: &Shared, id: Id) -> Option<u64> {
     source.and_then(|source| source.status().generation)
 }
 
-/// Polls so often at the most, and drops it then. `None`: it was dropped.
-async fn polled<T>(work: impl Future<Output = T>, polls: Option<usize>) -> Option<T> {
+/// Drops it when its caller leaves: then `None`.
+async fn until<T>(work: impl Future<Output = T>, leaves: Option<Leaves>) -> Option<T> {
+    let polls = match leaves {
+        None => return Some(work.await),
+        Some(Leaves::After(pause)) => return tokio::time::timeout(pause, work).await.ok(),
+        Some(Leaves::Polls(polls)) => polls,
+    };
     let (mut work, mut count) = (pin!(work), 0);
     poll_fn(|cx| {
         count += 1;
         match work.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Some(done)),
-            Poll::Pending if polls.is_some_and(|polls| count >= polls) => Poll::Ready(None),
+            Poll::Pending if count >= polls => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         }
     })
@@ -669,12 +702,23 @@ fn ended(world: &Shared, number: usize, outcome: Outcome) {
         world.violate(format!("{name}: a request has taken {waited:?}"));
     }
     let was_shut_down = world.instances[id].was_shut_down;
-    // One renewal may end before the mark of a sibling has settled whose response is still awaited.
-    let is_held = matches!(&outcome, Outcome::Failed(why) if why.contains("lock is held"));
-    if must_succeed && outcome != Outcome::Status(200) && !was_shut_down && !is_held {
-        world.violate(format!(
-            "{name} is well, and its request ends with {outcome:?}"
-        ));
+    if must_succeed && !was_shut_down {
+        // What the sick one has saved may be refused, and one renewal may end before its mark has settled.
+        let is_held_up = match &outcome {
+            Outcome::Status(status) => *status == 401,
+            Outcome::Failed(why) => why.contains("the store's lock"),
+            Outcome::Dropped => false,
+        };
+        let since_when = &mut world.instances[id].held_up;
+        match outcome == Outcome::Status(200) {
+            true => *since_when = None,
+            false => _ = since_when.get_or_insert_with(now),
+        }
+        if since_when.is_some_and(|at| !is_held_up || since(at) > HELD_UP) {
+            world.violate(format!(
+                "{name} is well, and its request ends with {outcome:?}"
+            ));
+        }
     }
     if leaves_at_once && outcome != Outcome::Dropped {
         world.violate(format!(

@@ -29,18 +29,38 @@ pub(crate) struct Setting {
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     pub(crate) what: Op,
+    /// How far all tasks come before the next step, at the same moment.
+    pub(crate) yields: usize,
     pub(crate) then: Duration,
+}
+
+/// A caller that goes away.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Leaves {
+    /// As it would be polled for the next time.
+    Polls(usize),
+    After(Duration),
+}
+
+/// What a request is like.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ask {
+    pub(crate) latency: Duration,
+    pub(crate) leaves: Option<Leaves>,
+    pub(crate) min_lifetime: Option<Duration>,
+    /// Its path answers 401 for reasons of its own.
+    pub(crate) is_denied: bool,
+    /// Through a clone that lives for long.
+    pub(crate) by_old_clone: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
-    /// So many at once. Each is dropped after so many polls, if any number is given.
+    /// So many at once.
     Requests {
         process: usize,
         count: usize,
-        latency: Duration,
-        polls: Option<usize>,
-        min_lifetime: Option<Duration>,
+        ask: Ask,
     },
     /// To another host.
     Foreign(usize),
@@ -62,6 +82,8 @@ pub(crate) enum Op {
     WallBack(usize, Duration),
     /// Nothing is polled for so long.
     Jump(Duration),
+    /// All machines sleep: their timers and monotonic clocks stand still.
+    Sleep(Duration),
     /// What was sent may still be carried out.
     Kill {
         process: usize,
@@ -69,8 +91,12 @@ pub(crate) enum Op {
     },
     ShutDown(usize),
     Start(usize),
-    GiveRefreshToken(usize),
-    GiveKey(usize),
+    /// An operator rotates credentials.
+    Give {
+        process: usize,
+        key: bool,
+        seed: bool,
+    },
 }
 
 pub(crate) fn setting(rng: &mut Rng) -> Setting {
@@ -98,10 +124,11 @@ pub(crate) fn setting(rng: &mut Rng) -> Setting {
 }
 
 pub(crate) fn steps(rng: &mut Rng, setting: &Setting) -> Vec<Step> {
-    let count = rng.usize(8..40);
+    let count = rng.usize(6..26);
     (0..count)
         .map(|_| Step {
             what: op(rng, setting),
+            yields: rng.usize(..8),
             then: pause(rng, setting),
         })
         .collect()
@@ -162,6 +189,23 @@ fn store_fault(rng: &mut Rng) -> StoreFault {
     }
 }
 
+fn ask(rng: &mut Rng, setting: &Setting) -> Ask {
+    Ask {
+        latency: match rng.u8(..3) {
+            0 => Duration::from_millis(rng.u64(1..3_000)),
+            _ => Duration::ZERO,
+        },
+        leaves: match rng.u8(..6) {
+            0 => Some(Leaves::Polls(rng.usize(1..6))),
+            1 => Some(Leaves::After(Duration::from_millis(rng.u64(..5_000)))),
+            _ => None,
+        },
+        min_lifetime: (rng.u8(..10) == 0).then(|| Duration::from_secs(rng.u64(1..2_000))),
+        is_denied: !setting.one_is_sick && rng.u8(..10) == 0,
+        by_old_clone: rng.bool(),
+    }
+}
+
 fn op(rng: &mut Rng, setting: &Setting) -> Op {
     let any = rng.usize(..setting.keyed.len());
     // Whom faults befall.
@@ -170,13 +214,8 @@ fn op(rng: &mut Rng, setting: &Setting) -> Op {
     match rng.u8(..40) {
         0..=11 => Op::Requests {
             process: any,
-            count: rng.usize(1..5),
-            latency: match rng.u8(..3) {
-                0 => Duration::from_millis(rng.u64(1..3_000)),
-                _ => Duration::ZERO,
-            },
-            polls: (rng.u8(..4) == 0).then(|| rng.usize(1..6)),
-            min_lifetime: (rng.u8(..10) == 0).then(|| Duration::from_secs(rng.u64(1..2_000))),
+            count: rng.usize(1..4),
+            ask: ask(rng, setting),
         },
         12 => Op::Foreign(any),
         13 => Op::Renew(process),
@@ -208,16 +247,20 @@ fn op(rng: &mut Rng, setting: &Setting) -> Op {
                 false => Op::WallBack(process, by),
             }
         }
-        32 if is_shared => Op::Jump(Duration::from_millis(rng.u64(100..60_000))),
+        32 if is_shared => match rng.bool() {
+            true => Op::Jump(Duration::from_millis(rng.u64(100..60_000))),
+            false => Op::Sleep(Duration::from_millis(rng.u64(100..600_000))),
+        },
         33 | 34 => Op::Kill {
             process,
             carried_out: rng.bool(),
         },
         35 => Op::ShutDown(process),
-        36 => match rng.bool() {
-            true => Op::GiveRefreshToken(process),
-            false => Op::GiveKey(process),
-        },
+        36 => {
+            let key = rng.bool();
+            let seed = !key || rng.bool();
+            Op::Give { process, key, seed }
+        }
         _ => Op::Start(any),
     }
 }

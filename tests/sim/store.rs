@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     model::{Id, Save},
-    world::{Life, Shared},
+    world::{Life, Shared, now, since},
 };
 
 /// How long the lock of a killed process stays.
@@ -53,7 +53,7 @@ impl Slot {
             None => false,
             Some((_, life)) => {
                 let died = life.as_ref().and_then(Life::died_at).or(self.abandoned);
-                died.is_none_or(|at| at.elapsed() < LEASE)
+                died.is_none_or(|at| since(at) < LEASE)
             }
         }
     }
@@ -81,7 +81,7 @@ impl Disk {
     fn read(&self, key: &str) -> Option<Stored> {
         self.with(key, |slot| {
             let (stored, at) = slot.stored.as_ref()?;
-            let header = stored.header.counted_down(at.elapsed());
+            let header = stored.header.counted_down(since(*at));
             Some(Stored::new(header, stored.record.clone()))
         })
     }
@@ -140,7 +140,7 @@ impl Client {
         if !matches!(weather.store, None | Some(StoreFault::Slow(_)))
             || matches!(weather.store, Some(StoreFault::Slow(pause)) if !is_well(pause))
         {
-            weather.store_failed = Some(Instant::now());
+            weather.store_failed = Some(now());
         }
         weather.store
     }
@@ -227,7 +227,7 @@ impl Lock {
                     Err(Error::store(ErrorKind::StoreConflict, message, None)),
                 );
             }
-            slot.stored = Some((stored, Instant::now()));
+            slot.stored = Some((stored, now()));
             (found, Ok(()))
         });
         result?;

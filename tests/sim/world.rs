@@ -1,6 +1,7 @@
 //! What all doubles share: the model, the processes, the weather, and the story.
 
 use std::{
+    cell::Cell,
     collections::{HashMap, HashSet, VecDeque},
     future::poll_fn,
     pin::pin,
@@ -27,11 +28,33 @@ use crate::{
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const EARLY: Duration = Duration::from_secs(300);
 
+thread_local! {
+    static SLEPT: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// The time of the world: timers stand still while machines sleep, and it goes on.
+pub(crate) fn now() -> Instant {
+    Instant::now() + SLEPT.get()
+}
+
+pub(crate) fn since(at: Instant) -> Duration {
+    now().saturating_duration_since(at)
+}
+
+pub(crate) fn sleep_for(by: Duration) {
+    SLEPT.set(SLEPT.get() + by);
+}
+
+pub(crate) fn wake_up() {
+    SLEPT.set(Duration::ZERO);
+}
+
 #[derive(Clone)]
 pub(crate) struct Shared(pub(crate) Arc<Mutex<World>>);
 
 pub(crate) struct World {
     pub(crate) api: FakeApi,
+    pub(crate) server_clock: ManualClock,
     pub(crate) disk: Disk,
     pub(crate) begun: Instant,
     pub(crate) model: Model,
@@ -65,6 +88,7 @@ pub(crate) struct Instance {
     pub(crate) clock: ManualClock,
     pub(crate) layer: Option<ApiVideoAuthLayer>,
     pub(crate) client: Option<ApiVideoAuth<Line>>,
+    pub(crate) old_clone: Option<ApiVideoAuth<Line>>,
     pub(crate) source: Option<TokenSource>,
     pub(crate) keeper: Option<apivideo_auth::KeepFresh>,
     /// The newest token that went out with a request of it.
@@ -75,6 +99,8 @@ pub(crate) struct Instance {
     pub(crate) asked: HashSet<Option<u64>>,
     pub(crate) free_since: Option<Instant>,
     pub(crate) key_refused: Option<Instant>,
+    /// It is well, and since then its requests have failed.
+    pub(crate) held_up: Option<Instant>,
     pub(crate) was_shut_down: bool,
     /// Its wall clock was.
     pub(crate) was_set_back: bool,
@@ -87,7 +113,7 @@ pub(crate) struct Life(Arc<AtomicBool>, Arc<Mutex<Option<Instant>>>);
 impl Life {
     pub(crate) fn kill(&self) {
         self.0.store(true, Ordering::Relaxed);
-        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(now());
     }
 
     pub(crate) fn is(&self, other: &Self) -> bool {
@@ -122,6 +148,8 @@ pub(crate) struct Asked {
     pub(crate) must_succeed: bool,
     pub(crate) has_left: bool,
     pub(crate) limit: Duration,
+    /// Of which so long nothing was polled.
+    pub(crate) jumped: Duration,
     pub(crate) outcome: Option<Outcome>,
 }
 
@@ -154,11 +182,17 @@ impl Shared {
 }
 
 impl World {
-    pub(crate) fn new(api: FakeApi, lifetime: Duration, tells: bool) -> Self {
+    pub(crate) fn new(
+        api: FakeApi,
+        server_clock: ManualClock,
+        lifetime: Duration,
+        tells: bool,
+    ) -> Self {
         Self {
             api,
+            server_clock,
             disk: Disk::default(),
-            begun: Instant::now(),
+            begun: now(),
             model: Model::default(),
             lifetime,
             instances: Vec::new(),
@@ -174,7 +208,7 @@ impl World {
     pub(crate) fn tell(&mut self, line: impl FnOnce(&Self) -> String) {
         // What comes after a violation says little.
         if self.story.is_some() && self.violation.is_none() {
-            let at = self.begun.elapsed().as_secs_f64();
+            let at = since(self.begun).as_secs_f64();
             let line = format!("{at:9.3}  {}", line(self));
             self.story.get_or_insert_default().push(line);
         }
@@ -219,7 +253,7 @@ impl World {
     pub(crate) fn store_has_failed(&mut self, id: Id) -> bool {
         let disturbed = self.model.locks_lost.max(self.model.emptied);
         let failed = self.weather(id).store_failed.max(disturbed);
-        failed.is_some_and(|at| at.elapsed() < Duration::from_secs(120))
+        failed.is_some_and(|at| since(at) < Duration::from_secs(120))
     }
 
     /// The API key, if it was not refused a short while ago.
@@ -228,7 +262,7 @@ impl World {
         instance.has_key
             && instance
                 .key_refused
-                .is_none_or(|at| at.elapsed() > Duration::from_secs(301))
+                .is_none_or(|at| since(at) > Duration::from_secs(301))
     }
 
     /// Alive, without a key, and with a pair that the store does not have.
