@@ -88,7 +88,8 @@ impl<B, T: fmt::Debug> fmt::Debug for BodyFrom<B, T> {
     label = "no token call can be made of `{B}`",
     note = "a body that is not `From<Bytes>` needs `.body_from(..)` on the layer's builder, such as \
             `.body_from(|bytes: Bytes| Full::new(bytes).boxed())`",
-    note = "`Empty<Bytes>` can carry no token call: use `Full<Bytes>`, whose default is empty, or give `.token_service(..)`",
+    note = "`Empty<Bytes>` can carry no token call: write `Full::<Bytes>::default()` in its place, which is as empty, or give \
+            `.token_service(..)` and then `.body_from(|_| Empty::new())`",
     note = "the service has to be a `Clone + Send + 'static` `Service<http::Request<{B}>>` with a `Send` future, an error \
             that is `Into<BoxError>` and a response body that is `Body + Send`"
 )]

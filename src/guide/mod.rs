@@ -5,6 +5,7 @@
 //!
 //! - [Expiry and renewal](expiry_and_renewal): the life of a token, which credential is presented next,
 //!   and what a caller sees while a renewal runs, fails or hangs.
+//! - [Bodies](bodies): which request bodies can be sent, what the builder has to be told of them, and what is sent again.
 //! - [Stores and fleets](stores_and_fleets): which store for what, what processes that share one do, what goes wrong, and a
 //!   store of your own.
 #![cfg_attr(
@@ -12,6 +13,7 @@
     doc = "- [Uploads](uploads): what is sent again and what is not, what an error means, how to go on in another process."
 )]
 
+pub mod bodies;
 pub mod expiry_and_renewal;
 pub mod stores_and_fleets;
 #[cfg(feature = "upload-tokens")]

@@ -286,7 +286,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
     ///
     /// It changes the first type parameter of the layer: a client is an `ApiVideoAuth<S, BodyFrom<B>>`. With a
     /// [token service](ApiVideoAuthLayerBuilder::token_service), call that first. See the [table of
-    /// bodies](crate::middleware#bodies).
+    /// bodies](crate::guide::bodies).
     ///
     /// ```
     /// use std::convert::Infallible;
@@ -347,8 +347,8 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         options.credentials.check()?;
         if options.loses_bytes && !options.has_token_service {
             return Err(configuration(
-                "`body_from` makes an empty body, which can carry no token call; use `Full<Bytes>`, whose default is empty, \
-                 or give `token_service` a client that takes it",
+                "`body_from` makes an empty body, which can carry no token call; write `Full::<Bytes>::default()` where you \
+                 have `Empty<Bytes>`, or call `token_service` before it, with a client whose bodies are `Full<Bytes>`",
             ));
         }
         let (call, renewal) = (options.call_timeout, options.renewal_timeout);

@@ -43,18 +43,10 @@
 //!
 //! # Bodies
 //!
-//! Token calls and requests that are sent again need a way from bytes to the body type of the wrapped service:
-//!
-//! | body type | what it takes | sent again after a 401 |
-//! | --- | --- | --- |
-//! | `Full<Bytes>`, `axum::body::Body`, others that are `From<Bytes>` | nothing | if of known size within the limit |
-//! | `BoxBody`, `UnsyncBoxBody` | [`body_from`](crate::ApiVideoAuthLayerBuilder::body_from) | the same |
-//! | `Empty<Bytes>` | `Full<Bytes>` in its place, whose default is empty; or a [`token_service`], then `body_from` | yes |
-//! | `Incoming`, `StreamBody`, any other | a [`token_service`] and [`no_replay`](crate::ApiVideoAuthLayerBuilder::no_replay) | no |
-//!
-//! If the compiler says that the "trait bounds were not satisfied" for `call` or `oneshot`, it is most often this.
-//!
-//! [`token_service`]: crate::ApiVideoAuthLayerBuilder::token_service
+//! Token calls and requests that are sent again need a way from bytes to the body type of the wrapped service. `Full<Bytes>`
+//! and `axum::body::Body` have one. `BoxBody` needs [`body_from`](crate::ApiVideoAuthLayerBuilder::body_from), and for
+//! `Empty<Bytes>` write `Full::default()`. The guide has the [table of bodies](crate::guide::bodies). If the compiler says that
+//! the "trait bounds were not satisfied" for `call` or `oneshot`, it is most often this.
 //!
 //! # Layers below and above
 //!

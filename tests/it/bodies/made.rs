@@ -8,7 +8,7 @@ use apivideo_auth::{
     testing::{FakeBody, FakeService},
 };
 use http_body_util::{
-    BodyExt, Empty, Full,
+    BodyExt, Either, Empty, Full,
     combinators::{BoxBody, UnsyncBoxBody},
 };
 
@@ -55,6 +55,32 @@ async fn g16_bodies_in_boxes_log_in_and_are_sent_again() {
             .boxed_unsync()
     };
     assert_eq!(bodies_sent(&api, builder, body).await, vec![&hello; 3]);
+}
+
+/// What the guide says: neither a token service nor `no_replay` is needed.
+#[tokio::test]
+async fn g16_empty_bodies_become_full_ones_and_are_sent_again() {
+    type Sent = Either<Empty<Bytes>, Full<Bytes>>;
+    let api = FakeApi::in_process();
+    let client = tower::ServiceBuilder::new()
+        .map_request(|request: Request<Empty<Bytes>>| request.map(|_| support::Body::default()))
+        .layer(with_key(&api).build().unwrap())
+        .service(api.service());
+    let either = with_key(&api).body_from(|bytes| -> Sent { Either::Right(Full::new(bytes)) });
+    let either = either.build().unwrap().layer(api.service());
+    for _ in 0..2 {
+        let request = Request::post("/echo").body(Empty::new()).unwrap();
+        assert_eq!(client.clone().oneshot(request).await.unwrap().status(), 200);
+        let request = Request::post("/echo").body(Either::Left(Empty::new()));
+        let response = either.clone().oneshot(request.unwrap()).await.unwrap();
+        assert_eq!(response.status(), 200);
+        api.revoke_access_tokens();
+    }
+    assert_eq!(
+        sent(&api).len(),
+        6,
+        "two of the second round are sent again"
+    );
 }
 
 #[tokio::test]
