@@ -64,7 +64,7 @@ struct Inner {
 /// stale, and a machine that slept finds it expired.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Life {
-    /// From here on a renewal at the side is wanted.
+    /// From here on a renewal in the background is wanted.
     pub(crate) fresh_until: Deadline,
     /// From here on it counts as expired.
     pub(crate) usable_until: Deadline,
@@ -131,7 +131,7 @@ impl Bearer {
         !self.0.life.usable_until.has_passed(now)
     }
 
-    /// Whether a renewal at the side is due.
+    /// Whether a renewal in the background is due.
     pub(crate) fn is_stale(&self, now: Now) -> bool {
         self.0.life.fresh_until.has_passed(now)
     }

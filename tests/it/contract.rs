@@ -223,7 +223,7 @@ async fn g7_in_the_early_window_nobody_waits(it: Adaptor) {
     }
     tokio::time::timeout(Duration::from_secs(2), gate.reached(1))
         .await
-        .expect("one flight at the side");
+        .expect("one renewal in the background");
     gate.open();
     assert_eq!(
         renewals.next().await.unwrap().reason,

@@ -130,7 +130,7 @@ impl Chapter {
     /// The first program with the code of this chapter beside it.
     fn beside_the_first(&self) -> PathBuf {
         self.package(&format!(
-            "{}\n#[allow(dead_code)]\nmod chapter {{\n{}}}\n",
+            "#![deny(warnings)]\n{}\n#[allow(dead_code)]\nmod chapter {{\n{}}}\n",
             chapter("Start").code,
             self.code
         ))

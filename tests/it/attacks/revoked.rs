@@ -122,7 +122,7 @@ fn g5_a_runtime_for_each_request_makes_few_calls() {
         });
     };
     request();
-    // In the early window: a renewal begins at the side, and is lost with its runtime.
+    // In the early window: a renewal begins in the background, and is lost with its runtime.
     clock.advance(seconds(3400.0));
     let before = api.counts().token_calls;
     api.fault(Fault::latency(seconds(2.0)).always());
