@@ -36,8 +36,9 @@ const BOUND: Duration = Duration::from_secs(2 * 33);
 /// What a caller of a healthy process waits for at the most: one renewal, and a mark that settles.
 const HELD_UP: Duration = Duration::from_secs(33);
 
-/// After this a source has recovered: the longest cool-down, the longest call, a mark.
-const RECOVERY: Duration = Duration::from_secs(100);
+/// After this a source has recovered. Its cool-downs are over by now, but 401s that a renewal did not cure close the guard of
+/// G15 for 30 s.
+const RECOVERY: Duration = Duration::from_secs(31);
 
 pub(crate) struct Failure {
     pub(crate) what: String,
