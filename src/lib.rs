@@ -46,19 +46,27 @@
 )]
 #![cfg_attr(feature = "test-util", doc = "| test your own program | [`testing`] |")]
 //! | understand when a token is renewed, and with what | [`guide::expiry_and_renewal`] |
+//! | use `BoxBody`, `Empty` or another type of request bodies | [`guide::bodies`] |
 #![cfg_attr(
     feature = "upload-tokens",
     doc = "| know what of an upload is sent again, and resume one | [`guide::uploads`] |"
 )]
 //! | choose a store, run a fleet, or write a store | [`guide::stores_and_fleets`] |
+//! | decide what to do about a failure | [`Error`], [`ErrorKind`] |
 //!
 //! # Words
 //!
-//! The *access token* is on every request. The *refresh token* buys the next *pair* of both, once: spending it ends it.
-//! A *renewal* is getting a new pair; the *source* ([`TokenSource`]) is what all layers and clients made from one builder
-//! share. Each new token has a *generation*, a number that grows. A *keeper* ([`KeepFresh`]) renews without requests. Where a
-//! [`store`] keeps the pair, a refresh token that is given to the builder is a *seed*, for the first start only, and an *in-use
-//! mark* says in the store that the refresh token is being presented just now.
+//! - The *access token* ([`AccessToken`]) is on every request, as `Authorization: Bearer …` ([`Bearer`]).
+//! - The *refresh token* ([`RefreshToken`]) buys the next *pair* of both ([`TokenPair`]), once: spending it ends it.
+//! - The *API key* ([`ApiKey`]) logs in, which brings a first pair, and can do everything that the account can.
+//! - A *renewal* is getting a new pair, by a refresh or a login. Each new token has a *generation*, a number that grows
+//!   ([`Bearer::generation`]).
+//! - The *source* ([`TokenSource`]) is what all layers and clients made from one builder share: the pair and the rules.
+//! - A *replay* is sending a request a second time, after a 401, with a newer token.
+//! - A *keeper* ([`KeepFresh`]) renews without requests, in the background.
+//! - A [`store`] keeps the pair beyond the process. A refresh token that is given to the builder is a *seed* then: for the first
+//!   start only. An *in-use mark* ([`InUseMark`](store::InUseMark)) says in the store that the refresh token is being
+//!   presented just now.
 //!
 //! # What you can rely on
 //!
@@ -69,7 +77,7 @@
 //! - While a token is usable no request waits. A failed early renewal changes nothing until the token expires.
 //! - A 401 is followed by one renewal and one more try, never two.
 //! - Tokens go to the API's origin only, over TLS, and are never printed.
-//! - While the token endpoint is down, callers get an error at once that says when to try again.
+//! - While the token endpoint is down, callers get an [`Error`] at once that says when to try again.
 //!
 //! # Features
 //!

@@ -111,7 +111,7 @@ impl<P> ApiVideoAuthLayerBuilder<SameService, P> {
     ///
     /// It is the way when
     ///
-    /// - the wrapped service can't carry a token call, since its bodies are always empty (`Empty<Bytes>`);
+    /// - the wrapped service can't carry a token call, because its bodies are always empty (`Empty<Bytes>`) or always streams;
     /// - a layer below repeats requests, follows redirects or times out: each of them can lose a refresh token;
     /// - token calls must not queue behind API requests, or the other way round.
     ///
@@ -168,6 +168,15 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
     }
 
     /// The API key to log in with. Leave it out to keep it out of the process: a refresh token, or a store, is enough then.
+    /// Nothing is read from the environment by itself. A secret that is mounted as a file often ends with a newline, which
+    /// `build` refuses:
+    ///
+    /// ```no_run
+    /// # use apivideo_auth::ApiVideoAuthLayer;
+    /// let key = std::fs::read_to_string("/run/secrets/apivideo-api-key")?;
+    /// let layer = ApiVideoAuthLayer::builder().api_key(key.trim()).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// A login may end the refresh tokens that other programs hold for the same key. The API does not say whether it does, so
     /// expect it.
@@ -176,8 +185,8 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         self
     }
 
-    /// A refresh token to start from. With a [store](Self::store) it is a *seed*: the store and an API key go before it. Take
-    /// it out of the environment after the first start: see [`store`](crate::store#seeds).
+    /// A refresh token to start from. With a [store](Self::store) it is a *seed*: what is stored comes before it, and so does
+    /// an API key. Take it out of the environment after the first start: see [`store`](crate::store#seeds).
     ///
     /// It belongs to one source. Two layers that are built with the same refresh token end each other's: use one layer and its
     /// clones, or a store that both share.
@@ -202,17 +211,17 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
     }
 
     /// How long one token call may take, and how long callers wait for one that hangs: from its start to the last byte of its
-    /// response. Default: 10 s, at most an hour. More than the [`renewal_timeout`](Self::renewal_timeout) counts as that.
+    /// response. Default: 10 s, at most an hour, and never more than the [`renewal_timeout`](Self::renewal_timeout).
     ///
-    /// The response to a refresh is read on in the background, for up to 60 s (or this timeout, if that is more), since it may hold the only living refresh
-    /// token. Where an API key is held, it is used next.
+    /// After that, the response to a refresh is still read in the background, for up to 60 s or this timeout, whichever is
+    /// longer: it may hold the only refresh token that is still good. Where an API key is held, it is used next.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.options.call_timeout = timeout;
         self
     }
 
-    /// How long one renewal may take with all its calls. Default: 30 s, at most an hour. Callers wait for it one second more
-    /// at the most. A renewal that is taken over, since its runtime ended or did not poll it, counts anew.
+    /// How long one renewal may take with all its calls. Default: 30 s, at most an hour. Callers wait at most one second
+    /// longer. A renewal that another task has to take over, because its runtime ended or did not poll it, starts from zero.
     pub fn renewal_timeout(mut self, timeout: Duration) -> Self {
         self.options.renewal_timeout = timeout;
         self
@@ -225,9 +234,9 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         self
     }
 
-    /// Says of errors of the token service that the request surely was not sent, so that the refresh token is not taken for
+    /// Tells which errors of your client prove that a token call was not sent, so that the refresh token is not taken for
     /// spent. Failed connections of hyper-util and reqwest, and refused ones of [`std::io`], are known without it. It is not
-    /// asked about errors in reading the response.
+    /// asked about errors that come while the response is read.
     ///
     /// ```
     /// # use apivideo_auth::ApiVideoAuthLayer;
@@ -244,11 +253,11 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         self
     }
 
-    /// Keeps the pair in a store, where it outlives the process and is shared by all that use the same one. See
-    /// [`store`](crate::store).
+    /// Keeps the pair (access and refresh token) in a store, where it outlives the process and is shared by all that use the
+    /// same store. Default: none, and the pair ends with the process. See [`store`](crate::store).
     ///
-    /// The stored pair then goes before the given refresh token, which is a *seed*: it is used once, when nothing is stored
-    /// or what is stored was refused, and no API key can log in.
+    /// What is stored then comes before the refresh token that was given, which is a *seed*: it is used once, if nothing is
+    /// stored or what is stored was refused, and no API key can log in.
     pub fn store(mut self, store: impl TokenStore) -> Self {
         self.options.store = Some(Arc::new(store));
         self
@@ -261,8 +270,8 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         self
     }
 
-    /// Whether a stored pair that belongs to another API key is replaced by a login, as after a change of keys. Default:
-    /// no, it is an error.
+    /// Whether a login may replace a stored pair that belongs to another API key, as after a change of keys. Default: no, it
+    /// is an error ([`ErrorKind::StoreForeign`]).
     pub fn replace_foreign_pair(mut self, replace: bool) -> Self {
         self.options.replace_foreign_pair = replace;
         self
@@ -274,15 +283,17 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         self
     }
 
-    /// Names your application to api.video, on token calls and on the crate's own calls about uploads. The name has 1 to 50
-    /// letters, digits, `_` or `-`, the version one to three numbers of up to three digits.
+    /// Tells api.video the name and version of your application, on token calls and on the crate's own calls about uploads.
+    /// Default: none. The name has 1 to 50 letters, digits, `_` or `-`; the version is like `1.2.3`, with one to three numbers
+    /// of up to three digits.
     pub fn application(mut self, name: impl Into<String>, version: impl Into<String>) -> Self {
         self.options.application = Some((name.into(), version.into()));
         self
     }
 
-    /// Says how a body is made of bytes, for a body type that is not `From<Bytes>`, such as `BoxBody`. It is used for token
-    /// calls and for requests that are sent again after a 401. `make` captures nothing.
+    /// Tells how to make a body out of bytes, for a body type that is not `From<Bytes>`, such as `BoxBody`. It is used for
+    /// token calls and for requests that are sent again after a 401. `make` is a plain function, or a closure that captures
+    /// nothing.
     ///
     /// It changes the first type parameter of the layer: a client is an `ApiVideoAuth<S, BodyFrom<B>>`. With a
     /// [token service](ApiVideoAuthLayerBuilder::token_service), call that first. See the [table of
@@ -320,7 +331,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         }
     }
 
-    /// No request is kept or read ahead: a 401 passes through, and its token is replaced for the next request. With a
+    /// No request is kept or read ahead: a 401 passes through, and the next request gets a new token. With a
     /// [token service](ApiVideoAuthLayerBuilder::token_service) the request's body may then be of any type that is
     /// `Send + 'static`.
     pub fn no_replay(self) -> ApiVideoAuthLayerBuilder<T, NoReplay> {

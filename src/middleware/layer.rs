@@ -73,8 +73,8 @@ impl<T, P> ApiVideoAuthLayer<T, P> {
         self.shared.tokens.subscribe()
     }
 
-    /// Ends the source in good order: its keepers end, no renewal starts any more, and the one under way is waited
-    /// for, at most for the time `deadline`. Says whether nothing was left under way.
+    /// Ends the source in good order: its keepers ([`KeepFresh`](crate::KeepFresh)) end, no renewal starts any more, and the one
+    /// under way is waited for, for as long as `deadline` at most. Returns whether nothing was left under way.
     ///
     /// A program that ends without it may lose a pair that the server has already granted. Requests go on while the
     /// token is usable and fail with [`ErrorKind::Closed`](crate::ErrorKind::Closed) afterwards.

@@ -177,7 +177,7 @@ impl TokenStore for KeyringStore {
     }
 
     fn place(&self) -> String {
-        format!("the keyring store in {}", self.files.folder().display())
+        format!("the keyring store in {}", self.files.whole_path().display())
     }
 }
 

@@ -71,8 +71,8 @@
 //!
 //! # Paused time
 //!
-//! With Tokio's paused time the clock jumps to the next timer whenever every task waits. A shut gate makes
-//! every task wait, so time-outs fire at once. [`hold_time`] prevents that: as long as its [`TimeHold`]
+//! With Tokio's paused time (`#[tokio::test(start_paused = true)]`, with Tokio's feature `test-util`) the clock jumps to the
+//! next timer whenever every task waits. A shut gate makes every task wait, so time-outs fire at once. [`hold_time`] prevents that: as long as its [`TimeHold`]
 //! lives, time moves only by `tokio::time::advance`. (Tokio's timers fire at whole milliseconds, rounded up:
 //! pause time from the start, or advance by one more.)
 //!

@@ -111,6 +111,11 @@ impl FileStore {
         &self.folder
     }
 
+    /// The folder as a person looks for it, who need not know where the program was started.
+    pub(super) fn whole_path(&self) -> PathBuf {
+        std::path::absolute(&self.folder).unwrap_or_else(|_| self.folder.clone())
+    }
+
     /// Owned, since the work on a thread of its own may outlive the caller.
     fn paths(&self, key: &StoreKey) -> Paths {
         Paths::new(self.folder.clone(), key.name())
@@ -156,7 +161,7 @@ impl TokenStore for FileStore {
     }
 
     fn place(&self) -> String {
-        format!("the file store in {}", self.folder.display())
+        format!("the file store in {}", self.whole_path().display())
     }
 }
 
