@@ -96,6 +96,24 @@ pub(crate) fn is_for(origins: &[Origin], method: &Method, uri: &Uri, headers: &H
             .any(|origin| origin.is_origin_of(scheme, authority) && origin.is_named_by(headers))
 }
 
+/// The origin of a request that got no token because of it: no secret of its URI is in the text.
+pub(crate) fn foreign_origin(
+    origins: &[Origin],
+    uri: &Uri,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+) -> Option<String> {
+    let (scheme, authority) = (uri.scheme()?, uri.authority()?);
+    let is_listed = |origin: &Origin| origin.is_origin_of(scheme, authority);
+    if has_own(headers, extensions) || origins.iter().any(is_listed) {
+        return None;
+    }
+    let port = authority
+        .port()
+        .map_or(String::new(), |port| format!(":{port}"));
+    Some(format!("{scheme}://{}{port}", authority.host()))
+}
+
 /// Whether the caller has taken care of the credentials. Any `Authorization` counts, also an empty
 /// one or several: to replace it would be to guess what the caller meant.
 #[inline]

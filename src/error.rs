@@ -239,6 +239,25 @@ impl Error {
         )
     }
 
+    /// Each error of the chain once, for a log line: `the token store can't be used: the file can't be written: No space left on
+    /// device`.
+    pub(crate) fn chain(&self) -> String {
+        let mut chain = self.inner.message.clone();
+        let mut next = StdError::source(self);
+        while let Some(error) = next {
+            let text = match error.downcast_ref::<Self>() {
+                Some(ours) => ours.inner.message.clone(),
+                None => error.to_string(),
+            };
+            // Some errors of others end with their source's text.
+            if !chain.ends_with(&text) {
+                chain = format!("{chain}: {text}");
+            }
+            next = error.source();
+        }
+        chain
+    }
+
     /// How long to wait, from the moment the error was returned, before the source tries again.
     /// `None` if that is not known, or if it never will by itself.
     ///

@@ -53,6 +53,7 @@
 )]
 //! | choose a store, run a fleet, or write a store | [`guide::stores_and_fleets`] |
 //! | decide what to do about a failure | [`Error`], [`ErrorKind`] |
+//! | see what happens, alert on it, know what a warning means | [`guide::observing`] |
 //!
 //! # Words
 //!
@@ -141,6 +142,7 @@
     not(feature = "test-util"),
     doc = "| `test-util` | `FakeApi` and `ManualClock`, for your own tests |"
 )]
+//! | `metrics` | the events of a source as metrics of the `metrics` facade; see [`guide::observing`] |
 //! | `full` | all of them |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -196,8 +198,8 @@ pub use crate::{
     error::{Error, ErrorKind},
     middleware::{ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, ResponseFuture},
     source::{
-        GrantType, KeepFresh, RenewalEvent, RenewalEvents, RenewalReason, SourceStatus,
-        StoreStatus, TokenSource,
+        AttemptOutcome, Event, Events, GrantType, KeepFresh, Notice, RenewalEvent, RenewalReason,
+        SourceStatus, StoreStatus, TokenSource,
     },
     token::{AccessToken, Bearer, TokenPair},
 };

@@ -107,7 +107,7 @@ use reqwest_middleware::{ClientWithMiddleware, Middleware, Next};
 use tower::{BoxError, Service};
 
 use crate::{
-    admission::{MinLifetime, has_own, is_for},
+    admission::{MinLifetime, foreign_origin, has_own, is_for},
     credentials::Environment,
     endpoint::{HttpEndpoint, TokenEndpoint},
     error::{Error, ErrorKind},
@@ -220,6 +220,10 @@ impl Middleware for ApiVideoAuthMiddleware {
         next: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
         if !self.admits(&request, extensions) {
+            self.tokens.passed_without_token(|| {
+                let uri = request.url().as_str().parse().ok()?;
+                foreign_origin(&self.origins, &uri, request.headers(), extensions)
+            });
             return next.run(request, extensions).await;
         }
         add_application(request.headers_mut(), self.application.as_ref());

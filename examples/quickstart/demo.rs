@@ -8,7 +8,7 @@ use std::{
 };
 
 use apivideo_auth::{
-    ApiVideoAuthLayer, RenewalEvent, RenewalReason,
+    ApiVideoAuthLayer, Event, RenewalEvent, RenewalReason,
     testing::{FakeApi, Fault},
 };
 use bytes::Bytes;
@@ -63,7 +63,9 @@ pub(crate) async fn fake(
     let (seen, revoked_at) = loop {
         tokio::select! {
             ended = &mut load => break ended?,
-            Some(renewed) = renewals.next() => count(renewed),
+            Some(event) = renewals.next() => if let Event::Renewed(renewed) = event {
+                count(renewed);
+            },
         }
     };
     let counts = api.counts();

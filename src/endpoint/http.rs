@@ -4,11 +4,16 @@
 //! it may be repeated, redirected or answered by something on the way. What can be told below is
 //! told by [`TokenCall`]; the rest is read from statuses and errors with suspicion.
 
-use std::{error::Error as StdError, fmt, future::poll_fn, sync::Arc};
+use std::{
+    error::Error as StdError,
+    fmt,
+    future::poll_fn,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 
 use super::{BeforeSend, Grant, Outcome, TokenEndpoint, wire};
 use crate::{
@@ -124,6 +129,7 @@ where
         config: &EndpointConfig,
         grant: &Grant,
         before_send: BeforeSend,
+        status: Arc<OnceLock<StatusCode>>,
     ) -> BoxFuture<'static, Outcome> {
         let (never_sent_by_user, clock) = (config.never_sent.clone(), config.clock.clone());
         let (request, grant) = (config.request(grant), grant.clone());
@@ -169,6 +175,7 @@ where
                 }
             };
             let (head, body) = response.into_parts();
+            let _ = status.set(head.status);
             let body =
                 response::read(body, RESPONSE_LIMIT)
                     .await

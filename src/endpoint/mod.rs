@@ -11,8 +11,12 @@
 //! | `wire` | the API's paths, JSON and problem types |
 //! | `transport` | which service that is, as a type parameter of the layer |
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+use ::http::StatusCode;
 use futures::future::BoxFuture;
 
 use crate::{
@@ -46,6 +50,8 @@ pub(crate) trait TokenEndpoint: Send {
     /// this very place: a mark written earlier would name a token that waits for a slot, one
     /// written later could come too late for a process that is killed.
     ///
+    /// `status` is set to that of the response as soon as one comes, for those that count.
+    ///
     /// # Cancel safety
     ///
     /// Dropped before `before_send` has finished, nothing was sent. Dropped later, the call counts
@@ -55,6 +61,7 @@ pub(crate) trait TokenEndpoint: Send {
         config: &EndpointConfig,
         grant: &Grant,
         before_send: BeforeSend,
+        status: Arc<OnceLock<StatusCode>>,
     ) -> BoxFuture<'static, Outcome>;
 
     /// `Clone` of a trait object. Each renewal has an endpoint of its own: services are used by one

@@ -8,12 +8,21 @@
 //! use std::time::Duration;
 //!
 //! use apivideo_auth::{
-//!     ApiVideoAuthLayer, RenewalReason,
+//!     ApiVideoAuthLayer, Event, Events, RenewalReason,
 //!     testing::{FakeApi, ManualClock},
 //! };
 //! use bytes::Bytes;
 //! use http_body_util::Full;
 //! use tower::{Layer, ServiceExt};
+//!
+//! /// Why the next token comes into use.
+//! async fn reason(events: &mut Events) -> RenewalReason {
+//!     loop {
+//!         if let Event::Renewed(token) = events.next().await.expect("a live source") {
+//!             return token.reason;
+//!         }
+//!     }
+//! }
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), tower::BoxError> {
@@ -25,22 +34,22 @@
 //!     .clock(clock.clone())
 //!     .build()?;
 //! let client = layer.layer(api.service());
-//! let mut renewals = layer.subscribe();
+//! let mut events = layer.subscribe();
 //! let get = || http::Request::get("/echo").body(Full::<Bytes>::default());
 //!
 //! // No token yet: this request waits for the login.
 //! client.clone().oneshot(get()?).await?;
-//! assert_eq!(renewals.next().await.unwrap().reason, RenewalReason::First);
+//! assert_eq!(reason(&mut events).await, RenewalReason::First);
 //!
 //! // Almost an hour later the token is stale: the request goes out with it, and a renewal begins.
 //! clock.advance(Duration::from_secs(3400));
 //! client.clone().oneshot(get()?).await?;
-//! assert_eq!(renewals.next().await.unwrap().reason, RenewalReason::Early);
+//! assert_eq!(reason(&mut events).await, RenewalReason::Early);
 //!
 //! // Two hours without traffic: the token has expired, so the request waits for the next one.
 //! clock.advance(Duration::from_secs(7200));
 //! assert_eq!(client.clone().oneshot(get()?).await?.status(), 200);
-//! assert_eq!(renewals.next().await.unwrap().reason, RenewalReason::Expired);
+//! assert_eq!(reason(&mut events).await, RenewalReason::Expired);
 //! assert_eq!((api.counts().logins, api.counts().refreshes), (1, 2));
 //! # layer.shutdown(Duration::from_secs(5)).await;
 //! # Ok(())

@@ -8,6 +8,7 @@
 //! - [Bodies](bodies): which request bodies can be sent, what the builder has to be told of them, and what is sent again.
 //! - [Stores and fleets](stores_and_fleets): which store for what, what processes that share one do, what goes wrong, and a
 //!   store of your own.
+//! - [Observing](observing): events, log, metrics; what to alert on, and what each warning means.
 #![cfg_attr(
     feature = "upload-tokens",
     doc = "- [Uploads](uploads): what is sent again and what is not, what an error means, how to go on in another process."
@@ -15,6 +16,7 @@
 
 pub mod bodies;
 pub mod expiry_and_renewal;
+pub mod observing;
 pub mod stores_and_fleets;
 #[cfg(feature = "upload-tokens")]
 pub mod uploads;

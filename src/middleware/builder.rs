@@ -14,7 +14,7 @@ use crate::{
     http_service::{HttpService, ResponseBody},
     origin::Origin,
     origin_headers,
-    source::{Settings, SourceStore, Tokens},
+    source::{Settings, SourceStore, Teller, Tokens},
     store::{MemoryStore, StoreKey, TokenStore},
 };
 
@@ -375,13 +375,14 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
             .as_ref()
             .map(|(name, version)| origin_headers::application(name, version))
             .transpose()?;
+        let teller = Arc::new(Teller::new(options.account.clone(), origin.to_string()));
         let key = StoreKey::new(origin.name(), options.account)?;
         if let (Some(store), Some(clock)) = (&options.store, &options.clock) {
             MemoryStore::follow_clock(&**store, clock);
         }
-        let store = options
-            .store
-            .map(|store| SourceStore::new(store, key, options.replace_foreign_pair));
+        let store = options.store.map(|store| {
+            SourceStore::new(store, key, options.replace_foreign_pair, teller.clone())
+        });
         let never_sent = options.never_sent;
         let clock = options.clock.unwrap_or_else(|| Arc::new(SystemClock));
         let tokens = Tokens::new(Settings {
@@ -397,6 +398,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
             call_timeout: call.min(renewal),
             renewal_timeout: renewal,
             store,
+            teller,
         });
         let (transport, replay_limit) = (self.transport, options.replay_limit);
         let shared = Shared {

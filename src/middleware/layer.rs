@@ -7,7 +7,7 @@ use crate::{
     credentials::Credentials,
     endpoint::{SameService, SeparateService},
     error::Error,
-    source::{RenewalEvents, TokenSource},
+    source::{Events, TokenSource},
     token::Bearer,
 };
 
@@ -67,9 +67,9 @@ impl<T, P> ApiVideoAuthLayer<T, P> {
         self.shared.tokens.set_credentials(credentials)
     }
 
-    /// Tells of renewals from now on: which generation, why and how.
+    /// What happens in the source from now on: renewals, replays, failures. See [`Event`](crate::Event).
     #[must_use]
-    pub fn subscribe(&self) -> RenewalEvents {
+    pub fn subscribe(&self) -> Events {
         self.shared.tokens.subscribe()
     }
 

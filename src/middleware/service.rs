@@ -15,7 +15,7 @@ use super::{
     token_cache::{AtHand, CloneCache, Shared},
 };
 use crate::{
-    admission::{MinLifetime, admit},
+    admission::{MinLifetime, admit, foreign_origin},
     endpoint::{BodyFrom, SameService, SeparateService, Transport},
     http_service::HttpService,
     origin_headers::add_application,
@@ -149,6 +149,10 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         if !admit(&self.shared.origins, &mut request) {
+            let (uri, headers) = (request.uri(), request.headers());
+            let foreign =
+                || foreign_origin(&self.shared.origins, uri, headers, request.extensions());
+            self.shared.tokens.passed_without_token(foreign);
             return ResponseFuture::plain(self.inner.call(request));
         }
         add_application(request.headers_mut(), self.shared.application.as_ref());

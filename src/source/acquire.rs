@@ -16,7 +16,7 @@ use super::{
     awaited::SLOT_PATIENCE,
     current::Current,
     deadline::timeout_unless_overslept,
-    events::{RenewalEvents, RenewalReason},
+    events::{Event, Events, RenewalReason},
     policy,
     renewal::Renewal,
     single_flight::{Flight, Heard, Joined, LeaderGuard},
@@ -208,6 +208,10 @@ impl Tokens {
         self.state
             .rejections
             .replayed(generation, is_cured, self.now());
+        self.state.teller.tell(Event::Replayed {
+            generation,
+            status: status.as_u16(),
+        });
         self.answered(generation, status);
     }
 
@@ -235,7 +239,8 @@ impl Tokens {
         credentials.check()?;
         self.state.ledger().give(credentials);
         self.state.rejections.forget_rejected();
-        self.state.renewals.end_cool_down();
+        let outage = self.state.renewals.end_cool_down(self.now());
+        self.state.cool_down_ended(outage, false);
         self.state.credentials_given.notify_waiters();
         Ok(())
     }
@@ -266,8 +271,14 @@ impl Tokens {
         }
     }
 
-    pub(crate) fn subscribe(&self) -> RenewalEvents {
-        self.state.current.subscribe()
+    pub(crate) fn subscribe(&self) -> Events {
+        self.state.subscribe()
+    }
+
+    /// A request passes without a token since it leads elsewhere than to `origins`, perhaps: that is worth a line.
+    #[cold]
+    pub(crate) fn passed_without_token(&self, origin: impl FnOnce() -> Option<String>) {
+        self.state.teller.passed_without_token(origin);
     }
 
     /// Whether a request that asks for `wanted` is to wait for a newer token than this usable one: what may be asked

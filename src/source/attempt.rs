@@ -13,17 +13,19 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
+use http::StatusCode;
 use tokio::{
     sync::oneshot,
     time::{self, Instant},
 };
+use tracing::Instrument;
 
 use super::{
     awaited::{self, Call, SLOT_PATIENCE},
     bought::Bought,
     commit::Commit,
     deadline::timeout_unless_overslept,
-    events::RenewalReason,
+    events::{Event, Notice, RenewalReason},
     ledger::Round,
     session::Session,
     single_flight::Busy,
@@ -56,6 +58,7 @@ pub(super) struct Attempt {
     has_slot: Arc<AtomicBool>,
     /// Sent or stopped: which of the two comes first is settled under this lock.
     is_stopped: Arc<Mutex<bool>>,
+    status: Arc<OnceLock<StatusCode>>,
     call: Call,
 }
 
@@ -101,7 +104,8 @@ impl Attempt {
             is_stopped: is_stopped.clone(),
         };
         let before_send = before_send(caller.clone(), grant.clone(), reads_for, marks);
-        let call = endpoint.call(caller.state.endpoint(), grant, before_send);
+        let status = Arc::new(OnceLock::new());
+        let call = endpoint.call(caller.state.endpoint(), grant, before_send, status.clone());
         let (report, reply) = oneshot::channel();
         let busy = caller.state.renewals.busy();
         let arrived = Arc::new(Mutex::new(false));
@@ -114,7 +118,7 @@ impl Attempt {
             _busy: busy,
         };
         let late = grant.clone();
-        let task = tokio::spawn(async move {
+        let work = async move {
             let state = run.caller.state.clone();
             if let Some(reply) = state.linger(run.finish(call)).await
                 && let Err(Reply::Outcome(outcome @ Outcome::Refused(_))) = report.send(reply)
@@ -123,12 +127,14 @@ impl Attempt {
                 let (mut round, now) = (Round::default(), state.now());
                 state.ledger().apply(&late, &outcome, &mut round, now);
             }
-        });
+        };
+        let task = tokio::spawn(work.in_current_span());
         Self {
             reply,
             sent,
             has_slot,
             is_stopped,
+            status,
             call: Call::new(task.abort_handle(), arrived),
         }
     }
@@ -146,6 +152,11 @@ impl Attempt {
                 refresh_token: None,
             })
         })
+    }
+
+    /// The status of the response, if one came.
+    pub(super) fn status(&self) -> Option<u16> {
+        self.status.get().map(StatusCode::as_u16)
     }
 
     pub(super) fn was_sent(&self) -> bool {
@@ -315,12 +326,7 @@ impl Run {
             && is_timeout(error)
             && begun.elapsed() < state.call_timeout()
         {
-            tracing::warn!(
-                after = ?begun.elapsed(),
-                call_timeout = ?state.call_timeout(),
-                "a timeout below the layer ended a token call: its refresh token may be lost; put the timeout above the \
-                 layer, or give token calls a service of their own with `token_service`"
-            );
+            state.teller.tell(Event::Notice(Notice::TimeoutBelow));
         }
         let Some(sent) = self.sent.get() else {
             return Reply::Outcome(outcome);

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     bought::Bought,
-    events::{GrantType, RenewalReason},
+    events::{Event, GrantType, RenewalReason},
     saver::save_later,
     snapshot::{BoughtPair, Settled, Snapshot, new_family},
     state::{NewToken, State},
@@ -91,7 +91,7 @@ impl<'a> Commit<'a> {
                     {
                         return Some(bearer);
                     }
-                    tracing::error!(%error, "the new pair of tokens is in use but could not be saved; trying again");
+                    state.teller.tell(Event::PairUnsaved { error });
                     save_later(state, pair);
                     saved = Some((version, false));
                 }
@@ -125,10 +125,14 @@ impl<'a> Commit<'a> {
         match store.save(&pair, Instant::now() + LOCK_WAIT).await {
             Ok(()) => state.ledger().saved(version),
             Err(error) => {
-                tracing::error!(
-                    ?error,
-                    "a new refresh token is held but could not be saved; trying again"
-                );
+                // What moved on is no pair of this family: this token is kept until the next renewal finds that one.
+                let moved_on =
+                    || Error::new(ErrorKind::StoreConflict, "another pair is stored by now");
+                let error = match error {
+                    NotSaved::Failed(error) => error,
+                    NotSaved::MovedOn => moved_on(),
+                };
+                state.teller.tell(Event::PairUnsaved { error });
                 state.ledger().unsaved(version);
                 save_later(state, pair);
             }

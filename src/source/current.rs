@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{RwLock, watch};
 
-use super::events::{RenewalEvent, RenewalEvents};
+use super::events::RenewalEvent;
 use crate::{clock::Now, token::Bearer};
 
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Current {
     /// The generation of `bearer` while requests may use it; 0 if there is none or it is out of use. A client that
     /// has seen this generation need not look at `bearer` again.
     live: AtomicU64,
-    events: watch::Sender<Option<RenewalEvent>>,
+    latest: watch::Sender<Option<RenewalEvent>>,
 }
 
 impl Current {
@@ -29,7 +29,7 @@ impl Current {
         Self {
             bearer: RwLock::new(None),
             live: AtomicU64::new(0),
-            events: watch::Sender::new(None),
+            latest: watch::Sender::new(None),
         }
     }
 
@@ -91,7 +91,7 @@ impl Current {
         self.live.store(bearer.generation(), Ordering::Release);
         drop(slot);
         // Two that publish at once may arrive here in any order: the latest event is that of the latest token.
-        self.events.send_if_modified(|latest| {
+        self.latest.send_if_modified(|latest| {
             let is_newer = latest.is_none_or(|latest| latest.generation < event.generation);
             if is_newer {
                 *latest = Some(event);
@@ -125,14 +125,15 @@ impl Current {
 
     /// Resolves once a token newer than `generation` is there.
     pub(super) async fn newer_than(&self, generation: u64) {
-        let mut events = self.events.subscribe();
+        let mut events = self.latest.subscribe();
         // The sender is `self`: the channel can't be closed.
         let _ = events
             .wait_for(|event| event.is_some_and(|event| event.generation > generation))
             .await;
     }
 
-    pub(super) fn subscribe(&self) -> RenewalEvents {
-        RenewalEvents::new(self.events.subscribe())
+    /// The newest token, as it is told.
+    pub(super) fn latest(&self) -> watch::Receiver<Option<RenewalEvent>> {
+        self.latest.subscribe()
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::{self, Instant};
 use super::{
     commit::adopt,
     cool_down::Pause,
-    events::RenewalReason,
+    events::{Event, Notice, RenewalReason},
     failure::{Failure, LOOK_AGAIN},
     policy,
     session::Session,
@@ -254,9 +254,9 @@ async fn take_up_seed(
     };
     if let Some(seed) = seed {
         if logs_in {
-            tracing::info!("the given refresh token is not presented: the API key logs in");
+            state.teller.tell(Event::Notice(Notice::SeedNotNeeded));
         } else if spent_seeds::is_spent(store, &seed).await? {
-            tracing::warn!("the given refresh token is not presented: it was taken up before");
+            state.teller.tell(Event::Notice(Notice::SeedSpent));
             state.ledger().forget_seed(&seed);
         } else {
             session.plant(seed).await?;
@@ -301,7 +301,8 @@ pub(super) async fn clear_mark(state: &State, grant: &Grant) {
         match session.change(Snapshot::clear_mark).await {
             Ok(()) => state.ledger().marked(session.version(), 0),
             Err(error) => {
-                tracing::warn!(%error, "the mark on the stored refresh token was not cleared")
+                let what = "the mark on the stored refresh token was not cleared";
+                state.teller.store_failed(what, error);
             }
         }
     }
@@ -318,7 +319,9 @@ pub(super) async fn extend_mark(state: &State, rest: Duration) {
         && let Err(error) = session.extend_mark(rest).await
     {
         // Read on all the same: to call again now would be worse.
-        tracing::warn!(%error, "the mark on a refresh token was not extended");
+        state
+            .teller
+            .store_failed("the mark on a refresh token was not extended", error);
     }
 }
 
@@ -340,7 +343,9 @@ pub(super) async fn refused(state: &State, grant: &Grant) -> Result<(), Failure>
     };
     if matches!(grant, Grant::RefreshToken(_)) {
         if let Err(error) = session.change(Snapshot::forget_tokens).await {
-            tracing::warn!(%error, "a refused refresh token stays in the store");
+            state
+                .teller
+                .store_failed("a refused refresh token stays in the store", error);
             return Ok(());
         }
     } else if let Some(stored) = session.snapshot()
@@ -350,7 +355,9 @@ pub(super) async fn refused(state: &State, grant: &Grant) -> Result<(), Failure>
         return Err(marked(wait));
     }
     if let Err(error) = take_up_seed(state, store, session).await {
-        tracing::warn!(%error, "the given refresh token is not presented");
+        state
+            .teller
+            .store_failed("the given refresh token is not presented", error);
     }
     Ok(())
 }
@@ -373,7 +380,9 @@ pub(super) async fn leave(state: &State, cool_down: Option<(Deadline, bool)>) {
     if let Some((until, was_asked)) = cool_down
         && let Err(error) = session.pause(until.left(state.now()), was_asked).await
     {
-        tracing::warn!(%error, "the cool-down after a failure is not shared");
+        state
+            .teller
+            .store_failed("the cool-down after a failure is not shared", error);
     }
     session.close().await;
 }

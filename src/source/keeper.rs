@@ -59,7 +59,7 @@ pub(super) fn start(
 
 async fn keep(state: &Arc<State>, mut endpoint: Box<dyn TokenEndpoint>) {
     // Before the first look: a renewal between look and sleep still wakes it.
-    let mut events = state.current.subscribe();
+    let mut latest = state.current.latest();
     let mut rest: Option<Deadline> = None;
     loop {
         let now = state.now();
@@ -88,7 +88,7 @@ async fn keep(state: &Arc<State>, mut endpoint: Box<dyn TokenEndpoint>) {
         tokio::select! {
             biased;
             () = time::sleep(sleep.clamp(NAP, WAKE)) => {}
-            _ = events.next() => {}
+            _ = latest.changed() => {}
         }
     }
 }

@@ -5,7 +5,10 @@
 //! | file | what it is |
 //! | --- | --- |
 //! | `policy` | numbers in, a decision out |
-//! | `events` | what a source tells of its renewals |
+//! | `events` | what a source tells |
+//! | `log` | each event as a line of `tracing`, and the span of a renewal |
+//! | `metrics` | each event as metrics (feature `metrics`) |
+//! | `teller` | the one place that tells it |
 //! | `deadline` | the one timer that knows it overslept |
 //! | `cool_down` | when nobody calls, and with which error |
 //! | `single_flight` | one leader at a time; knows no tokens |
@@ -24,6 +27,7 @@
 //! | `commit` | saves what came in, then puts it to use |
 //! | `attempt` | one token call, which commits what it brings |
 //! | `fleet` | adopts from the store, agrees with it, leaves it to others |
+//! | `report` | what one renewal tells: its span, start, attempts and end |
 //! | `renewal` | the leader: calls until there is a token |
 //! | `acquire` | have a token, or join or start a renewal, and wait |
 //! | `keeper` | renewal without traffic |
@@ -42,9 +46,13 @@ mod failure;
 mod fleet;
 mod keeper;
 mod ledger;
+mod log;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod policy;
 mod rejections;
 mod renewal;
+mod report;
 mod saver;
 mod session;
 mod single_flight;
@@ -52,15 +60,17 @@ mod snapshot;
 mod spent_seeds;
 mod state;
 mod store_session;
+mod teller;
 mod token_source;
 
 pub(crate) use self::{
     acquire::{SlotWanted, Tokens},
     state::Settings,
     store_session::SourceStore,
+    teller::Teller,
 };
 pub use self::{
-    events::{GrantType, RenewalEvent, RenewalEvents, RenewalReason},
+    events::{AttemptOutcome, Event, Events, GrantType, Notice, RenewalEvent, RenewalReason},
     keeper::KeepFresh,
     token_source::{SourceStatus, StoreStatus, TokenSource},
 };

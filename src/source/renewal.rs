@@ -5,16 +5,18 @@ use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use tokio::time::{self, Instant};
+use tracing::{Instrument, Span};
 
 use super::{
     attempt::{Attempt, Caller, Reply},
     cool_down::Pause,
     deadline::timeout_unless_overslept,
-    events::RenewalReason,
+    events::{Event, Notice, RenewalReason},
     failure::Failure,
     fleet::{self, Entered},
     ledger::{ASK_AGAIN, Round},
     policy,
+    report::{self, Report},
     single_flight::LeaderGuard,
     state::State,
 };
@@ -45,6 +47,8 @@ pub(super) struct Renewal {
     is_probe: bool,
     /// A call went out.
     was_sent: bool,
+    /// Of whoever started it.
+    caller: Span,
 }
 
 impl Renewal {
@@ -68,15 +72,19 @@ impl Renewal {
             conflicts: 0,
             is_probe: false,
             was_sent: false,
+            caller: Span::current(),
         }
     }
 
     pub(super) async fn run(self, leader: LeaderGuard<Bearer>) {
         let state = self.state.clone();
-        state.linger(self.lead(leader)).await;
+        let report = Report::start(state.teller.clone(), self.reason, &self.caller);
+        let span = report.span();
+        let work = state.linger(self.lead(leader, report));
+        work.instrument(span).await;
     }
 
-    async fn lead(mut self, mut leader: LeaderGuard<Bearer>) {
+    async fn lead(mut self, mut leader: LeaderGuard<Bearer>, mut report: Report) {
         let state = self.state.clone();
         self.is_probe = leader.is_probe();
         if self.is_probe {
@@ -85,7 +93,7 @@ impl Renewal {
         }
         let result = {
             let deadline = self.deadline;
-            let mut work = pin!(AssertUnwindSafe(self.work(&leader)).catch_unwind());
+            let mut work = pin!(AssertUnwindSafe(self.work(&leader, &mut report)).catch_unwind());
             match timeout_unless_overslept(deadline, &mut work).await {
                 Ok(result) => result,
                 Err(_) => {
@@ -108,10 +116,7 @@ impl Renewal {
         });
         let (result, pause) = match result {
             Ok(bearer) => (Ok(bearer), Pause::None),
-            Err(Failure { error, pause }) => {
-                tracing::warn!(reason = ?self.reason, kind = ?error.kind(), %error, "access token not renewed");
-                (Err(error), pause)
-            }
+            Err(Failure { error, pause }) => (Err(error), pause),
         };
         // What is wrong with this process alone is no reason for others to wait, and what was never sent tells them nothing.
         let concerns_all = result.as_ref().is_err_and(|error| {
@@ -122,17 +127,30 @@ impl Renewal {
             .as_ref()
             .err()
             .and_then(|error| asked_for(error, &pause));
-        if result.is_err() && state.renewals.is_current(leader.id()) {
+        let mut told = result.as_ref().err().cloned();
+        let is_current = state.renewals.is_current(leader.id());
+        if result.is_err() && is_current {
             // Before callers hear of the failure: they find the token that was in use back in use.
             state.rejections.renewal_failed(&state.current, state.now());
         }
         // A failure with older credentials is not held against newer ones.
-        let judged = || match state.ledger().edition() == self.round.edition() {
-            true => pause,
-            false => Pause::None,
+        let mut is_paused = false;
+        let judged = || {
+            let is_ours = state.ledger().edition() == self.round.edition();
+            is_paused = is_ours && pause != Pause::None;
+            if is_ours { pause } else { Pause::None }
         };
         let now = state.now();
-        let cool_down = leader.finish(result, judged, now).filter(|_| concerns_all);
+        let cool_down = leader.finish(result, judged, now);
+        told = told.map(|error| error.after(cool_down.map(|until| until.left(now))));
+        if let Some(error) = told.clone().filter(|_| is_paused) {
+            state.teller.tell(Event::CoolDownBegan { error });
+        }
+        if !is_current {
+            told = told.map(|_| report::replaced());
+        }
+        report.end(&state, told);
+        let cool_down = cool_down.filter(|_| concerns_all);
         // Siblings wait for as long as the API has asked, or else believe what they have seen themselves.
         let shared = cool_down.map(|until| match asked {
             Some(wait) => (Deadline::after(now, wait), true),
@@ -144,7 +162,11 @@ impl Renewal {
             .await;
     }
 
-    async fn work(&mut self, leader: &LeaderGuard<Bearer>) -> Result<Bearer, Failure> {
+    async fn work(
+        &mut self,
+        leader: &LeaderGuard<Bearer>,
+        report: &mut Report,
+    ) -> Result<Bearer, Failure> {
         if let Some(bearer) = self.enter_store().await? {
             return Ok(bearer);
         }
@@ -175,16 +197,13 @@ impl Renewal {
                 return Err(Failure::outage(last.unwrap_or_else(error)));
             };
             if let Some(fallbacks) = fallback {
-                tracing::warn!(
-                    fallbacks,
-                    "logging in with the API key: the refresh token did not work"
-                );
+                self.state.teller.tell(Event::KeyFallback { fallbacks });
             }
             if self.calls == 0 && self.reason == RenewalReason::Unauthorized {
                 self.state.rejections.spend();
             }
             self.calls += 1;
-            let outcome = match self.call(&grant, leader).await {
+            let outcome = match self.call(&grant, leader, report).await {
                 Reply::Token(bearer) => return Ok(bearer),
                 Reply::Superseded => {
                     let has_new_key = {
@@ -208,10 +227,7 @@ impl Renewal {
                     .ledger()
                     .apply(&grant, &outcome, &mut self.round, self.state.now());
             if gives_up {
-                tracing::warn!(
-                    "two new refresh tokens in a row were refused: another process seems to log in with the same API \
-                     key; not refreshing for an hour"
-                );
+                self.state.teller.tell(Event::Notice(Notice::SharedKey));
             }
             last = Some(match outcome {
                 Outcome::Granted(_) => unreachable!("its tokens were committed"),
@@ -280,7 +296,12 @@ impl Renewal {
     }
 
     /// Makes a call, and waits for its reply or for a token from elsewhere: a response that is still awaited may come.
-    async fn call(&mut self, grant: &Grant, leader: &LeaderGuard<Bearer>) -> Reply {
+    async fn call(
+        &mut self,
+        grant: &Grant,
+        leader: &LeaderGuard<Bearer>,
+        report: &mut Report,
+    ) -> Reply {
         let state = &self.state.clone();
         let begun = Instant::now();
         let limit = self.deadline.min(begun + state.call_timeout());
@@ -347,6 +368,7 @@ impl Renewal {
         };
         let was_sent = !matches!(reply, Reply::Outcome(Outcome::NotSent(_)));
         self.was_sent |= was_sent && attempt.was_sent();
+        report.attempt(grant, &reply, attempt.status(), begun.elapsed());
         reply
     }
 
@@ -432,10 +454,8 @@ impl Renewal {
     }
 
     fn store_failed(&mut self, error: Error) {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "the token store can't be used"
-        );
+        let teller = &self.state.teller;
+        teller.store_failed("the token store can't be used", error.clone());
         self.saves_later = true;
         self.round.store_failed(error);
     }

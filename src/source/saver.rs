@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{self, Instant};
 
 use super::{
+    events::Event,
     session::MARK_GRACE,
     single_flight::Busy,
     snapshot::BoughtPair,
@@ -65,9 +66,9 @@ async fn save_again(state: Arc<State>, _busy: Busy) {
         biased;
         () = work => {}
         () = end => {
-            tracing::error!("the source ended before its pair of tokens could be saved");
             store.forget_unsaved(None);
             store.has_unsaved_to_serve();
+            state.teller.tell(Event::PairLost);
         }
     }
     // A renewal that has begun meanwhile uses the session, and closes it.
@@ -88,13 +89,13 @@ async fn try_once(state: &State, store: &SourceStore) {
             }
             drop(ledger);
             store.forget_unsaved(Some(pair.version()));
-            tracing::info!("the pair of tokens is saved now");
+            state.teller.tell(Event::PairSaved);
         }
         // What is stored goes before it: the next renewal adopts that.
         Err(NotSaved::MovedOn) => store.forget_unsaved(Some(pair.version())),
         Err(NotSaved::Failed(_)) if pair.has_expired() => {
-            tracing::error!("a pair of tokens expired before it could be saved");
             store.forget_unsaved(Some(pair.version()));
+            state.teller.tell(Event::PairLost);
         }
         Err(NotSaved::Failed(_)) => {}
     }

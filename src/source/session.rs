@@ -9,7 +9,7 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use tokio::time::{self, Instant};
 
-use super::snapshot::Snapshot;
+use super::{snapshot::Snapshot, teller::Teller};
 use crate::{
     credentials::RefreshToken,
     error::{Error, ErrorKind},
@@ -34,6 +34,7 @@ pub(super) struct Session {
     lock: Box<dyn StoreLock>,
     snapshot: Option<Snapshot>,
     seen: Seen,
+    teller: Arc<Teller>,
 }
 
 impl Seen {
@@ -51,11 +52,17 @@ impl Seen {
 }
 
 impl Session {
-    pub(super) fn new(lock: Box<dyn StoreLock>, snapshot: Option<Snapshot>, seen: Seen) -> Self {
+    pub(super) fn new(
+        lock: Box<dyn StoreLock>,
+        snapshot: Option<Snapshot>,
+        seen: Seen,
+        teller: Arc<Teller>,
+    ) -> Self {
         Self {
             lock,
             snapshot,
             seen,
+            teller,
         }
     }
 
@@ -130,7 +137,7 @@ impl Session {
         match saved {
             // Spoilt since this session looked, and under its lock: nothing is lost that it does not know.
             Err(error) if error.kind() == ErrorKind::StoreCorrupt => {
-                quarantine(&mut *self.lock, &error).await?;
+                quarantine(&mut *self.lock, error, &self.teller).await?;
                 bounded(|| self.lock.save(None, snapshot.close())).await?;
             }
             saved => saved?,
@@ -160,8 +167,12 @@ pub(super) async fn bounded<'a, T>(
     }
 }
 
-pub(super) async fn quarantine(lock: &mut dyn StoreLock, error: &Error) -> Result<(), Error> {
-    tracing::warn!(%error, "the stored record is quarantined, and replaced");
+pub(super) async fn quarantine(
+    lock: &mut dyn StoreLock,
+    error: Error,
+    teller: &Teller,
+) -> Result<(), Error> {
+    teller.store_failed("the stored record is quarantined, and replaced", error);
     bounded(|| lock.quarantine()).await
 }
 

@@ -175,9 +175,12 @@ impl<T> SingleFlight<T> {
             .take_if(|current| current.id == flight.id);
     }
 
-    /// Ends the pause after a failure: there is something new to try.
-    pub(super) fn end_cool_down(&self) {
-        self.lock().cool_down.end();
+    /// Ends the pause after a failure: there is something new to try. Says how long the work had been failing.
+    pub(super) fn end_cool_down(&self, now: Now) -> Option<Duration> {
+        let mut state = self.lock();
+        let (outage, _) = state.cool_down.report(now);
+        state.cool_down.end();
+        outage
     }
 
     /// For how long the work has been failing, and in what time it is tried again.

@@ -14,12 +14,13 @@ use tokio::{
 use super::{
     awaited::Awaited,
     current::Current,
-    events::{GrantType, RenewalEvent, RenewalReason},
+    events::{Event, Events, GrantType, RenewalEvent, RenewalReason},
     ledger::Ledger,
     policy,
     rejections::RejectionGuard,
     single_flight::SingleFlight,
     store_session::SourceStore,
+    teller::Teller,
 };
 use crate::{
     clock::{Deadline, Now},
@@ -44,6 +45,7 @@ pub(crate) struct Settings {
     pub(crate) call_timeout: Duration,
     pub(crate) renewal_timeout: Duration,
     pub(crate) store: Option<SourceStore>,
+    pub(crate) teller: Arc<Teller>,
 }
 
 /// All that the tasks and the callers of one source share.
@@ -58,6 +60,7 @@ pub(super) struct State {
     /// Tells the renewal under way.
     pub(super) credentials_given: Notify,
     pub(super) store: Option<SourceStore>,
+    pub(super) teller: Arc<Teller>,
     ledger: Mutex<Ledger>,
     /// With the time at which it began.
     phase: watch::Sender<(Phase, Instant)>,
@@ -113,6 +116,7 @@ impl State {
             call_timeout,
             renewal_timeout,
             store,
+            teller,
         } = settings;
         let mut ledger = Ledger::new(credentials, preference, store.is_some());
         if let Some(store) = &store {
@@ -126,6 +130,7 @@ impl State {
             credentials_given: Notify::new(),
             ledger: Mutex::new(ledger),
             store,
+            teller,
             phase: watch::Sender::new((Phase::Open, Instant::now())),
             endpoint,
             early_window,
@@ -223,6 +228,7 @@ impl State {
             grant,
         } = new;
         let life = policy::life(expires, lifetime, self.early_window, fastrand::f64());
+        let mut told = None;
         let bearer = self.current.replace(|replaced, generation| {
             let bearer = Bearer::new(access_token, generation, life)?;
             let mut ledger = self.ledger();
@@ -232,28 +238,39 @@ impl State {
             let (expires_at, fallbacks) = (bearer.expires_at(), ledger.fallbacks());
             drop(ledger);
             self.rejections.replaced(replaced, generation);
-            Some((
-                bearer,
-                RenewalEvent {
-                    generation,
-                    reason,
-                    grant,
-                    expires_at,
-                    fallbacks,
-                },
-            ))
+            let event = RenewalEvent {
+                generation,
+                reason,
+                grant,
+                expires_at,
+                fallbacks,
+            };
+            told = Some(event);
+            Some((bearer, event))
         })?;
         // Whatever brought it, a response that is still awaited can't be worth more, and a shutdown would wait for it.
         self.awaited.give_up();
         // It may have come after its renewal had failed.
-        self.renewals.end_cool_down();
-        tracing::debug!(
-            generation = bearer.generation(),
-            ?reason,
-            ?grant,
-            "access token renewed"
-        );
+        let outage = self.renewals.end_cool_down(self.now());
+        if let Some(event) = told {
+            self.teller.tell(Event::Renewed(event));
+        }
+        self.cool_down_ended(outage, true);
         Some(bearer)
+    }
+
+    /// Tells the end of an outage, if there was one.
+    pub(super) fn cool_down_ended(&self, outage: Option<Duration>, is_recovered: bool) {
+        if let Some(failing_for) = outage {
+            self.teller.tell(Event::CoolDownEnded {
+                failing_for,
+                is_recovered,
+            });
+        }
+    }
+
+    pub(super) fn subscribe(&self) -> Events {
+        Events::new(self.teller.subscribe(), self.current.latest())
     }
 }
 

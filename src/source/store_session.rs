@@ -12,8 +12,10 @@ use tokio::{
 };
 
 use super::{
+    events::{Event, Notice},
     session::{Seen, Session, bounded, quarantine, unlock},
     snapshot::{BoughtPair, Snapshot},
+    teller::Teller,
 };
 use crate::{
     credentials::ApiKey,
@@ -44,6 +46,7 @@ pub(crate) struct SourceStore {
     unsaved: std::sync::Mutex<Unsaved>,
     says_unclaimed: Once,
     seen: Seen,
+    teller: Arc<Teller>,
 }
 
 /// The pair that is in use and could not be saved.
@@ -94,6 +97,7 @@ impl SourceStore {
         store: Arc<dyn TokenStore>,
         key: StoreKey,
         replace_foreign_pair: bool,
+        teller: Arc<Teller>,
     ) -> Self {
         Self {
             store,
@@ -103,6 +107,7 @@ impl SourceStore {
             unsaved: Default::default(),
             says_unclaimed: Once::new(),
             seen: Default::default(),
+            teller,
         }
     }
 
@@ -200,11 +205,7 @@ impl SourceStore {
         }
         if key.is_some() && tokens.refresh_token.is_some() && tokens.api_key.is_none() {
             self.says_unclaimed.call_once(|| {
-                tracing::warn!(
-                    account = self.key.account(),
-                    "the stored pair does not say whose it is, since it came from a given refresh token: it is taken for that of the \
-                     API key"
-                );
+                self.teller.tell(Event::Notice(Notice::UnclaimedPair));
             });
         }
         Ok(Some(Snapshot::new(
@@ -282,15 +283,16 @@ impl SourceStore {
         judge: impl FnOnce(Option<&Snapshot>) -> Verdict<T>,
     ) -> Result<Option<Opened<T>>, Error> {
         let looked = match self.look(opening.key).await {
-            Err(error) if opening.replaces(&error) => {
-                quarantine(&mut *lock, &error).await.map(|()| None)
-            }
+            Err(error) if opening.replaces(&error) => quarantine(&mut *lock, error, &self.teller)
+                .await
+                .map(|()| None),
             looked => looked,
         };
         let opened = match looked {
             Ok(snapshot) => match judge(snapshot.as_ref()) {
                 Verdict::Lock { .. } => {
-                    let session = Session::new(lock, snapshot, self.seen.clone());
+                    let session =
+                        Session::new(lock, snapshot, self.seen.clone(), self.teller.clone());
                     return Ok(Some(Opened::Locked(session)));
                 }
                 Verdict::Enough(done) => Ok(Some(Opened::Enough(done))),

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     acquire::Tokens,
-    events::{RenewalEvents, RenewalReason},
+    events::{Events, RenewalReason},
     keeper::{self, KeepFresh},
     ledger::Ledger,
 };
@@ -252,10 +252,10 @@ impl TokenSource {
         self.tokens.set_credentials(credentials)
     }
 
-    /// The renewals of this source from now on: which token, why and how.
+    /// What happens in this source from now on: renewals, replays, failures. See [`Event`](crate::Event).
     #[must_use]
-    pub fn subscribe(&self) -> RenewalEvents {
-        self.tokens.state().current.subscribe()
+    pub fn subscribe(&self) -> Events {
+        self.tokens.subscribe()
     }
 
     /// Ends the source in good order; see [`ApiVideoAuthLayer::shutdown`](crate::ApiVideoAuthLayer::shutdown).

@@ -29,7 +29,7 @@ use hyper_util::{
 use tokio::time::{Instant, timeout};
 use tower::{BoxError, Layer, Service, ServiceExt};
 
-use crate::support::{MIB, bytes, with_key};
+use crate::support::{MIB, bytes, renewed, with_key};
 
 type Count = Arc<AtomicUsize>;
 
@@ -188,7 +188,7 @@ async fn g14_a_replay_on_its_way_starts_no_second_renewal() {
     let client_of_layer = client.clone();
     let request = tokio::spawn(client.oneshot(put(Body::empty())));
     // The first 401 is being read to its end, and gone with it.
-    renewals.next().await.unwrap();
+    renewed(&mut renewals).await.unwrap();
     let newest = client_of_layer.source().token().await.unwrap();
     api.fault(Fault::status(503).always());
     layer.invalidate(&newest);

@@ -226,7 +226,7 @@ async fn g7_in_the_early_window_nobody_waits(it: Adaptor) {
         .expect("one renewal in the background");
     gate.open();
     assert_eq!(
-        renewals.next().await.unwrap().reason,
+        crate::support::renewed(&mut renewals).await.unwrap().reason,
         apivideo_auth::RenewalReason::Early
     );
     assert_eq!(it.counts(), (11, 2));

@@ -20,7 +20,7 @@ use tokio::time::{self, Instant, advance};
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 
 use crate::support::{
-    Body, client, get, list, ours, paused, seconds, settle, with_key, with_refresh_token,
+    Body, client, get, list, ours, paused, renewed, seconds, settle, with_key, with_refresh_token,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -46,7 +46,7 @@ async fn g7_nobody_waits_while_a_side_renewal_runs() {
     settle().await;
     assert_eq!(api.counts().token_calls, 2);
     gate.open();
-    let renewed = news.next().await.unwrap();
+    let renewed = renewed(&mut news).await.unwrap();
     assert_eq!(
         (renewed.generation, renewed.reason, renewed.grant),
         (2, RenewalReason::Early, GrantType::RefreshToken)

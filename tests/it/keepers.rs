@@ -10,7 +10,7 @@ use futures::FutureExt;
 use tokio::time::{self, Instant};
 
 use crate::support::{
-    Body, HOUR, client, list, paused, seconds, settle, with_key, with_refresh_token,
+    Body, HOUR, client, list, paused, renewed, seconds, settle, with_key, with_refresh_token,
 };
 
 #[tokio::test(start_paused = true)]
@@ -20,10 +20,13 @@ async fn g2_a_keeper_renews_without_traffic() {
     let client = client(&layer, &api);
     let guard = client.source::<Body>().keep_fresh().unwrap();
     let mut news = layer.subscribe();
-    assert_eq!(news.next().await.unwrap().reason, RenewalReason::First);
+    assert_eq!(
+        renewed(&mut news).await.unwrap().reason,
+        RenewalReason::First
+    );
     for generation in 2..6 {
         let begun = Instant::now();
-        let renewed = news.next().await.unwrap();
+        let renewed = renewed(&mut news).await.unwrap();
         assert_eq!(
             (renewed.generation, renewed.reason),
             (generation, RenewalReason::Early)
@@ -47,11 +50,11 @@ async fn g9_a_keeper_notices_within_30_s_that_the_machine_slept() {
     let client = client(&layer, &api);
     let _guard = client.source::<Body>().keep_fresh().unwrap();
     let mut news = layer.subscribe();
-    news.next().await.unwrap();
+    renewed(&mut news).await.unwrap();
     time::sleep(seconds(100)).await;
     clock.suspend(HOUR * 8);
     let begun = Instant::now();
-    assert_eq!(news.next().await.unwrap().generation, 2);
+    assert_eq!(renewed(&mut news).await.unwrap().generation, 2);
     assert!(begun.elapsed() <= seconds(31));
 }
 
@@ -76,7 +79,7 @@ async fn g2_a_keeper_survives_outages_and_permanent_errors() {
         );
         api.fault(None);
         let begun = Instant::now();
-        news.next().await.unwrap();
+        renewed(&mut news).await.unwrap();
         // A call that hangs when the outage ends is waited for.
         assert!(
             begun.elapsed() <= seconds(41),
@@ -97,7 +100,7 @@ async fn g2_a_keeper_survives_outages_and_permanent_errors() {
         .set_credentials(Credentials::new().api_key(api.api_key()))
         .unwrap();
     assert_eq!(
-        time::timeout(seconds(31), news.next())
+        time::timeout(seconds(31), renewed(&mut news))
             .await
             .unwrap()
             .unwrap()
@@ -119,7 +122,7 @@ async fn g11_a_keeper_recovers_within_a_fifth_of_the_outage() {
         time::sleep(seconds(outage)).await;
         api.fault(None);
         let begun = Instant::now();
-        news.next().await.unwrap();
+        renewed(&mut news).await.unwrap();
         let limit = (seconds(outage) / 5).clamp(seconds(1), seconds(30));
         assert!(
             begun.elapsed() <= limit,
@@ -147,7 +150,7 @@ async fn g11_a_keeper_whose_probe_took_too_long_tries_again_in_time() {
     api.fault(None);
     let outage = seconds(5);
     assert!(
-        time::timeout(outage, news.next()).await.is_ok(),
+        time::timeout(outage, renewed(&mut news)).await.is_ok(),
         "it sleeps on"
     );
 }

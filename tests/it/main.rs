@@ -16,6 +16,7 @@ mod lifecycle;
 #[cfg(target_os = "linux")] // whose words some of the messages end with
 mod messages;
 mod min_lifetime;
+mod observing;
 mod openapi;
 mod origins;
 mod outages;

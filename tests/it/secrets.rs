@@ -25,7 +25,7 @@ use tower_http::trace::{DefaultMakeSpan, DefaultOnRequest, DefaultOnResponse, Tr
 use tracing::Level;
 
 use crate::{
-    support::{Builder, get, ours, with_key, with_refresh_token},
+    support::{Builder, get, ours, renewed, with_key, with_refresh_token},
     traces::Traces,
 };
 
@@ -67,7 +67,7 @@ async fn g19_no_public_type_shows_a_secret() {
         ApiVideoAuthMiddleware::new(&layer, ::reqwest::Client::builder().no_proxy()).unwrap();
     let mut renewals = layer.subscribe();
     let pair = adaptor.source().pair().await.unwrap();
-    let renewed = renewals.next().await.unwrap();
+    let renewed = renewed(&mut renewals).await.unwrap();
     let separate = || {
         with_key(&api)
             .token_service::<_, Body>(api.service())

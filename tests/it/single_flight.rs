@@ -16,7 +16,7 @@ use tokio::{
 use tower::{Layer, ServiceBuilder, ServiceExt, limit::GlobalConcurrencyLimitLayer};
 
 use crate::support::{
-    Body, Client, HOUR, client, get, list, many, ours, paused, seconds, settle, with_key,
+    Body, Client, HOUR, client, get, list, many, ours, paused, renewed, seconds, settle, with_key,
     with_refresh_token,
 };
 
@@ -169,8 +169,7 @@ async fn g2_dropped_callers_lose_no_pair_wherever_the_flight_waits() {
             settle().await;
             drop((gate, slot));
             settle().await;
-            let renewed = news
-                .next()
+            let renewed = renewed(&mut news)
                 .now_or_never()
                 .expect("the flight goes on")
                 .unwrap();

@@ -11,9 +11,9 @@ use std::{
 
 use apivideo_auth::{
     AccessToken, ApiKey, ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthMiddleware, Bearer, Clock,
-    Credentials, Environment, Error, ErrorKind, GrantPreference, GrantType, KeepFresh, MinLifetime,
-    NoAuth, RefreshToken, RenewalEvent, RenewalEvents, RenewalReason, ResponseFuture, TokenCall,
-    TokenPair,
+    Credentials, Environment, Error, ErrorKind, Event, Events, GrantPreference, GrantType,
+    KeepFresh, MinLifetime, NoAuth, RefreshToken, RenewalEvent, RenewalReason, ResponseFuture,
+    TokenCall, TokenPair,
     middleware::{NoReplay, Replay, SeparateService},
     testing::{FakeApi, FakeBody, FakeService},
 };
@@ -58,14 +58,15 @@ fn public_types_are_what_they_promise() {
         Bearer,
         TokenPair,
     )>();
+    plain::<Events>();
     clone::<(
+        Event,
         Environment,
         GrantPreference,
         RenewalReason,
         GrantType,
         RenewalEvent,
         ErrorKind,
-        RenewalEvents,
     )>();
     clone::<(MinLifetime, NoAuth, TokenCall, apivideo_auth::Now)>();
     plain::<Builder>();

@@ -138,11 +138,14 @@ impl TokenStore for FileStore {
             let open_parent = (!is_known).then(|| paths.open_parent()).flatten();
             Ok((paths, locking, open_parent))
         };
-        Box::pin(async {
+        Box::pin(async move {
             let run = self.turn.run("locking the token file", work);
             let (paths, locking, open_parent) = run.await?;
             if let Some(parent) = open_parent {
                 tracing::warn!(
+                    target: "apivideo_auth::store",
+                    account = key.account(),
+                    origin = key.origin(),
                     folder = %self.folder.display(),
                     parent = %parent.display(),
                     "others may write to a folder above that of the tokens, and put another in its place; take that right from \

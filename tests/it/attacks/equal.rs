@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use crate::{
     fleet::Fleet,
-    support::{Body, plain},
+    support::{Body, plain, renewed},
 };
 
 /// In paused time this ends at once where nothing goes on.
@@ -43,7 +43,7 @@ async fn g1_a_renewal_that_is_about_to_end_is_not_joined_for_more() {
         for _ in 0..50 {
             let mut renewals = source.subscribe();
             let first = tokio::spawn(source.renew());
-            renewals.next().await.unwrap();
+            renewed(&mut renewals).await.unwrap();
             let old = source.token().await.unwrap();
             let renewed = source.renew().await.unwrap();
             assert!(renewed.generation() > old.generation());

@@ -6,7 +6,7 @@ pub(crate) mod faulty_store;
 use std::time::Duration;
 
 use apivideo_auth::{
-    ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder,
+    ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, Event, Events, RenewalEvent,
     middleware::{Replay, SameService},
     testing::{FakeApi, FakeApiBuilder, FakeService, ManualClock},
 };
@@ -50,6 +50,15 @@ pub(crate) fn with_refresh_token(api: &FakeApi) -> Builder {
 /// A client straight into the fake, without a socket.
 pub(crate) fn client(layer: &ApiVideoAuthLayer, api: &FakeApi) -> Client {
     layer.layer(api.service())
+}
+
+/// The next token that comes into use.
+pub(crate) async fn renewed(events: &mut Events) -> Option<RenewalEvent> {
+    loop {
+        if let Event::Renewed(token) = events.next().await? {
+            return Some(token);
+        }
+    }
 }
 
 pub(crate) fn get(path: &str) -> Request<Body> {
