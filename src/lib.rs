@@ -54,6 +54,7 @@
 //! | choose a store, run a fleet, or write a store | [`guide::stores_and_fleets`] |
 //! | decide what to do about a failure | [`Error`], [`ErrorKind`] |
 //! | see what happens, alert on it, know what a warning means | [`guide::observing`] |
+//! | log in with the command line, so that no program sees the API key | [`guide::login`] |
 //!
 //! # Words
 //!
@@ -144,6 +145,7 @@
 )]
 //! | `metrics` | the events of a source as metrics of the `metrics` facade; see [`guide::observing`] |
 //! | `full` | all of them |
+//! | `cli` | the command line `apivideo-auth`, for `cargo install`; see [`guide::login`]. It is no part of `full` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -9,6 +9,7 @@
 //! - [Stores and fleets](stores_and_fleets): which store for what, what processes that share one do, what goes wrong, and a
 //!   store of your own.
 //! - [Observing](observing): events, log, metrics; what to alert on, and what each warning means.
+//! - [Login](login): five minutes from an API key to a program that never sees it, with the command line.
 #![cfg_attr(
     feature = "upload-tokens",
     doc = "- [Uploads](uploads): what is sent again and what is not, what an error means, how to go on in another process."
@@ -16,6 +17,7 @@
 
 pub mod bodies;
 pub mod expiry_and_renewal;
+pub mod login;
 pub mod observing;
 pub mod stores_and_fleets;
 #[cfg(feature = "upload-tokens")]
