@@ -8,7 +8,8 @@
 //! tower-http's header layer with a value made once. `naive` is what is often written by hand: an `RwLock` around the
 //! token, a header formatted for each request, and a boxed future. `2 threads` is two threads with 32 clones each, in
 //! turn; they need two processors. A ratio is taken between times of the same round of the same process, and a process
-//! prints the median of its rounds. A lap is short, so that other programs disturb few of them.
+//! prints the median of its rounds. A lap is short, so that other programs disturb few of them, and what counts is the
+//! processor time of its thread: on a busy machine the time by the clock has other programs in it.
 //!
 //! # Comparing two trees
 //!
@@ -29,6 +30,16 @@
 //!
 //! `cargo bench --bench hot_path -- --one-process` prints what one process measured, for programs to read: scenario,
 //! threads, way and value in each line, with tabs between them.
+//!
+//! # Counting instructions
+//!
+//! They are the same on a busy machine, and the same in each run. `--send SCENARIO WAY` sends requests in one way and
+//! measures nothing:
+//!
+//! ```sh
+//! valgrind --tool=callgrind target/release/deps/hot_path-0123456789abcdef --send 'new map' 'no replay'
+//! callgrind_annotate callgrind.out.*
+//! ```
 
 use std::{
     collections::HashMap,
@@ -63,6 +74,10 @@ const PROCESSES: usize = 12;
 
 const ONE_PROCESS: &str = "--one-process";
 const AGAINST: &str = "--against";
+const SEND: &str = "--send";
+
+/// How often `--send` sends: starting the program is a small part of that.
+const LAPS: usize = 1000;
 
 /// Of each scenario in each process. On a busy machine most of the time is spent waiting for a moment in which two
 /// threads run at once: with more rounds, that would take many minutes.
@@ -94,6 +109,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 measure();
                 return Ok(());
             }
+            SEND => {
+                let mut word = || words.next().ok_or("a scenario or a way is missing");
+                return send(&word()?, &word()?);
+            }
             AGAINST => {
                 let program = words.next().ok_or("the other program is missing")?;
                 programs.push((program.into(), Values::new()));
@@ -118,6 +137,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         // The last one, or the only one, is not slower than itself.
         print(values, &programs[programs.len() - 1].1);
     }
+    Ok(())
+}
+
+fn send(scenario: &str, way: &str) -> Result<(), Box<dyn Error>> {
+    let scenario = SCENARIOS.iter().find(|known| known.name == scenario);
+    let way = WAYS.iter().position(|known| *known == way);
+    let (scenario, way) = scenario.zip(way).ok_or("no such scenario or way")?;
+    let mut client = ways()[way](1);
+    (0..LAPS).for_each(|_| client(*scenario));
     Ok(())
 }
 
@@ -378,9 +406,9 @@ impl Scenario {
             random.shuffle(&mut order);
             for &index in &order {
                 wait();
-                let began = Instant::now();
+                let began = processor_time();
                 clients[index](self);
-                let time = began.elapsed().as_nanos() as f64 / REQUESTS as f64;
+                let time = (processor_time() - began).as_nanos() as f64 / REQUESTS as f64;
                 // The first round warms up.
                 if round > 0 {
                     times[index].push(time);
@@ -389,6 +417,20 @@ impl Scenario {
         }
         times
     }
+}
+
+/// The time for which this thread has run.
+#[cfg(unix)]
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.try_into().expect("a clock that starts at zero")
+}
+
+/// No more than an approximation: what else ran meanwhile counts too.
+#[cfg(not(unix))]
+fn processor_time() -> Duration {
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    START.elapsed()
 }
 
 /// The nanoseconds of a request sent one way, by round.

@@ -4,12 +4,16 @@
 //! five headers are put) and sent to a service that answers at once. Building the request is part of all times, of the
 //! static header's too. Access tokens are as long as the API makes them.
 //!
-//! The peers take turns, in an order that changes from round to round. A ratio is one to the static header in the same
-//! round, used in the same way; the table shows the median of all rounds with the quartiles. The first round is left out.
+//! Where a process has its memory is left to chance, and this alone makes the ratio of one program 1.05 in one process and
+//! 1.40 in the next. So several processes measure, one after the other, and the table shows the median of what they say
+//! with the quartiles. In each, the peers take turns, in an order that changes from round to round. A ratio is one to the
+//! static header in the same round, used in the same way; a process says the median of its rounds. The first round is left
+//! out.
 //!
 //! The two threads are those of a tokio runtime, with 64 tasks on clones of their own, each of which lets the next one run
-//! after 16 requests. The time is that of a thread for one request. One task runs on the thread that measures.
-//! If one of them was late or had to share its processor, the two run again, five times at most.
+//! after 16 requests. One task runs on the thread that measures. All times are processor time, since other programs may
+//! run too. Two threads that do not run at the same moment don't hinder each other: if one of them was late or had to share
+//! its processor, the two run again, five times at most.
 //!
 //! `azure_core` has a request type of its own. So that nobody pays for conversions, its policy stands in a pipeline of
 //! its own, and of the time that takes, the time of the same pipeline without the policy is replaced with that of the bare
@@ -21,8 +25,10 @@ mod row;
 
 use std::{
     any::TypeId,
+    env,
     future::{Ready, ready},
     hint,
+    process::{Command, Stdio},
     task::{Context, Poll},
     thread,
     time::{Duration, Instant},
@@ -40,6 +46,7 @@ pub(crate) use self::row::{Row, Use, table};
 use self::{
     lap::{Head, Headers, Lap},
     race::{Runner, race},
+    row::merge,
 };
 use crate::{
     alloc,
@@ -50,6 +57,15 @@ use crate::{
 
 const THREADS: u32 = 2;
 const TASKS: usize = 64;
+
+const PROCESSES: usize = 12;
+
+/// Of each process.
+const ROUNDS: usize = 16;
+const QUICK_ROUNDS: usize = 4;
+
+/// The measure of one process, for this program to call.
+pub(crate) const ONE_PROCESS: &str = "hot-one-process";
 
 /// Few enough that a round of all peers is over before the machine's speed changes.
 const REQUESTS: usize = 4096;
@@ -124,15 +140,32 @@ impl Service<Request<Body>> for AtOnce {
     }
 }
 
-/// Measures all peers. `quick` takes few rounds: enough to see that it works.
+/// Measures all peers. `quick` takes two processes with few rounds: enough to see that it works.
 pub(crate) fn run(quick: bool) -> Result<Vec<Row>, BoxError> {
-    // On a thread of its own, it may start a runtime wherever it is called.
-    thread::scope(|scope| {
-        scope
-            .spawn(|| measure(if quick { 12 } else { 150 }))
-            .join()
-            .expect("no panic inside")
-    })
+    let processes = if quick { 2 } else { PROCESSES };
+    let mut measured = Vec::new();
+    for process in 1..=processes {
+        eprintln!("hot, process {process} of {processes}");
+        let mut command = Command::new(env::current_exe()?);
+        command.arg(ONE_PROCESS).stderr(Stdio::inherit());
+        if quick {
+            command.arg("--quick");
+        }
+        let output = command.output()?;
+        if !output.status.success() {
+            return Err(format!("a process failed: {}", output.status).into());
+        }
+        let lines = String::from_utf8(output.stdout)?;
+        let rows: Option<Vec<_>> = lines.lines().map(Row::read).collect();
+        measured.push(rows.ok_or("a process printed something else")?);
+    }
+    Ok(merge(&measured))
+}
+
+/// Measures all peers in this process, and prints a line for each.
+pub(crate) fn one_process(quick: bool) -> Result<String, BoxError> {
+    let rows = measure(if quick { QUICK_ROUNDS } else { ROUNDS })?;
+    Ok(rows.iter().map(Row::line).collect::<Vec<_>>().join("\n"))
 }
 
 fn measure(rounds: usize) -> Result<Vec<Row>, BoxError> {
@@ -221,9 +254,10 @@ impl Track {
             is_shown: true,
             allocations,
             one_task: Box::new(move || {
-                let start = Instant::now();
+                let start = processor_time(ClockId::ThreadCPUTime);
                 for_one.block_on(requests(&mut lap, &head, usage, REQUESTS));
-                nanoseconds(start.elapsed(), REQUESTS)
+                let worked = processor_time(ClockId::ThreadCPUTime) - start;
+                nanoseconds(worked, REQUESTS)
             }),
             two_threads: Box::new(move || for_two.block_on(side_by_side(&mut laps, usage))),
         }
@@ -239,9 +273,9 @@ async fn requests(lap: &mut impl Lap, head: &Head, usage: Use, count: usize) {
     }
 }
 
-/// The time for one request of a thread, on average, and the part of it in which the thread did run.
+/// The processor time for one request of a thread, on average, and the part of the time in which the threads did run.
 async fn side_by_side<L: Lap>(laps: &mut Vec<(L, Head)>, usage: Use) -> (f64, f64) {
-    let (start, worked) = (Instant::now(), processor_time());
+    let (start, worked) = (Instant::now(), processor_time(ClockId::ProcessCPUTime));
     let task = |(mut lap, head): (L, Head)| {
         tokio::spawn(async move {
             for _ in 0..REQUESTS_OF_A_TASK / REQUESTS_OF_A_TURN {
@@ -257,16 +291,16 @@ async fn side_by_side<L: Lap>(laps: &mut Vec<(L, Head)>, usage: Use) -> (f64, f6
         laps.push(task.await.expect("no request fails"));
     }
     let took = start.elapsed() * THREADS;
-    let worked = processor_time().saturating_sub(worked);
+    let worked = processor_time(ClockId::ProcessCPUTime) - worked;
     (
-        nanoseconds(took, TASKS * REQUESTS_OF_A_TASK),
+        nanoseconds(worked, TASKS * REQUESTS_OF_A_TASK),
         worked.as_secs_f64() / took.as_secs_f64(),
     )
 }
 
-/// Of all threads of this process.
-fn processor_time() -> Duration {
-    clock_gettime(ClockId::ProcessCPUTime)
+/// Of this thread, or of all threads of this process.
+fn processor_time(of: ClockId) -> Duration {
+    clock_gettime(of)
         .try_into()
         .expect("a clock that starts at zero")
 }

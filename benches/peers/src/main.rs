@@ -56,6 +56,7 @@ fn main() -> ExitCode {
         "hot" => hot::run(quick)
             .map(|rows| hot::table(&rows))
             .map_err(|error| error.to_string()),
+        hot::ONE_PROCESS => hot::one_process(quick).map_err(|error| error.to_string()),
         "stampede" => Ok(stampede::table(&stampede::run(quick))),
         "dropped" => Ok(dropped::table(&dropped::run(quick))),
         "stall" => Ok(stall::table(&stall::run(quick))),

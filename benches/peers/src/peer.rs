@@ -79,6 +79,8 @@ pub(crate) trait Peer: 'static {
     const NOTE: &'static str = "";
     /// Whether it keeps a request in order to send it again after a 401.
     const REPLAYS: bool = false;
+    /// Whether it renews with a refresh token that works once.
+    const ROTATES: bool = false;
     /// Whether it renews tokens at all.
     const RENEWS: bool = true;
     /// Tokens that live so long are renewed every second or so, ahead of expiry if the peer can: whole seconds.

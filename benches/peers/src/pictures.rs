@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::{
     hot, outage,
     peer::Peer,
-    peers::ours::Ours,
+    peers::{for_each_peer, ours::Ours},
     plot::{Bar, Panel, Point, Timeline, bars, thin_out, timeline},
     rounds::{Row, Sample, median, ms},
     stall,
@@ -19,21 +19,33 @@ pub(crate) struct Plot {
 }
 
 pub(crate) fn hot(rows: &[hot::Row]) -> Option<Plot> {
-    // The first is the static header itself.
-    let rows = rows
-        .iter()
-        .filter(|row| row.usage == hot::Use::LongLived)
-        .skip(1);
-    let rows: Vec<_> = rows
-        .map(|row| Bar {
-            name: row.peer.to_owned(),
-            one_task: row.one_task.median,
-            two_threads: row.two_threads.median,
-        })
-        .collect();
+    let mut groups = GROUPS.map(|title| (title, Vec::new()));
+    for_each_peer!(|P| {
+        let row = rows
+            .iter()
+            .find(|row| row.peer == P::NAME && row.usage == hot::Use::LongLived);
+        // The static header itself is the line that they are compared with.
+        if let Some(row) = row.filter(|_| P::RENEWS) {
+            let group = 2 * usize::from(!P::REPLAYS) + usize::from(!P::ROTATES);
+            groups[group].1.push(Bar {
+                name: P::NAME,
+                stands_out: is_ours(P::NAME),
+                one_task: row.one_task.median,
+                two_threads: row.two_threads.median,
+            });
+        }
+    });
     let caption = "Long-lived clones, requests without further headers.".to_owned();
-    drawn("hot_path.svg", caption, bars(&rows))
+    drawn("hot_path.svg", caption, bars(&groups))
 }
+
+/// What the peers can do.
+const GROUPS: [&str; 4] = [
+    "send again after a 401, and renew with a refresh token that works once",
+    "send again after a 401",
+    "renew with a refresh token that works once",
+    "neither",
+];
 
 pub(crate) fn stall(rows: &[Row<stall::Stall>]) -> Option<Plot> {
     let best = best(rows, |rounds| {

@@ -1,7 +1,7 @@
 //! The plots of the report, as SVG: on white, so that they can be read in dark mode too, and in colours that
 //! colour-blind people tell apart.
 
-use std::{collections::BTreeMap, error::Error};
+use std::{collections::BTreeMap, error::Error, iter};
 
 use plotters::{
     coord::Shift,
@@ -23,16 +23,26 @@ const SHADE: RGBColor = RGBColor(236, 236, 236);
 
 /// One peer's ratios to the static header.
 pub(crate) struct Bar {
-    pub(crate) name: String,
+    pub(crate) name: &'static str,
+    pub(crate) stands_out: bool,
     pub(crate) one_task: f64,
     pub(crate) two_threads: f64,
 }
 
-pub(crate) fn bars(bars: &[Bar]) -> Done<String> {
+/// Each group has a line of its own above its bars.
+pub(crate) fn bars(groups: &[(&str, Vec<Bar>)]) -> Done<String> {
     const NAMES: u32 = 280;
-    let height = 110 + 52 * u32::try_from(bars.len())?;
-    let largest = bars
+    let groups = groups.iter().filter(|(_, bars)| !bars.is_empty());
+    let lines: Vec<_> = groups
+        .flat_map(|(title, bars)| {
+            let bars = bars.iter().map(|bar| (bar.name, Some(bar)));
+            iter::once((*title, None)).chain(bars)
+        })
+        .collect();
+    let height = 110 + 46 * u32::try_from(lines.len())?;
+    let largest = lines
         .iter()
+        .filter_map(|(_, bar)| *bar)
         .flat_map(|bar| [bar.one_task, bar.two_threads])
         .fold(1.0, f64::max);
     let mut svg = String::new();
@@ -55,7 +65,7 @@ pub(crate) fn bars(bars: &[Bar]) -> Done<String> {
         let mut chart = ChartBuilder::on(&plot)
             .x_label_area_size(30)
             .y_label_area_size(NAMES - 10)
-            .build_cartesian_2d(0.0..largest * 1.1, 0.0..bars.len() as f64)?;
+            .build_cartesian_2d(0.0..largest * 1.1, 0.0..lines.len() as f64)?;
         chart
             .configure_mesh()
             .disable_y_mesh()
@@ -65,16 +75,25 @@ pub(crate) fn bars(bars: &[Bar]) -> Done<String> {
             .axis_style(GREY)
             .label_style((FONT, 14).into_font().color(&DARK))
             .draw()?;
-        for (index, bar) in bars.iter().enumerate() {
+        for (index, (name, bar)) in lines.iter().enumerate() {
             // From the top down.
-            let middle = (bars.len() - index) as f64 - 0.5;
+            let middle = (lines.len() - index) as f64 - 0.5;
+            let (x, y) = chart.backend_coord(&(0.0, middle));
+            let Some(bar) = bar else {
+                let bold = FontDesc::from((FONT, 15)).style(FontStyle::Bold);
+                let below = (20, y + 10);
+                area.draw(&Text::new(*name, below, bold.color(&DARK)))?;
+                continue;
+            };
+            area.draw(&Text::new(*name, (x - 10, y), text(15, HPos::Right)))?;
+            let strength = if bar.stands_out { 1.0 } else { 0.4 };
             for (value, bottom, color) in [
                 (bar.one_task, middle, BLUE),
                 (bar.two_threads, middle - 0.36, ORANGE),
             ] {
                 chart.draw_series([Rectangle::new(
                     [(0.0, bottom), (value, bottom + 0.34)],
-                    color.filled(),
+                    color.mix(strength).filled(),
                 )])?;
                 let (x, y) = chart.backend_coord(&(value, bottom + 0.17));
                 area.draw(&Text::new(
@@ -83,15 +102,9 @@ pub(crate) fn bars(bars: &[Bar]) -> Done<String> {
                     text(14, HPos::Left),
                 ))?;
             }
-            let (x, y) = chart.backend_coord(&(0.0, middle));
-            area.draw(&Text::new(
-                bar.name.as_str(),
-                (x - 10, y),
-                text(15, HPos::Right),
-            ))?;
         }
         chart.draw_series([PathElement::new(
-            [(1.0, 0.0), (1.0, bars.len() as f64)],
+            [(1.0, 0.0), (1.0, lines.len() as f64)],
             DARK.stroke_width(2),
         )])?;
         area.present()?;

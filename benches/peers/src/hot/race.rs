@@ -8,7 +8,7 @@ pub(super) struct Runner {
     pub(super) is_corrected: bool,
     pub(super) is_shown: bool,
     pub(super) allocations: f64,
-    /// Nanoseconds for one request.
+    /// Nanoseconds of processor time for one request.
     pub(super) one_task: Box<dyn FnMut() -> f64>,
     /// The same, and the part of the time in which the threads did run.
     pub(super) two_threads: Box<dyn FnMut() -> (f64, f64)>,
@@ -67,7 +67,7 @@ pub(super) fn race(runners: &mut [Runner], usage: Use, rounds: usize) -> Vec<Row
     };
     let median = |index: usize, way: usize| Spread::of(times[index][way].clone()).median;
     let row = |(index, runner): (usize, &Runner)| Row {
-        peer: runner.peer,
+        peer: runner.peer.to_owned(),
         usage,
         one_task: ratios(index, 0),
         two_threads: ratios(index, 1),

@@ -10,6 +10,14 @@ pub(crate) enum Use {
     ClonePerRequest,
 }
 
+impl Use {
+    const ALL: [Self; 3] = [
+        Self::LongLived,
+        Self::LongLivedWithHeaders,
+        Self::ClonePerRequest,
+    ];
+}
+
 impl fmt::Display for Use {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -22,9 +30,10 @@ impl fmt::Display for Use {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+/// What was measured of a peer: by one process, or by all.
+#[derive(Clone, Debug)]
 pub(crate) struct Row {
-    pub(crate) peer: &'static str,
+    pub(crate) peer: String,
     pub(crate) usage: Use,
     /// Ratios to the static header.
     pub(crate) one_task: Spread,
@@ -69,17 +78,71 @@ impl fmt::Display for Spread {
     }
 }
 
+impl Row {
+    /// What one process says to another: medians, with tabs between them.
+    pub(super) fn line(&self) -> String {
+        let usage = Use::ALL.iter().position(|usage| *usage == self.usage);
+        let [one, two] = self.nanoseconds;
+        format!(
+            "{}\t{}\t{}\t{}\t{}\t{one}\t{two}\t{}",
+            self.peer,
+            usage.unwrap_or_default(),
+            self.one_task.median,
+            self.two_threads.median,
+            self.disturbed,
+            self.allocations
+        )
+    }
+
+    pub(super) fn read(line: &str) -> Option<Self> {
+        let mut words = line.split('\t');
+        let (peer, usage) = (words.next()?.to_owned(), words.next()?);
+        let usage = *Use::ALL.get(usage.parse::<usize>().ok()?)?;
+        let mut number = || words.next()?.parse().ok();
+        Some(Self {
+            peer,
+            usage,
+            one_task: Spread::of(vec![number()?]),
+            two_threads: Spread::of(vec![number()?]),
+            disturbed: number()?,
+            nanoseconds: [number()?, number()?],
+            allocations: number()?,
+        })
+    }
+}
+
+/// The spread of what several processes measured. Each names the peers in the same order.
+pub(super) fn merge(processes: &[Vec<Row>]) -> Vec<Row> {
+    let Some(first) = processes.first() else {
+        return Vec::new();
+    };
+    let merged = |(index, row): (usize, &Row)| {
+        let spread = |pick: fn(&Row) -> f64| {
+            let rows = processes.iter().filter_map(|rows| rows.get(index));
+            Spread::of(rows.map(pick).collect())
+        };
+        Row {
+            one_task: spread(|row| row.one_task.median),
+            two_threads: spread(|row| row.two_threads.median),
+            disturbed: spread(|row| row.disturbed).median,
+            nanoseconds: [
+                spread(|row| row.nanoseconds[0]).median,
+                spread(|row| row.nanoseconds[1]).median,
+            ],
+            allocations: spread(|row| row.allocations).median,
+            ..row.clone()
+        }
+    };
+    first.iter().enumerate().map(merged).collect()
+}
+
 /// If more rounds than these were disturbed, it shows in the median.
 const MANY: f64 = 0.25;
 
 /// A Markdown table for each use.
 pub(crate) fn table(rows: &[Row]) -> String {
     let mut text = String::new();
-    for usage in [
-        Use::LongLived,
-        Use::LongLivedWithHeaders,
-        Use::ClonePerRequest,
-    ] {
+    for usage in Use::ALL {
         text += &format!(
             "{usage}:\n\n| | one task | two threads | allocations added | ns, one task |\n"
         );

@@ -36,6 +36,7 @@ pub(crate) struct Aws;
 impl Peer for Aws {
     const NAME: &'static str = "aws-smithy-runtime";
     const VERSION: &'static str = "aws-smithy-runtime 1.16.2";
+    const ROTATES: bool = true;
     const NOTE: &'static str = "Renews in the request that finds the token within 10 s of its end. Does nothing about a 401.";
     const SHORT_LIFETIME: Duration = Duration::from_secs(11);
 

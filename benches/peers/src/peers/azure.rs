@@ -38,6 +38,7 @@ pub(crate) struct Azure;
 impl Peer for Azure {
     const NAME: &'static str = "azure_core";
     const VERSION: &'static str = "azure_core 1.1.0";
+    const ROTATES: bool = true;
     const NOTE: &'static str = "Renews in the request that finds the token within 5 min of its end. Repeats a request after \
                                 a 401 with a challenge. Its own request type is not counted.";
     const REPLAYS: bool = true;

@@ -36,6 +36,7 @@ pub(crate) struct Kube;
 impl Peer for Kube {
     const NAME: &'static str = "kube-client";
     const VERSION: &'static str = "kube-client 5.0.0";
+    const ROTATES: bool = true;
     const NOTE: &'static str = "Takes new tokens from a program, run by the request that finds the token within 60 s of its \
                                 end; the program keeps the refresh token. Does nothing about a 401.";
     const SHORT_LIFETIME: Duration = Duration::from_secs(61);

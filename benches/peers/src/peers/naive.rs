@@ -22,6 +22,7 @@ pub(crate) struct Naive;
 impl Peer for Naive {
     const NAME: &'static str = "written by hand";
     const VERSION: &'static str = "tokio 1.54.1";
+    const ROTATES: bool = true;
     const NOTE: &'static str = "Renews under the write lock, and does nothing about a 401.";
 
     type Client<S: Inner> = Tower<Auth<S>>;

@@ -18,6 +18,7 @@ pub(crate) struct Ours;
 impl Peer for Ours {
     const NAME: &'static str = "apivideo-auth";
     const VERSION: &'static str = VERSION;
+    const ROTATES: bool = true;
     const REPLAYS: bool = true;
 
     type Client<S: Inner> = Tower<ApiVideoAuth<S>>;
@@ -36,6 +37,7 @@ pub(crate) struct NoReplay;
 impl Peer for NoReplay {
     const NAME: &'static str = "apivideo-auth, no replay";
     const VERSION: &'static str = VERSION;
+    const ROTATES: bool = true;
     const NOTE: &'static str =
         "Set not to repeat requests: a 401 passes through, the next request gets a new token.";
 
