@@ -97,6 +97,25 @@ pub(crate) fn system_now() -> Now {
     }
 }
 
+/// The wall clock alone, in nanoseconds since 1970.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[inline]
+fn system_wall() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    let seconds = time.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000);
+    seconds.wrapping_add(time.tv_nsec.cast_unsigned())
+}
+
+/// The wall clock alone, in nanoseconds since 1970.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the place that reads the time"
+)]
+fn system_wall() -> u64 {
+    nanoseconds(SystemTime::now())
+}
+
 /// The one place that reads the system's time elsewhere. The monotonic reading counts from the
 /// first call, since an `Instant` can't be told as a number.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -111,6 +130,68 @@ pub(crate) fn system_now() -> Now {
         wall: SystemTime::now(),
         monotonic: START.get_or_init(Instant::now).elapsed(),
     }
+}
+
+/// Where a source reads the time: the clocks of the operating system, if the user gave none.
+#[derive(Clone)]
+pub(crate) enum SourceClock {
+    System,
+    Own(Arc<dyn Clock>),
+}
+
+impl SourceClock {
+    #[inline]
+    pub(crate) fn now(&self) -> Now {
+        match self {
+            Self::System => system_now(),
+            Self::Own(clock) => clock.now(),
+        }
+    }
+
+    /// Nobody has to look at `deadline` again while this lasts.
+    pub(crate) fn calm_before(&self, deadline: &Deadline, now: Now) -> Calm {
+        match self {
+            Self::System => Calm::new(nanoseconds(now.wall), deadline.left(now)),
+            // Its two readings are one, and cost what they cost.
+            Self::Own(_) => Calm::default(),
+        }
+    }
+}
+
+/// How long the wall clock is trusted without a look at the monotonic one.
+const CALM: Duration = Duration::from_millis(50);
+
+/// A span of the system's wall clock in which a deadline can't have come, as both clocks said at its beginning. It is short,
+/// so that a wall clock that stands still or is set back is noticed; set back before its beginning, or put forward
+/// by sleep, it is outside at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Calm {
+    since: u64,
+    nanoseconds: u64,
+}
+
+impl Calm {
+    fn new(since: u64, left: Duration) -> Self {
+        Self {
+            since,
+            nanoseconds: u64::try_from(left.min(CALM).as_nanos()).unwrap_or(0),
+        }
+    }
+
+    /// Whether it lasts. On the hot path: one reading of one clock, and one comparison.
+    #[inline]
+    pub(crate) fn is_on(self) -> bool {
+        self.covers(system_wall())
+    }
+
+    fn covers(self, wall: u64) -> bool {
+        wall.wrapping_sub(self.since) < self.nanoseconds
+    }
+}
+
+fn nanoseconds(wall: SystemTime) -> u64 {
+    let since = wall.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0))
 }
 
 /// A moment kept on both clocks. It has come as soon as either of them says so.
@@ -155,7 +236,7 @@ impl Deadline {
         wall.min(self.monotonic.saturating_sub(now.monotonic))
     }
 
-    /// Whether it has come. On the hot path: two comparisons.
+    /// Whether it has come.
     pub(crate) fn has_passed(&self, now: Now) -> bool {
         now.wall >= self.wall || now.monotonic >= self.monotonic
     }
@@ -170,5 +251,51 @@ impl Deadline {
 impl fmt::Debug for Deadline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.wall.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(wall: Duration, monotonic: Duration) -> Now {
+        Now::new(SystemTime::UNIX_EPOCH + wall, monotonic)
+    }
+
+    #[test]
+    fn g9_one_clock_is_trusted_for_a_moment_only() {
+        let hour = Duration::from_secs(3600);
+        let (wall, millisecond) = (hour * 1000, Duration::from_millis(1));
+        let deadline = Deadline::after(at(wall, hour), hour);
+        let covers =
+            |calm: Calm, wall: Duration| calm.covers(nanoseconds(SystemTime::UNIX_EPOCH + wall));
+        let calm = SourceClock::System.calm_before(&deadline, at(wall, hour));
+        for (wall, lasts) in [
+            (wall, true),
+            (wall + 49 * millisecond, true),
+            (wall + CALM, false),
+            (wall + 2 * hour, false),
+            // Set back.
+            (wall - millisecond, false),
+            (Duration::ZERO, false),
+        ] {
+            assert_eq!(covers(calm, wall), lasts, "{wall:?}");
+        }
+        // It ends with the deadline, by whichever clock that comes first.
+        let left =
+            |wall, monotonic| SourceClock::System.calm_before(&deadline, at(wall, monotonic));
+        for calm in [
+            left(wall, 2 * hour - 3 * millisecond),
+            left(wall + hour - 3 * millisecond, hour),
+        ] {
+            let since = Duration::from_nanos(calm.since);
+            assert!(covers(calm, since + 2 * millisecond));
+            assert!(!covers(calm, since + 3 * millisecond));
+        }
+        assert!(!covers(left(wall, 2 * hour), wall));
+        assert!(!covers(left(wall + hour, hour), wall + hour));
+        // A clock of the user's own is read in whole each time.
+        let own = SourceClock::Own(Arc::new(SystemClock));
+        assert!(!covers(own.calm_before(&deadline, at(wall, hour)), wall));
     }
 }

@@ -149,11 +149,11 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod admission;
 pub mod clock;
 mod credentials;
 mod endpoint;
 mod error;
+mod extensions;
 pub mod guide;
 mod http_service;
 pub mod middleware;
@@ -193,11 +193,11 @@ pub use crate::reqwest_adaptor::ApiVideoAuthMiddleware;
 pub use crate::upload_token::{UploadToken, UploadTokenLayer, UploadTokens};
 #[doc(inline)]
 pub use crate::{
-    admission::{MinLifetime, NoAuth},
     clock::{Clock, Now},
     credentials::{ApiKey, Credentials, Environment, GrantPreference, RefreshToken},
     endpoint::TokenCall,
     error::{Error, ErrorKind},
+    extensions::{MinLifetime, NoAuth},
     middleware::{ApiVideoAuth, ApiVideoAuthLayer, ApiVideoAuthLayerBuilder, ResponseFuture},
     source::{
         AttemptOutcome, Event, Events, GrantType, KeepFresh, Notice, RenewalEvent, RenewalReason,

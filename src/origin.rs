@@ -1,13 +1,20 @@
-//! Origins: where tokens may go. Everything here errs on the side of sending no token.
+//! Origins: where tokens may go, and which requests get one. Everything here errs on the side of sending no token.
+//!
+//! The decision is taken for each request that passes the layer, redirected ones included, and from
+//! the request alone: a token is never sent to a place that is not on the list, whatever the caller
+//! set up above or below. Who gets none is not refused: the request goes on as it is.
 
 use std::{fmt, mem};
 
 use http::{
-    HeaderMap, Request, Uri, header,
+    Extensions, HeaderMap, Method, Request, Uri, header,
     uri::{Authority, Scheme},
 };
 
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    extensions::NoAuth,
+};
 
 /// Scheme, host and port of a server that may see a token.
 ///
@@ -62,14 +69,14 @@ impl Origin {
                 _ => "has a scheme other than http(s)",
             })
         })?;
-        if *scheme == Scheme::HTTP && !allow_http && !is_loopback(&host) {
+        if *scheme == Scheme::HTTP && !allow_http && !is_loopback(host) {
             return Err(refuse(
                 "would send tokens without TLS (see `danger_allow_http`, which allows it beyond loopback)",
             ));
         }
         Ok(Self {
             scheme: scheme.clone(),
-            host,
+            host: host.to_ascii_lowercase(),
             port,
             authority: authority.clone(),
         })
@@ -126,24 +133,25 @@ impl Origin {
     ///
     /// All values have to: with two `Host` headers, nobody knows which one the server believes.
     pub(crate) fn is_named_by(&self, headers: &HeaderMap) -> bool {
-        // Before the name is hashed: clients add `Host` below us, so most requests have none here.
-        headers.is_empty()
-            || headers.get_all(header::HOST).iter().all(|host| {
-                host == self.authority.as_str()
-                    || host
-                        .to_str()
-                        .ok()
-                        .and_then(|host| host.parse().ok())
-                        .is_some_and(|host| self.is_authority(&host))
-            })
+        headers.get_all(header::HOST).iter().all(|host| {
+            host == self.authority.as_str()
+                || host
+                    .to_str()
+                    .ok()
+                    .and_then(|host| host.parse().ok())
+                    .is_some_and(|host| self.is_authority(&host))
+        })
     }
 
-    /// The first comparison is the common one and allocates nothing; the second knows that
-    /// `API:443` is `api`.
     fn is_authority(&self, authority: &Authority) -> bool {
-        authority.as_str() == self.authority.as_str()
-            || parts(&self.scheme, authority)
-                .is_some_and(|(host, port)| host == self.host && port == self.port)
+        authority.as_str() == self.authority.as_str() || self.is_same_place(authority)
+    }
+
+    /// Whether it is written in another way: `API:443` is `api`.
+    #[cold]
+    fn is_same_place(&self, authority: &Authority) -> bool {
+        parts(&self.scheme, authority)
+            .is_some_and(|(host, port)| host.eq_ignore_ascii_case(&self.host) && port == self.port)
     }
 }
 
@@ -154,16 +162,111 @@ impl fmt::Display for Origin {
     }
 }
 
+/// Decides whether a request gets a token, and completes a URI that is only a path. The first of
+/// `origins` is the API's.
+///
+/// The order matters: the URI is completed first, so that the decision is about the place where the
+/// request will really go. A request that is left alone has its URI completed too, or it could not
+/// be sent, but no header of it is touched.
+#[inline]
+pub(crate) fn admit<B>(origins: &[Origin], request: &mut Request<B>) -> bool {
+    if request.uri().authority().is_none() {
+        complete(origins, request);
+    }
+    let (method, uri) = (request.method(), request.uri());
+    is_for(
+        origins,
+        method,
+        uri,
+        request.headers(),
+        request.extensions(),
+    )
+}
+
+#[cold]
+fn complete<B>(origins: &[Origin], request: &mut Request<B>) {
+    let Some(api) = origins.first() else {
+        return;
+    };
+    if has_own(request.headers(), request.extensions()) {
+        // Its headers stay as they are.
+        api.complete_uri(request.uri_mut());
+    } else {
+        api.complete(request);
+    }
+}
+
+/// Whether a request with a complete URI leads to where tokens may go, and has no credentials of its own.
+///
+/// Everything that is not clearly the API is a no: a URI without scheme or authority, `CONNECT`, a
+/// path that takes no bearer, an origin that is not on the list, and a `Host` header that names
+/// another server than the URI does.
+pub(crate) fn is_for(
+    origins: &[Origin],
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+) -> bool {
+    let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+        return false;
+    };
+    // Clients add their headers below us, so most requests have none here, and hashing a name costs more than all else.
+    let is_bare = headers.is_empty() && extensions.is_empty();
+    method != Method::CONNECT
+        && (is_bare || !has_own(headers, extensions))
+        && is_for_bearers(uri.path())
+        && origins.iter().any(|origin| {
+            origin.is_origin_of(scheme, authority) && (is_bare || origin.is_named_by(headers))
+        })
+}
+
+/// The origin of a request that got no token because of it: no secret of its URI is in the text.
+pub(crate) fn foreign_origin(
+    origins: &[Origin],
+    uri: &Uri,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+) -> Option<String> {
+    let (scheme, authority) = (uri.scheme()?, uri.authority()?);
+    let is_listed = |origin: &Origin| origin.is_origin_of(scheme, authority);
+    if has_own(headers, extensions) || origins.iter().any(is_listed) {
+        return None;
+    }
+    let port = authority
+        .port()
+        .map_or(String::new(), |port| format!(":{port}"));
+    Some(format!("{scheme}://{}{port}", authority.host()))
+}
+
+/// Whether the caller has taken care of the credentials. Any `Authorization` counts, also an empty
+/// one or several: to replace it would be to guess what the caller meant.
+fn has_own(headers: &HeaderMap, extensions: &Extensions) -> bool {
+    headers.contains_key(header::AUTHORIZATION) || extensions.get::<NoAuth>().is_some()
+}
+
+/// Login and refresh take no bearer, and an upload with an upload token must not have one
+/// (<https://docs.api.video/reference/api/Authentication>,
+/// <https://docs.api.video/vod/delegated-upload-tokens>). A slash at the end does not make it
+/// another place: some servers take it for the same.
+fn is_for_bearers(path: &str) -> bool {
+    if !path.starts_with("/auth") && !path.starts_with("/upload") {
+        return true;
+    }
+    let path = path.strip_suffix('/').unwrap_or(path);
+    !(path == "/upload" || path == "/auth" || path.starts_with("/auth/"))
+}
+
 /// Whether a URI lacks scheme and authority, and is no `*` either.
-pub(crate) fn is_path_only(uri: &Uri) -> bool {
+fn is_path_only(uri: &Uri) -> bool {
     uri.scheme().is_none() && uri.authority().is_none() && uri.path().starts_with('/')
 }
 
-/// Host in lower case and port written out; `None` where there is user information, or the port is invalid.
+/// The host, and the port written out; `None` where there is user information, or the port is invalid.
 ///
 /// User information has no place in a request with a bearer, and two parsers may not agree where
 /// the host begins.
-fn parts(scheme: &Scheme, authority: &Authority) -> Option<(String, u16)> {
+fn parts<'a>(scheme: &Scheme, authority: &'a Authority) -> Option<(&'a str, u16)> {
     let text = authority.as_str();
     let host = authority.host();
     let default = match scheme.as_str() {
@@ -175,13 +278,13 @@ fn parts(scheme: &Scheme, authority: &Authority) -> Option<(String, u16)> {
         "" => default,
         port => port.strip_prefix(':')?.parse().ok()?,
     };
-    (!text.contains('@') && !host.is_empty()).then(|| (host.to_ascii_lowercase(), port))
+    (!text.contains('@') && !host.is_empty()).then_some((host, port))
 }
 
 /// Whether a host is this machine beyond doubt: `localhost`, 127.0.0.0/8 or `::1`, by their text.
 /// No name is looked up: what a name stands for can change between the question and the connection.
 pub(crate) fn is_loopback(host: &str) -> bool {
-    if host == "localhost" {
+    if host.eq_ignore_ascii_case("localhost") {
         return true;
     }
     let literal = host

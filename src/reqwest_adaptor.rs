@@ -107,12 +107,12 @@ use reqwest_middleware::{ClientWithMiddleware, Middleware, Next};
 use tower::{BoxError, Service};
 
 use crate::{
-    admission::{MinLifetime, foreign_origin, has_own, is_for},
     credentials::Environment,
     endpoint::{HttpEndpoint, TokenEndpoint},
     error::{Error, ErrorKind},
+    extensions::MinLifetime,
     middleware::ApiVideoAuthLayer,
-    origin::Origin,
+    origin::{Origin, foreign_origin, is_for},
     origin_headers::add_application,
     response::{drain, quotes, without_words},
     source::{RenewalReason, TokenSource, Tokens},
@@ -177,12 +177,9 @@ impl ApiVideoAuthMiddleware {
 
     /// Whether the request gets a token.
     fn admits(&self, request: &Request, extensions: &Extensions) -> bool {
-        !has_own(request.headers(), extensions)
-            && request
-                .url()
-                .as_str()
-                .parse()
-                .is_ok_and(|uri| is_for(&self.origins, request.method(), &uri, request.headers()))
+        let (method, headers) = (request.method(), request.headers());
+        let uri = request.url().as_str().parse();
+        uri.is_ok_and(|uri| is_for(&self.origins, method, &uri, headers, extensions))
     }
 
     /// Whether a response comes from an origin that may see tokens.

@@ -17,7 +17,7 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 
 use super::{BeforeSend, Grant, Outcome, TokenEndpoint, wire};
 use crate::{
-    clock::Clock,
+    clock::SourceClock,
     error::{Error, ErrorKind},
     http_service::{HttpService, ResponseBody},
     origin::Origin,
@@ -62,7 +62,7 @@ pub(crate) struct EndpointConfig {
     /// What the user knows of the client's errors.
     pub(crate) never_sent: Option<NeverSent>,
     /// For a `Retry-After` that is a date.
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: SourceClock,
 }
 
 impl fmt::Debug for EndpointConfig {

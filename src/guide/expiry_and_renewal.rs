@@ -210,6 +210,40 @@
 //! # }
 //! ```
 //!
+//! # Many accounts
+//!
+//! A source is for one account. A program that works for many keeps a plain map of their clients. A source costs a
+//! few kilobytes and nothing while it rests, and the clients may share one HTTP client with its connections:
+//!
+//! ```
+//! use std::collections::HashMap;
+//!
+//! # use apivideo_auth::{ApiVideoAuthLayer, testing::FakeApi};
+//! # use bytes::Bytes;
+//! # use http_body_util::Full;
+//! # use tower::{Layer, ServiceExt};
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tower::BoxError> {
+//! # let api = FakeApi::in_process();
+//! # let http = api.service();
+//! let mut clients = HashMap::new();
+//! for (customer, api_key) in [("anna", api.api_key()), ("ben", api.api_key())] {
+//!     let layer = ApiVideoAuthLayer::builder()
+//!         .base_url(api.url())
+//!         .account(customer) // its place in a store, if there is one
+//!         .api_key(api_key)
+//!         .build()?;
+//!     clients.insert(customer, layer.layer(http.clone()));
+//! }
+//! let request = http::Request::get("/videos").body(Full::<Bytes>::default())?;
+//! let response = clients["anna"].clone().oneshot(request).await?;
+//! assert_eq!(response.status(), 200);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Where accounts come and go, put the map behind a `Mutex`, and hold it for the time of a clone.
+//!
 //! # Clocks and sleep
 //!
 //! Two clocks judge a token, the wall clock and the monotonic one, and it has expired as soon as either says

@@ -7,7 +7,7 @@ use http_body::Body;
 
 use super::{ApiVideoAuthLayer, NoReplay, token_cache::Shared};
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, SourceClock},
     credentials::{ApiKey, Credentials, Environment, GrantPreference, RefreshToken},
     endpoint::{BodyFrom, EndpointConfig, NeverSent, SameService, SeparateService},
     error::{Error, ErrorKind},
@@ -384,7 +384,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
             SourceStore::new(store, key, options.replace_foreign_pair, teller.clone())
         });
         let never_sent = options.never_sent;
-        let clock = options.clock.unwrap_or_else(|| Arc::new(SystemClock));
+        let clock = options.clock.map_or(SourceClock::System, SourceClock::Own);
         let tokens = Tokens::new(Settings {
             endpoint: EndpointConfig {
                 origin,
@@ -402,6 +402,7 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
         });
         let (transport, replay_limit) = (self.transport, options.replay_limit);
         let shared = Shared {
+            generations: tokens.generations(),
             tokens: Arc::new(tokens),
             transport,
             origins: origins.into(),

@@ -123,10 +123,11 @@ where
                         return Poll::Ready(Err(error));
                     }
                     Ok(response) if response.status() != StatusCode::UNAUTHORIZED => {
-                        if let Some(sent) = sent {
-                            sent.source
-                                .tokens
-                                .answered(sent.generation, response.status());
+                        if let Some(sent) = sent
+                            && !sent.source.generations.is_accepted(sent.generation)
+                        {
+                            let (tokens, status) = (&sent.source.tokens, response.status());
+                            tokens.answered(sent.generation, status);
                         }
                         // Whoever holds on to the future while reading the response holds no copy of the request.
                         *sent = None;

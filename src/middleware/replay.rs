@@ -14,9 +14,9 @@ use http_body::{Body, Frame};
 use tower::BoxError;
 
 use crate::{
-    admission::SentOnce,
     endpoint::MakeBody,
     error::{Error, ErrorKind},
+    extensions::SentOnce,
     response::drain,
 };
 

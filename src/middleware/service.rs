@@ -15,9 +15,10 @@ use super::{
     token_cache::{AtHand, CloneCache, Shared},
 };
 use crate::{
-    admission::{MinLifetime, admit, foreign_origin},
     endpoint::{BodyFrom, SameService, SeparateService, Transport},
+    extensions::MinLifetime,
     http_service::HttpService,
+    origin::{admit, foreign_origin},
     origin_headers::add_application,
     source::{RenewalReason, SlotWanted, TokenSource},
 };
@@ -155,7 +156,9 @@ where
             self.shared.tokens.passed_without_token(foreign);
             return ResponseFuture::plain(self.inner.call(request));
         }
-        add_application(request.headers_mut(), self.shared.application.as_ref());
+        if self.shared.application.is_some() {
+            add_application(request.headers_mut(), self.shared.application.as_ref());
+        }
         let wanted = request
             .extensions()
             .get()

@@ -5,16 +5,17 @@ use std::{ops::Deref, sync::Arc};
 use http::HeaderValue;
 
 use crate::{
-    clock::Now,
+    clock::Calm,
     endpoint::{TokenEndpoint, Transport},
     origin::Origin,
-    source::{TokenSource, Tokens},
+    source::{Generations, TokenSource, Tokens},
     token::{Life, own_copy},
 };
 
 /// What a layer and all its clients share.
 pub(crate) struct Shared<T> {
     pub(crate) tokens: Arc<Tokens>,
+    pub(crate) generations: Arc<Generations>,
     pub(crate) transport: T,
     /// Where tokens may go; the first is the API's.
     pub(crate) origins: Arc<[Origin]>,
@@ -47,7 +48,8 @@ pub(super) enum CloneCache<T> {
     Nothing,
     /// This generation was used once. A clone made for one request never pays for a copy of the header.
     Once(u64),
-    Own(Arc<CachedToken<T>>),
+    /// With the time in which no clock says anything new about it.
+    Own(Arc<CachedToken<T>>, Calm),
 }
 
 /// What one clone keeps to itself: no other thread touches its counts.
@@ -93,29 +95,44 @@ pub(super) struct AtHand<T> {
     pub(super) is_stale: bool,
 }
 
+impl<T> AtHand<T> {
+    #[inline]
+    fn cached(cached: &Arc<CachedToken<T>>, is_stale: bool) -> Self {
+        Self {
+            header: cached.header.clone(),
+            generation: cached.generation,
+            source: SourceRef::Cached(cached.clone()),
+            is_stale,
+        }
+    }
+}
+
 impl<T> CloneCache<T> {
     /// The token, if there is a usable one. For a clone that has used it before this needs no lock.
     #[inline]
     pub(super) fn token(&mut self, shared: &Arc<Shared<T>>) -> Option<AtHand<T>> {
-        let now = shared.tokens.now();
-        if let Self::Own(cached) = self
-            && cached.generation == shared.tokens.live()
-            && !cached.life.usable_until.has_passed(now)
+        if let Self::Own(cached, calm) = self
+            && cached.generation == shared.generations.live()
+            && calm.is_on()
         {
-            return Some(AtHand {
-                header: cached.header.clone(),
-                generation: cached.generation,
-                is_stale: cached.life.fresh_until.has_passed(now),
-                source: SourceRef::Cached(cached.clone()),
-            });
+            return Some(AtHand::cached(cached, false));
         }
-        self.token_anew(shared, now)
+        self.token_anew(shared)
     }
 
-    /// The same for a clone that has not used this token, or used it once.
+    /// The same for a clone that has to look at both clocks, or has not used this token, or used it once.
     #[inline(never)]
-    fn token_anew(&mut self, shared: &Arc<Shared<T>>, now: Now) -> Option<AtHand<T>> {
-        let (header, generation, is_stale, life) = shared.tokens.look_at_usable(now, |bearer| {
+    fn token_anew(&mut self, shared: &Arc<Shared<T>>) -> Option<AtHand<T>> {
+        let (tokens, now) = (&shared.tokens, shared.tokens.now());
+        if let Self::Own(cached, calm) = self
+            && cached.generation == shared.generations.live()
+            && !cached.life.usable_until.has_passed(now)
+        {
+            let fresh_until = &cached.life.fresh_until;
+            *calm = tokens.calm_before(fresh_until, now);
+            return Some(AtHand::cached(cached, fresh_until.has_passed(now)));
+        }
+        let (header, generation, is_stale, life) = tokens.look_at_usable(now, |bearer| {
             let used_before = matches!(self, Self::Once(seen) if *seen == bearer.generation());
             let life = used_before.then(|| *bearer.life());
             (
@@ -134,7 +151,7 @@ impl<T> CloneCache<T> {
                     generation,
                     life,
                 });
-                *self = Self::Own(cached.clone());
+                *self = Self::Own(cached.clone(), Calm::default());
                 SourceRef::Cached(cached)
             }
             None => {

@@ -14,7 +14,7 @@ use tokio::{runtime::Handle, time};
 
 use super::{
     awaited::SLOT_PATIENCE,
-    current::Current,
+    current::{Current, Generations},
     deadline::timeout_unless_overslept,
     events::{Event, Events, RenewalReason},
     policy,
@@ -24,7 +24,7 @@ use super::{
     store_session::SourceStore,
 };
 use crate::{
-    clock::{Deadline, Now},
+    clock::{Calm, Deadline, Now},
     credentials::Credentials,
     endpoint::TokenEndpoint,
     error::{Error, ErrorKind},
@@ -91,8 +91,11 @@ impl Tokens {
         &self.state
     }
 
-    // Three small functions that every request calls from another crate: they are inlined there.
-    #[inline]
+    /// What requests look at.
+    pub(crate) fn generations(&self) -> Arc<Generations> {
+        self.state.current.generations().clone()
+    }
+
     pub(crate) fn now(&self) -> Now {
         self.state.now()
     }
@@ -103,10 +106,9 @@ impl Tokens {
         self.state.read_for()
     }
 
-    /// The generation that requests may use, or 0.
-    #[inline]
-    pub(crate) fn live(&self) -> u64 {
-        self.state.current.live()
+    /// Until when a client need not look at the clocks again for this deadline.
+    pub(crate) fn calm_before(&self, deadline: &Deadline, now: Now) -> Calm {
+        self.state.endpoint().clock.calm_before(deadline, now)
     }
 
     /// Looks at the token in use, if requests may use it. `look` runs under the lock.
@@ -184,10 +186,10 @@ impl Tokens {
     }
 
     /// The API answered a request with this generation.
-    #[inline]
     pub(crate) fn answered(&self, generation: u64, status: StatusCode) {
-        if self.state.rejections.is_news(generation) && is_from_signed_in(status) {
-            self.state.rejections.accept(generation);
+        let generations = self.state.current.generations();
+        if !generations.is_accepted(generation) && is_from_signed_in(status) {
+            generations.accept(generation);
         }
     }
 

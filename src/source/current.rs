@@ -4,7 +4,10 @@
 
 use std::{
     ops::Deref,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
 };
 
@@ -13,14 +16,44 @@ use tokio::sync::{RwLock, watch};
 use super::events::RenewalEvent;
 use crate::{clock::Now, token::Bearer};
 
+/// The two numbers that every request looks at. They change once in a token's lifetime, and lie apart from all that
+/// changes more often: processors share their cache line without a word.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Generations {
+    /// The generation that requests may use; 0 if there is none or it is out of use.
+    live: AtomicU64,
+    /// The newest generation that the API has accepted.
+    accepted: AtomicU64,
+}
+
+impl Generations {
+    /// The generation that requests may use, or 0.
+    #[inline]
+    pub(crate) fn live(&self) -> u64 {
+        self.live.load(Ordering::Acquire)
+    }
+
+    /// Whether the API has accepted this generation or a later one. Only the first response to each writes, so that
+    /// threads do not contend for the number.
+    #[inline]
+    pub(crate) fn is_accepted(&self, generation: u64) -> bool {
+        self.accepted.load(Ordering::Acquire) >= generation
+    }
+
+    /// The API answered a request with this generation as it answers those that are signed in.
+    pub(super) fn accept(&self, generation: u64) {
+        self.accepted.fetch_max(generation, Ordering::AcqRel);
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Current {
     /// The shared truth. It is locked for a few instructions at a time, to swap a pointer or to look at one, and never
     /// across an await.
     bearer: RwLock<Option<Bearer>>,
-    /// The generation of `bearer` while requests may use it; 0 if there is none or it is out of use. A client that
-    /// has seen this generation need not look at `bearer` again.
-    live: AtomicU64,
+    /// A client that has seen the generation that is live need not look at `bearer` again.
+    generations: Arc<Generations>,
     latest: watch::Sender<Option<RenewalEvent>>,
 }
 
@@ -28,15 +61,18 @@ impl Current {
     pub(super) fn new() -> Self {
         Self {
             bearer: RwLock::new(None),
-            live: AtomicU64::new(0),
+            generations: Arc::default(),
             latest: watch::Sender::new(None),
         }
     }
 
+    pub(super) fn generations(&self) -> &Arc<Generations> {
+        &self.generations
+    }
+
     /// The generation that requests may use, or 0.
-    #[inline]
     pub(super) fn live(&self) -> u64 {
-        self.live.load(Ordering::Acquire)
+        self.generations.live()
     }
 
     /// The generation of the newest token, usable or not; 0 before the first.
@@ -88,7 +124,9 @@ impl Current {
         let replaced = slot.as_ref().map_or(0, Bearer::generation);
         let (bearer, event) = make(replaced, replaced + 1)?;
         *slot = Some(bearer.clone());
-        self.live.store(bearer.generation(), Ordering::Release);
+        self.generations
+            .live
+            .store(bearer.generation(), Ordering::Release);
         drop(slot);
         // Two that publish at once may arrive here in any order: the latest event is that of the latest token.
         self.latest.send_if_modified(|latest| {
@@ -105,6 +143,7 @@ impl Current {
     pub(super) fn take_out(&self, generation: u64) -> bool {
         generation != 0
             && self
+                .generations
                 .live
                 .compare_exchange(generation, 0, Ordering::AcqRel, Ordering::Acquire)
                 .is_ok()
@@ -116,9 +155,12 @@ impl Current {
             // Under the lock: no swap comes between the look and the change.
             let generation = which();
             if bearer.is_some_and(|bearer| bearer.generation() == generation) {
-                let _ =
-                    self.live
-                        .compare_exchange(0, generation, Ordering::AcqRel, Ordering::Acquire);
+                let _ = self.generations.live.compare_exchange(
+                    0,
+                    generation,
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                );
             }
         });
     }

@@ -65,6 +65,7 @@ mod token_source;
 
 pub(crate) use self::{
     acquire::{SlotWanted, Tokens},
+    current::Generations,
     state::Settings,
     store_session::SourceStore,
     teller::Teller,

@@ -1,10 +1,7 @@
 //! Which 401s are worth a renewal (guarantee G15), and what a renewal for one that fails leaves behind (G8).
 
 use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -28,8 +25,6 @@ const REFILL: Duration = Duration::from_secs(15);
 /// What the API's responses say of the generations.
 #[derive(Debug)]
 pub(super) struct RejectionGuard {
-    /// The newest generation that the API has accepted.
-    accepted: AtomicU64,
     /// Others may have saved a newer token: to look costs no token call.
     has_store: bool,
     guard: Mutex<Guard>,
@@ -61,22 +56,9 @@ impl RejectionGuard {
             is_wary: false,
         };
         Self {
-            accepted: AtomicU64::new(0),
             has_store,
             guard: Mutex::new(guard),
         }
-    }
-
-    /// Whether nothing is known of this generation yet. Only the first response to each writes, so that threads do not
-    /// contend for the number.
-    #[inline]
-    pub(super) fn is_news(&self, generation: u64) -> bool {
-        self.accepted.load(Ordering::Relaxed) < generation
-    }
-
-    /// The API answered a request with this generation as it answers those that are signed in.
-    pub(super) fn accept(&self, generation: u64) {
-        self.accepted.fetch_max(generation, Ordering::AcqRel);
     }
 
     /// Whether a 401 stands against this generation.
@@ -108,8 +90,8 @@ impl RejectionGuard {
         {
             return false;
         }
-        let did_not_cure = guard.fetched_for_401 == generation
-            && self.accepted.load(Ordering::Acquire) < generation;
+        let did_not_cure =
+            guard.fetched_for_401 == generation && !current.generations().is_accepted(generation);
         if did_not_cure && guard.closed_by != generation {
             guard.close(generation, now, CLOSED);
             return false;
@@ -258,14 +240,14 @@ mod tests {
         let (guard, current) = (RejectionGuard::new(false), Current::new());
         for _ in 0..BUDGET {
             let generation = renew(&guard, &current);
-            guard.accept(generation);
+            current.generations().accept(generation);
             // Both saw the token in use: the second joins the renewal of the first.
             assert!((0..2).all(|_| guard.should_renew(generation, true, &current, at(1))));
             assert_eq!((current.live(), guard.is_rejected(generation)), (0, true));
             guard.spend();
         }
         let generation = renew(&guard, &current);
-        guard.accept(generation);
+        current.generations().accept(generation);
         assert!(
             !guard.should_renew(generation, true, &current, at(2)),
             "the budget is out"
@@ -293,7 +275,7 @@ mod tests {
             }
             assert!(!guard.should_renew(second, true, &current, at(1)));
             assert!(!guard.should_renew(second, true, &current, at(29)));
-            guard.accept(second);
+            current.generations().accept(second);
             assert!(guard.should_renew(second, true, &current, at(31)));
             assert_eq!(
                 current.live(),
@@ -302,7 +284,7 @@ mod tests {
             );
             let third = renew(&guard, &current);
             guard.replayed(third, true, at(31));
-            guard.accept(third);
+            current.generations().accept(third);
             assert!(guard.should_renew(third, true, &current, at(32)));
             assert_eq!(current.live(), 0, "a renewal that cured ends the doubt");
         }

@@ -139,7 +139,6 @@ impl State {
         }
     }
 
-    #[inline]
     pub(super) fn now(&self) -> Now {
         self.endpoint.clock.now()
     }

@@ -10,8 +10,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, header, uri::PathAndQue
 
 use super::token::UploadTokenSecret;
 use crate::{
-    admission::NoAuth,
     error::{Error, ErrorKind},
+    extensions::NoAuth,
     origin::Origin,
     origin_headers::add_application,
 };

@@ -28,8 +28,8 @@ use super::{
     video_status,
 };
 use crate::{
-    admission::SentOnce,
     error::{Error, ErrorKind},
+    extensions::SentOnce,
 };
 
 /// One run of an upload, from the chunk that is missing first to the end.
