@@ -28,18 +28,18 @@ pin_project! {
     {
         #[pin]
         state: State<S::Future, S::ResponseBody, T, <P as sealed::ReplayPolicy<B, S::ResponseBody, T>>::Retry<S>>,
+        // `None` while the token is waited for, and for a request without a token of ours.
+        sent: Option<Attempt<T, <P as sealed::ReplayPolicy<B, S::ResponseBody, T>>::Retry<S>>>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
     enum State<F, R, T, Y> {
-        /// Polls the response to a request without a token of ours.
-        Plain { #[pin] future: F },
         /// Polls for all that has to be there before a request can be sent.
         Waiting { future: BoxFuture<'static, Result<(F, Attempt<T, Y>), BoxError>> },
-        /// Polls the response to a request that carries a token.
-        Calling { #[pin] future: F, sent: Option<Attempt<T, Y>> },
+        /// Polls the response.
+        Calling { #[pin] future: F },
         /// Polls for a newer token, and then for the response to the request that is sent again.
         Replaying { future: BoxFuture<'static, Result<Response<R>, BoxError>> },
     }
@@ -64,18 +64,11 @@ where
     S: HttpService<B>,
     P: ReplayPolicy<B, S::ResponseBody, T>,
 {
-    pub(super) fn plain(future: S::Future) -> Self {
+    #[inline]
+    pub(super) fn calling(future: S::Future, sent: Option<Attempt<T, P::Retry<S>>>) -> Self {
         Self {
-            state: State::Plain { future },
-        }
-    }
-
-    pub(super) fn calling(future: S::Future, sent: Attempt<T, P::Retry<S>>) -> Self {
-        Self {
-            state: State::Calling {
-                future,
-                sent: Some(sent),
-            },
+            state: State::Calling { future },
+            sent,
         }
     }
 
@@ -86,6 +79,7 @@ where
             state: State::Waiting {
                 future: Box::pin(future),
             },
+            sent: None,
         }
     }
 }
@@ -100,22 +94,19 @@ where
     type Output = Result<Response<S::ResponseBody>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
+        let mut this = self.project();
         loop {
-            match state.as_mut().project() {
-                StateProj::Plain { future } => return future.poll(cx).map_err(Into::into),
+            match this.state.as_mut().project() {
                 StateProj::Waiting { future } => {
                     let (future, sent) = ready!(future.as_mut().poll(cx))?;
-                    state.set(State::Calling {
-                        future,
-                        sent: Some(sent),
-                    });
+                    this.state.set(State::Calling { future });
+                    *this.sent = Some(sent);
                 }
-                StateProj::Calling { future, sent } => match ready!(future.poll(cx)) {
+                StateProj::Calling { future } => match ready!(future.poll(cx)) {
                     Err(error) => {
                         let error = error.into();
                         if T::SHARES_SLOTS
-                            && let Some(sent) = sent
+                            && let Some(sent) = this.sent
                             && error.is::<Overloaded>()
                         {
                             sent.source.tokens.found_no_slot();
@@ -123,23 +114,23 @@ where
                         return Poll::Ready(Err(error));
                     }
                     Ok(response) if response.status() != StatusCode::UNAUTHORIZED => {
-                        if let Some(sent) = sent
+                        if let Some(sent) = this.sent
                             && !sent.source.generations.is_accepted(sent.generation)
                         {
                             let (tokens, status) = (&sent.source.tokens, response.status());
                             tokens.answered(sent.generation, status);
                         }
                         // Whoever holds on to the future while reading the response holds no copy of the request.
-                        *sent = None;
+                        *this.sent = None;
                         return Poll::Ready(Ok(response));
                     }
                     Ok(response) => {
-                        let sent = sent
-                            .take()
-                            .expect("a future is not polled after it is ready");
+                        let Some(sent) = this.sent.take() else {
+                            return Poll::Ready(Ok(response));
+                        };
                         match unauthorized::<S, B, T, P>(sent, response) {
                             Ok(response) => return Poll::Ready(Ok(response)),
-                            Err(future) => state.set(State::Replaying { future }),
+                            Err(future) => this.state.set(State::Replaying { future }),
                         }
                     }
                 },
@@ -156,7 +147,6 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.state {
-            State::Plain { .. } => "ResponseFuture::Plain",
             State::Waiting { .. } => "ResponseFuture::Waiting",
             State::Calling { .. } => "ResponseFuture::Calling",
             State::Replaying { .. } => "ResponseFuture::Replaying",

@@ -9,7 +9,10 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{future::BoxFuture, task::noop_waker_ref};
-use http::{Request, Response, header, request::Parts};
+use http::{
+    Extensions, HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header,
+    request::Parts,
+};
 use http_body::{Body, Frame};
 use tower::BoxError;
 
@@ -47,14 +50,20 @@ impl<B, R, T, P: sealed::ReplayPolicy<B, R, T>> ReplayPolicy<B, R, T> for P {}
 /// A request as it was before it got a token, and what to send it through. `inner` is not ready.
 #[expect(unnameable_types, reason = "belongs to the sealed trait")]
 pub struct Retry<S> {
-    request: Request<Bytes>,
+    method: Method,
+    uri: Uri,
+    version: Version,
+    /// In their order. A list is smaller than a map, and made at once.
+    headers: Vec<(HeaderName, HeaderValue)>,
+    extensions: Extensions,
+    body: Bytes,
     inner: S,
 }
 
 impl<S> fmt::Debug for Retry<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Retry")
-            .field("method", self.request.method())
+            .field("method", &self.method)
             .finish_non_exhaustive()
     }
 }
@@ -176,21 +185,34 @@ where
         Request::from_parts(head, bodies.make(body.clone()))
     }
 
+    #[inline]
     fn keep<S: Send>(request: &Request<B>, body: Bytes, inner: S) -> Retry<S> {
-        let mut copy = Request::new(body);
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.version_mut() = request.version();
-        *copy.headers_mut() = request.headers().clone();
-        *copy.extensions_mut() = request.extensions().clone();
+        let mut headers = Vec::with_capacity(request.headers().len());
+        headers.extend(
+            request
+                .headers()
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
         Retry {
-            request: copy,
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            headers,
+            extensions: request.extensions().clone(),
+            body,
             inner,
         }
     }
 
     fn rebuild<S: Send>(retry: Retry<S>, bodies: &T) -> (Request<B>, S) {
-        (retry.request.map(|body| bodies.make(body)), retry.inner)
+        let mut request = Request::new(bodies.make(retry.body));
+        *request.method_mut() = retry.method;
+        *request.uri_mut() = retry.uri;
+        *request.version_mut() = retry.version;
+        request.headers_mut().extend(retry.headers);
+        *request.extensions_mut() = retry.extensions;
+        (request, retry.inner)
     }
 
     fn drain(response: Response<R>) -> BoxFuture<'static, ()> {

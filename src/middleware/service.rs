@@ -154,7 +154,7 @@ where
             let foreign =
                 || foreign_origin(&self.shared.origins, uri, headers, request.extensions());
             self.shared.tokens.passed_without_token(foreign);
-            return ResponseFuture::plain(self.inner.call(request));
+            return ResponseFuture::calling(self.inner.call(request), None);
         }
         if self.shared.application.is_some() {
             add_application(request.headers_mut(), self.shared.application.as_ref());
@@ -198,16 +198,13 @@ where
         if is_stale {
             self.renew_early::<B>(generation);
         }
-        let retry = copy.map(|copy| P::keep(&request, copy, self.inner.clone()));
+        let sent = Attempt {
+            source,
+            generation,
+            retry: copy.map(|copy| P::keep(&request, copy, self.inner.clone())),
+        };
         request.headers_mut().insert(header::AUTHORIZATION, header);
-        ResponseFuture::calling(
-            self.inner.call(request),
-            Attempt {
-                source,
-                generation,
-                retry,
-            },
-        )
+        ResponseFuture::calling(self.inner.call(request), Some(sent))
     }
 }
 
