@@ -30,7 +30,6 @@ use std::{
     hint,
     process::{Command, Stdio},
     task::{Context, Poll},
-    thread,
     time::{Duration, Instant},
 };
 
