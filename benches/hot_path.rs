@@ -31,15 +31,17 @@
 //! `cargo bench --bench hot_path -- --one-process` prints what one process measured, for programs to read: scenario,
 //! threads, way and value in each line, with tabs between them.
 //!
-//! # Counting instructions
+//! # A profile
 //!
-//! They are the same on a busy machine, and the same in each run. `--send SCENARIO WAY` sends requests in one way and
-//! measures nothing:
+//! `--send SCENARIO WAY` sends half a million requests in one way and measures nothing:
 //!
 //! ```sh
-//! valgrind --tool=callgrind target/release/deps/hot_path-0123456789abcdef --send 'new map' 'no replay'
-//! callgrind_annotate callgrind.out.*
+//! perf record -e cpu-clock -F 10000 target/release/deps/hot_path-0123456789abcdef --send 'new map' 'no replay'
+//! perf report --no-children
 //! ```
+//!
+//! `valgrind --tool=callgrind` counts its instructions, which are the same on a busy machine. It needs rustix with the feature
+//! `use-libc-auxv`, added for that time.
 
 use std::{
     collections::HashMap,
