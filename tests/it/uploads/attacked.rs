@@ -104,7 +104,7 @@ async fn g28_a_refusal_that_came_after_the_commit_is_no_failure() {
         }
         // Without one it is what "already uploaded" means later.
         let api = fake();
-        let service = delegated(&api).await;
+        let service = with_token(&api).await;
         api.fault(fault.clone());
         let error = send(service.clone(), &film, options()).await.unwrap_err();
         let left = Unfinished::of(&error).expect("what is left");
