@@ -143,7 +143,7 @@ async fn kill_and_resume(
         return Err("there is more than one video".into());
     };
     let received = api.received(video).ok_or("nothing was received")?;
-    if !received.finished || received.sha256 != sha256 {
+    if !received.finished || received.sha256() != sha256 {
         return Err("the video did not arrive as it was".into());
     }
     if sent + accepted != size as u64 {

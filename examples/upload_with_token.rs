@@ -89,7 +89,7 @@ async fn delegate(
     let received = api
         .received(video.video_id())
         .ok_or("the video did not arrive")?;
-    if !received.finished || received.sha256 != sha256(path)? {
+    if !received.finished || received.sha256() != sha256(path)? {
         return Err("the video did not arrive as it was".into());
     }
 

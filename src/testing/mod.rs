@@ -54,11 +54,11 @@
 //! With the feature `upload-tokens` there are `/videos`, `/upload-tokens` and `/upload`, as the API's
 //! [OpenAPI file](https://github.com/apivideo/api.video-api-client-generator) has them: a test of this crate compares the
 //! two. What is not known, such as a filter of a list, is refused and never ignored. Uploads, by `POST /upload?token=...`
-//! or `POST /videos/{videoId}/source`, may come in chunks in any order; [`FakeApi::received`] tells what has come, by its
+//! or `POST /videos/{videoId}/source`, may come in chunks in any order; [`FakeApi::received`] tells what has come, and its
 //! SHA-256. Without the feature all of this answers 501, or 401 where the bearer is missing.
 //!
-//! What is uploaded is hashed and searched, which is slow in a debug build: 30 MB take more than a second. Cargo optimises
-//! these two packages alone if your manifest says so:
+//! What is uploaded is hashed when a test asks for its SHA-256, or when it is more than 64 MiB. That is slow in a debug build:
+//! 30 MB take seconds, and the upload alone less than one. Cargo optimises what takes the time if your manifest says so:
 //!
 //! ```toml
 //! [profile.dev.package]

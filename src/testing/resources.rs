@@ -16,6 +16,9 @@ use super::{
 };
 use crate::Now;
 
+/// How many bytes of uploads are kept at the most until they are hashed.
+const UNHASHED: usize = 64 * 1024 * 1024;
+
 /// All that the account has. JSON values as the API shows them, so that what is stored is what is
 /// sent; shared, so that a list is made of them without the lock.
 #[derive(Default)]
@@ -133,6 +136,7 @@ impl Resources {
         upload.add(form, now.monotonic)?;
         let video = self.add_video(Map::from_iter([("title".to_owned(), json!(title))]), now);
         *self.upload_of(&video) = upload;
+        self.bound_memory();
         Ok(video)
     }
 
@@ -145,7 +149,17 @@ impl Resources {
     ) -> Result<Arc<Value>, Refusal> {
         let video = self.video(id)?;
         self.upload_of(&video).add(form, now.monotonic)?;
+        self.bound_memory();
         Ok(video)
+    }
+
+    /// Few tests ask for a hash, and an unoptimised one takes seconds. So it is made when somebody asks, or when so much
+    /// was uploaded that it can't stay in memory.
+    fn bound_memory(&mut self) {
+        let unhashed: usize = self.uploads.values().map(Upload::unhashed).sum();
+        if unhashed > UNHASHED {
+            self.uploads.values_mut().for_each(Upload::hash);
+        }
     }
 
     /// What has come of this video.

@@ -95,10 +95,11 @@ where
     let (parts, body) = request.into_parts();
     let route = shared.route(&parts);
     let is_token_call = route == Route::TokenCall;
+    let is_api_call = !is_token_call && route != Route::Preflight;
     let in_flight = is_token_call.then(|| InFlight::new(&shared));
     let (entry, faults) = {
         let mut state = shared.lock();
-        if route != Route::Preflight {
+        if is_token_call || is_api_call {
             state.count(&parts, is_token_call);
         }
         (
@@ -110,7 +111,7 @@ where
     let response = steps(&shared, &parts, body, entry, fault).await?;
     shared
         .lock()
-        .answered(entry, is_token_call, response.status());
+        .answered(entry, is_api_call, response.status());
     // Without the lock, which the end of a call in flight takes.
     Ok(response.map(|body| body.holding(in_flight)))
 }

@@ -50,7 +50,7 @@ pub struct Counts {
     /// Requests that are no token calls. The preflights of [`cors`](super::FakeApiBuilder::cors) are in the journal
     /// alone.
     pub api_calls: usize,
-    /// Requests that are no token calls and were answered 401.
+    /// Of these, those that were answered 401.
     pub unauthorized: usize,
 }
 
@@ -156,8 +156,8 @@ impl State {
     }
 
     /// Notes that a response is on its way.
-    pub(super) fn answered(&mut self, entry: Entry, is_token_call: bool, status: StatusCode) {
-        let unauthorized = !is_token_call && status == StatusCode::UNAUTHORIZED;
+    pub(super) fn answered(&mut self, entry: Entry, is_api_call: bool, status: StatusCode) {
+        let unauthorized = is_api_call && status == StatusCode::UNAUTHORIZED;
         self.counts.unauthorized += usize::from(unauthorized);
         self.journal.answered(entry, status);
     }

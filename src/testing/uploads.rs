@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -21,23 +21,33 @@ const MAX_PARTS: u64 = 10_000;
 
 /// What the fake server has of a video. See [`FakeApi::received`](super::FakeApi::received).
 ///
-/// Compare `sha256` with that of the source: it is made of the bytes in their order, whatever the
+/// Compare [`sha256`](Self::sha256) with that of the source: it is made of the bytes in their order, whatever the
 /// order in which they came.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Received {
     /// Whether the video is there in full.
     pub finished: bool,
     /// How many bytes are there without a gap from the beginning.
     pub length: u64,
-    /// The SHA-256 of these bytes.
-    pub sha256: [u8; 32],
     /// How many chunks have come, those beyond a gap included and repeated ones not.
     pub chunks: usize,
     /// The `filename` of the first chunk that had one.
     pub file_name: Option<String>,
     /// The bytes, if [`FakeApiBuilder::keep_uploads`](super::FakeApiBuilder::keep_uploads) asked for them.
     pub bytes: Option<Bytes>,
+    hash: Sha256,
+    unhashed: Vec<Bytes>,
+}
+
+impl Received {
+    /// The SHA-256 of the bytes that are there without a gap. It is made here, for it takes its time in a debug build.
+    #[must_use]
+    pub fn sha256(&self) -> [u8; 32] {
+        let mut hash = self.hash.clone();
+        self.unhashed.iter().for_each(|chunk| hash.update(chunk));
+        hash.finalize().into()
+    }
 }
 
 impl fmt::Debug for Received {
@@ -153,8 +163,8 @@ impl Range {
     }
 }
 
-/// One video's source on its way. Chunks that came in order are hashed and let go; only those
-/// beyond a gap are kept.
+/// One video's source on its way. Chunks that came in order are kept until they are too many together, then they are hashed
+/// and let go; those beyond a gap are kept.
 #[derive(Default)]
 pub(super) struct Upload {
     /// Whether its chunks are numbered by bytes or by parts: not both.
@@ -168,8 +178,11 @@ pub(super) struct Upload {
     /// What comes next, counted as the chunks are.
     next: u64,
     length: u64,
+    /// Of what came before the chunks that are not hashed yet.
     hash: Sha256,
-    kept: Option<BytesMut>,
+    unhashed: Vec<Bytes>,
+    /// Whether they stay.
+    keep: bool,
     file_name: Option<String>,
     finished: bool,
     /// Whether the API fetches it from elsewhere.
@@ -183,7 +196,7 @@ impl Upload {
     /// Nothing has come yet.
     pub(super) fn new(rules: UploadRules) -> Self {
         Self {
-            kept: rules.keep.then(BytesMut::new),
+            keep: rules.keep,
             ingest_time: rules.ingest_time,
             ..Self::default()
         }
@@ -268,11 +281,8 @@ impl Upload {
     /// Takes up what has no gap before it any more.
     fn put_together(&mut self, now: Duration) {
         while let Some(chunk) = self.waiting.remove(&self.next) {
-            self.hash.update(&chunk);
             self.length += chunk.len() as u64;
-            if let Some(kept) = &mut self.kept {
-                kept.extend_from_slice(&chunk);
-            }
+            self.unhashed.push(chunk);
             self.next = self.chunks[&self.next].0;
         }
         let end = self.total.map(|total| {
@@ -287,15 +297,32 @@ impl Upload {
         }
     }
 
-    /// A copy of what is there, with the hash so far. `None` if nothing was uploaded.
+    /// How many bytes are kept to be hashed when somebody asks.
+    pub(super) fn unhashed(&self) -> usize {
+        match self.keep {
+            true => 0,
+            false => self.unhashed.iter().map(Bytes::len).sum(),
+        }
+    }
+
+    /// Hashes them now, and lets them go.
+    pub(super) fn hash(&mut self) {
+        if !self.keep {
+            let chunks = self.unhashed.drain(..);
+            chunks.for_each(|chunk| self.hash.update(&chunk));
+        }
+    }
+
+    /// What is there. `None` if nothing was uploaded.
     pub(super) fn received(&self) -> Option<Received> {
         (!self.chunks.is_empty()).then(|| Received {
             finished: self.finished,
             length: self.length,
-            sha256: self.hash.clone().finalize().into(),
             chunks: self.chunks.len(),
             file_name: self.file_name.clone(),
-            bytes: self.kept.clone().map(BytesMut::freeze),
+            bytes: self.keep.then(|| self.unhashed.concat().into()),
+            hash: self.hash.clone(),
+            unhashed: self.unhashed.clone(),
         })
     }
 

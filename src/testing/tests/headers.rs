@@ -43,7 +43,9 @@ async fn cors_lets_the_pages_of_one_origin_in() {
         assert_eq!(api.journal().len(), 4, "with the preflights");
         // What is for token calls is not used up by a preflight.
         api.fault(Fault::status(503));
-        assert_eq!(send(&api, preflight("/auth/refresh")).await.0, 204);
+        api.fault(Fault::status(401).on(|call| call.method == http::Method::OPTIONS));
+        assert_eq!(send(&api, preflight("/auth/refresh")).await.0, 401);
+        assert_eq!(api.counts().unauthorized, 1);
         assert_eq!(send(&api, login(&api)).await.0, 503);
     }
 }

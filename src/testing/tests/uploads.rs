@@ -143,7 +143,7 @@ async fn chunks_are_put_together_in_any_order() {
             let received = account.api.received(&id).unwrap();
             assert!(received.finished);
             assert_eq!((received.length, received.chunks), (total as u64, 4));
-            assert_eq!(received.sha256, <[u8; 32]>::from(Sha256::digest(&film)));
+            assert_eq!(received.sha256(), <[u8; 32]>::from(Sha256::digest(&film)));
             assert!(received.bytes.unwrap() == film);
             assert_eq!(received.file_name.as_deref(), Some("a \\; b.mp4"));
             let status = account.get(&format!("/videos/{id}/status")).await.1;
@@ -300,4 +300,25 @@ async fn each_chunk_without_a_video_id_becomes_a_video_of_its_own() {
         ids.iter()
             .all(|id| !account.api.received(id).unwrap().finished)
     );
+}
+
+/// More than is kept for a hash that nobody has asked for yet.
+#[tokio::test]
+async fn the_hash_of_much_is_that_of_all_of_it() {
+    let account = Account::of(FakeApi::in_process());
+    let film: Vec<u8> = (0..14 * CHUNK + 7).map(|at| (at / 999) as u8).collect();
+    let ids = [account.video().await, account.video().await];
+    for (number, chunk) in film.chunks(CHUNK).enumerate() {
+        let total = if chunk.len() == CHUNK { "*" } else { "15" };
+        for id in &ids {
+            let range = format!("part {}/{total}", number + 1);
+            assert_eq!(account.chunk(id, &range, chunk).await.0, 201);
+        }
+    }
+    for id in &ids {
+        let received = account.api.received(id).unwrap();
+        assert!(received.finished && received.bytes.is_none());
+        let expected = <[u8; 32]>::from(Sha256::digest(&film));
+        assert!(received.sha256() == expected && received.sha256() == expected);
+    }
 }
