@@ -132,7 +132,8 @@
 //!   a bearer with [`to_video`](UploadOptions::to_video).
 //! - The source has to be the same; its length is compared. A file is read where something is missing only, and so is any
 //!   reader that [can seek](Source::seekable). Others are read from the beginning.
-//! - An upload that was finished after all, or is by now, is a success without a byte sent.
+//! - An upload that was finished after all, or is by now, is a success. What was accepted is not sent again; a chunk whose
+//!   response was lost is.
 //!
 //! **If a video may exist**, look for it: with an upload token its title is the [name](Unfinished::file_name) of the
 //! file, and it was created after the upload [began](Unfinished::started_at). If it is there, go on
