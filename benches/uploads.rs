@@ -4,17 +4,18 @@
 //! in each round by every way, in turns. A ratio is taken between times of the same round; the median and the quartiles of
 //! fifteen rounds are printed. `-- 31` makes 31 rounds.
 //!
-//! - `upload`: this crate, with a source that is a file.
-//! - `read`: the same requests, written by hand: each chunk is read from the same file into a form, which is sent by a hyper
-//!   client as one piece.
-//! - `ready`: the same requests again, whose forms have lain in memory since before the clock started. Nobody who has a file to
-//!   send has that; it shows what reading costs.
+//! - `upload, file`: this crate, with a source that is a file.
+//! - `hyper, file`: the same requests, written by hand: each chunk is read from the same file into a form, which is sent by a
+//!   hyper client as one piece.
+//! - `upload, memory`: this crate, with a source that is a slice of memory.
+//! - `hyper, memory`: by hand again: each form is made of the same slice, and sent as one piece.
+//! - `hyper, ready`: the same requests, whose forms have lain in memory since before the clock started. Nobody who has a film to
+//!   send has that; it shows what making the forms costs.
 //!
 //! Client and server have a thread each. The file was just written, so it is in memory as far as the system is concerned.
 
 use std::{
-    convert::Infallible, env, fs::File, io::Write, path::Path, process::ExitCode, thread,
-    time::Duration,
+    convert::Infallible, env, fs::File, io::Write, process::ExitCode, thread, time::Duration,
 };
 
 use apivideo_auth::upload_token::{Source, UploadBody, UploadOptions, upload};
@@ -29,7 +30,7 @@ use hyper_util::{
 };
 use tokio::{
     fs,
-    io::AsyncReadExt,
+    io::{AsyncRead, AsyncReadExt},
     net::TcpListener,
     runtime::{Builder, Runtime},
     time::Instant,
@@ -45,6 +46,14 @@ const VIDEO: &str = "viBench";
 const HEAD: &str = "--bench\r\nContent-Disposition: form-data; name=\"file\"; filename=\"film.mp4\"\r\n\
                     Content-Type: application/octet-stream\r\n\r\n";
 const TAIL: &str = "\r\n--bench--\r\n";
+
+const WAYS: [&str; 5] = [
+    "upload, file",
+    "hyper, file",
+    "upload, memory",
+    "hyper, memory",
+    "hyper, ready",
+];
 
 fn main() -> ExitCode {
     // Without it, cargo only wants to know that the program runs.
@@ -69,22 +78,25 @@ fn measure(rounds: usize) -> Result<(), BoxError> {
         file.write_all(&vec![number as u8; MIB])?;
     }
     let origin = serve()?;
-    let forms: Vec<Bytes> = std::fs::read(&film)?
+    let bytes = std::fs::read(&film)?;
+    let forms: Vec<Bytes> = bytes
         .chunks(CHUNK)
         .map(|chunk| [HEAD.as_bytes(), chunk, TAIL.as_bytes()].concat().into())
         .collect();
 
     let runtime = runtime()?;
-    let mut times = [const { Vec::new() }; 3];
+    let mut times = [const { Vec::new() }; WAYS.len()];
     for round in 0..rounds {
         // Each way is the first as often as the others are.
-        for turn in 0..3 {
-            let way = (round + turn) % 3;
+        for turn in 0..WAYS.len() {
+            let way = (round + turn) % WAYS.len();
             let start = Instant::now();
             runtime.block_on(async {
                 match way {
-                    0 => uploaded(&origin, &film).await,
-                    1 => read(&origin, &film).await,
+                    0 => uploaded(&origin, Source::open(&film).await?).await,
+                    1 => read(&origin, fs::File::open(&film).await?).await,
+                    2 => uploaded(&origin, Source::new(&bytes[..]).length(SIZE as u64)).await,
+                    3 => read(&origin, &bytes[..]).await,
                     _ => ready(&origin, &forms).await,
                 }
             })?;
@@ -96,24 +108,22 @@ fn measure(rounds: usize) -> Result<(), BoxError> {
 }
 
 /// By this crate.
-async fn uploaded(origin: &str, film: &Path) -> Result<(), BoxError> {
+async fn uploaded(origin: &str, source: Source<impl AsyncRead + Unpin>) -> Result<(), BoxError> {
     let client = Client::builder(TokioExecutor::new()).build_http::<UploadBody>();
     let authorised = completed(origin, client);
-    let source = Source::open(film).await?;
     let options = UploadOptions::to_video(VIDEO).chunk_size(CHUNK);
     upload(authorised, source, options).await?;
     Ok(())
 }
 
 /// By hand.
-async fn read(origin: &str, film: &Path) -> Result<(), BoxError> {
+async fn read(origin: &str, mut film: impl AsyncRead + Unpin) -> Result<(), BoxError> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-    let mut file = fs::File::open(film).await?;
     for number in 0..SIZE.div_ceil(CHUNK) {
         let length = CHUNK.min(SIZE - number * CHUNK);
         let mut form = Vec::with_capacity(HEAD.len() + length + TAIL.len());
         form.extend_from_slice(HEAD.as_bytes());
-        (&mut file)
+        (&mut film)
             .take(length as u64)
             .read_to_end(&mut form)
             .await?;
@@ -123,7 +133,7 @@ async fn read(origin: &str, film: &Path) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// From memory.
+/// As they are.
 async fn ready(origin: &str, forms: &[Bytes]) -> Result<(), BoxError> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     for (number, form) in forms.iter().enumerate() {
@@ -210,25 +220,26 @@ fn runtime() -> std::io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-fn print(times: &[Vec<Duration>; 3]) {
-    let [uploads, reads, _] = times;
-    let rows = [("upload", uploads), ("read", reads), ("ready", &times[2])];
+fn print(times: &[Vec<Duration>; WAYS.len()]) {
     println!(
         "1 GiB in chunks of 50 MiB over the loopback; {} rounds\n",
-        uploads.len()
+        times[0].len()
     );
-    println!("| way | MiB/s | speed of `upload` as a ratio to it |\n| --- | --- | --- |");
-    for (name, times) in rows {
-        let speeds = times
+    println!("| way | MiB/s | `upload, file` is | `upload, memory` is |");
+    println!("| --- | --- | --- | --- |");
+    for (name, theirs) in WAYS.iter().zip(times) {
+        let speeds = theirs
             .iter()
             .map(|time| (SIZE / MIB) as f64 / time.as_secs_f64());
         let [_, speed, _] = quartiles(speeds.collect());
-        let ratios = times
-            .iter()
-            .zip(uploads)
-            .map(|(time, ours)| time.as_secs_f64() / ours.as_secs_f64());
-        let [low, median, high] = quartiles(ratios.collect());
-        println!("| {name} | {speed:.0} | {median:.3} ({low:.3} to {high:.3}) |");
+        let ratio = |ours: &[Duration]| {
+            let both = theirs.iter().zip(ours);
+            let ratios = both.map(|(theirs, ours)| theirs.as_secs_f64() / ours.as_secs_f64());
+            let [low, median, high] = quartiles(ratios.collect());
+            format!("{median:.2} ({low:.2} to {high:.2}) times as fast")
+        };
+        let (file, memory) = (ratio(&times[0]), ratio(&times[2]));
+        println!("| {name} | {speed:.0} | {file} | {memory} |");
     }
 }
 
