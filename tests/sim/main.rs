@@ -23,16 +23,23 @@ use std::{
     env,
     num::NonZero,
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
+use apivideo_auth::{
+    store::contract_suite,
+    testing::{FakeApi, ManualClock},
+};
+
 use self::{
     run::{Failure, play},
     script::{Setting, Step},
+    store::Client,
+    world::{Life, Shared, World},
 };
 
 fn number(name: &str) -> Option<u64> {
@@ -191,6 +198,22 @@ impl Schedules {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn the_store_keeps_the_contract() {
+    let clock = ManualClock::with_tokio();
+    let api = FakeApi::builder().clock(clock.clone()).build();
+    let world = World::new(api, clock, Duration::from_secs(3600), false);
+    let (disk, world) = (world.disk.clone(), Shared(Arc::new(Mutex::new(world))));
+    let id = AtomicUsize::new(0);
+    contract_suite(|| Client {
+        disk: disk.clone(),
+        world: world.clone(),
+        id: id.fetch_add(1, Ordering::Relaxed),
+        life: Life::default(),
+    })
+    .await;
 }
 
 #[test]

@@ -228,15 +228,19 @@ impl World {
     }
 
     pub(crate) fn name(&self, id: Id) -> String {
-        let process = self.instances[id].process;
-        let starts = self.instances[..=id]
-            .iter()
-            .filter(|i| i.process == process)
-            .count();
+        let process = self.process(id);
+        let started = self.instances.iter().take(id + 1);
+        let starts = started.filter(|i| i.process == process).count();
         match starts {
-            1 => format!("process {process}"),
+            0 | 1 => format!("process {process}"),
             _ => format!("process {process} (start {starts})"),
         }
+    }
+
+    fn process(&self, id: Id) -> usize {
+        self.instances
+            .get(id)
+            .map_or(id, |instance| instance.process)
     }
 
     pub(crate) fn new_call(&mut self) -> usize {
@@ -245,7 +249,7 @@ impl World {
     }
 
     pub(crate) fn weather(&mut self, id: Id) -> &mut Weather {
-        let process = self.instances[id].process;
+        let process = self.process(id);
         self.weather.entry(process).or_default()
     }
 
