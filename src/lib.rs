@@ -27,7 +27,7 @@
 //! # }
 //! ```
 //!
-//! A community crate: api.video neither makes nor supports it.
+//! A community crate, not an official one: api.video neither makes nor supports it.
 //!
 //! # Where to look
 //!

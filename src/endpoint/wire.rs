@@ -157,7 +157,7 @@ pub(super) fn outcome(
             "; no redirect is followed with a credential; is `base_url` right, or a login page in between?"
         }
         404 => "; is `base_url` right?",
-        400 | 401 | 403 => " without the API's reason; is a proxy in between?",
+        400 | 401 | 403 => " for no reason that the API gives; is a proxy in between?",
         _ => "",
     };
     // With its name: not everybody knows the numbers.

@@ -109,15 +109,15 @@ impl<P> ApiVideoAuthLayerBuilder<SameService, P> {
 
     /// Makes token calls through `service` instead of a clone of the wrapped one.
     ///
-    /// It is the way when
+    /// Use it when
     ///
     /// - the wrapped service can't carry a token call, because its bodies are always empty (`Empty<Bytes>`) or always streams;
     /// - a layer below repeats requests, follows redirects or times out: each of them can lose a refresh token;
     /// - token calls must not queue behind API requests, or the other way round.
     ///
-    /// `service` may take any body type that is `From<Bytes>`, whatever that of requests is. Requests that are to be sent
-    /// again after a 401 need `From<Bytes>` or [`body_from`](Self::body_from), which is called after this. It changes the
-    /// first type parameter of the layer; with it, [`ApiVideoAuthLayer::source`] needs no client.
+    /// The bodies of `service` may be of any type that is `From<Bytes>`, whatever the requests have. Requests that are to be
+    /// sent again after a 401 still need `From<Bytes>` or [`body_from`](Self::body_from), which is called after this. It
+    /// changes the first type parameter of the layer, and [`ApiVideoAuthLayer::source`] then needs no client.
     pub fn token_service<S, B>(self, service: S) -> ApiVideoAuthLayerBuilder<SeparateService, P>
     where
         S: HttpService<B, ResponseBody: ResponseBody>,
@@ -300,21 +300,14 @@ impl<T, P> ApiVideoAuthLayerBuilder<T, P> {
     /// bodies](crate::guide::bodies).
     ///
     /// ```
-    /// use std::convert::Infallible;
-    ///
-    /// use apivideo_auth::{ApiVideoAuth, ApiVideoAuthLayer, middleware::BodyFrom};
-    /// use bytes::Bytes;
-    /// use http_body_util::{BodyExt, Full, combinators::BoxBody};
-    /// use hyper_util::{client::legacy::{Client, connect::HttpConnector}, rt::TokioExecutor};
-    /// use tower::Layer;
-    ///
-    /// type Body = BoxBody<Bytes, Infallible>;
+    /// # use apivideo_auth::ApiVideoAuthLayer;
+    /// # use bytes::Bytes;
+    /// # use http_body_util::{BodyExt, Full, combinators::BoxBody};
+    /// type Body = BoxBody<Bytes, std::convert::Infallible>;
     ///
     /// let layer = ApiVideoAuthLayer::builder()
     ///     .body_from(|bytes: Bytes| -> Body { Full::new(bytes).boxed() })
     ///     .build()?;
-    /// let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
-    /// let client: ApiVideoAuth<Client<HttpConnector, Body>, BodyFrom<Body>> = layer.layer(client);
     /// # Ok::<(), apivideo_auth::Error>(())
     /// ```
     pub fn body_from<B: Body>(

@@ -1,8 +1,12 @@
 //! Where a file store puts its files, and places that can't be used.
 
-use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
 
-use apivideo_auth::{ApiVideoAuthLayer, GrantType, testing::FakeApi};
+use apivideo_auth::{
+    ApiVideoAuthLayer, GrantType,
+    store::{KeyringStore, RedisStore},
+    testing::FakeApi,
+};
 
 use super::*;
 use crate::support::{
@@ -107,6 +111,22 @@ async fn g24_the_users_folder_is_the_one_for_state() {
         let test = "stores::file_places::child_of_user_folder";
         Child::start_in(&shell, test, &[expected]).passed().await;
     }
+}
+
+/// It stands in errors, whose reader need not know where the program was started.
+#[test]
+fn g24_a_store_says_its_whole_place() {
+    let whole = std::env::current_dir().expect("a folder").join("tokens");
+    let files = FileStore::in_folder("tokens");
+    let expected = format!("the file store in {}", whole.display());
+    assert_eq!(files.place(), expected);
+    let key = EncryptionKey::from_bytes([7; 32]);
+    assert_eq!(Arc::new(EncryptedStore::new(files, key)).place(), expected);
+    let keyring = KeyringStore::in_folder("tokens").place();
+    assert_eq!(keyring, format!("the keyring store in {}", whole.display()));
+    let redis = RedisStore::builder("rediss://fleet:secret@redis.example/0").build();
+    let redis = redis.expect("a good URL").place();
+    assert_eq!(redis, "the Redis store at redis.example:6379");
 }
 
 #[tokio::test]
