@@ -200,7 +200,7 @@ impl Guard {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::{sync::Barrier, thread, time::SystemTime};
 
     use super::*;
     use crate::{
@@ -320,5 +320,54 @@ mod tests {
             guard.renewal_failed(&current, at(1));
             assert_eq!(current.live(), 0);
         }
+    }
+
+    /// Where a token is published, the guard is locked under the lock of the token. What takes the two the other way round
+    /// waits for the other for ever.
+    #[test]
+    fn g15_the_guard_is_not_held_while_the_token_is_waited_for() {
+        type Use = fn(&RejectionGuard, &Current);
+        let uses: [Use; 6] = [
+            |guard, current| guard.renewal_failed(current, at(1)),
+            |guard, current| guard.put_back(current),
+            |guard, current| assert!(guard.should_renew(1, true, current, at(1))),
+            |guard, current| guard.invalidate(1, current),
+            |guard, _| guard.replayed(1, false, at(1)),
+            |guard, _| guard.forget_rejected(),
+        ];
+        for with in uses {
+            let (guard, current) = (&RejectionGuard::new(false), &Current::new());
+            let generation = renew(guard, current);
+            assert!(guard.should_renew(generation, true, current, at(0)));
+            let begin = &Barrier::new(uses.len());
+            thread::scope(|scope| {
+                let publisher = || {
+                    current.replace(|_, _| {
+                        begin.wait();
+                        for _ in 0..20 {
+                            // They have all come to the lock by now, or will.
+                            thread::sleep(Duration::from_millis(1));
+                            assert!(is_free(guard), "held by one that waits for the token");
+                        }
+                        None
+                    })
+                };
+                scope.spawn(publisher);
+                for _ in 1..uses.len() {
+                    scope.spawn(|| {
+                        begin.wait();
+                        with(guard, current);
+                    });
+                }
+            });
+        }
+    }
+
+    /// Whether the guard is free at least now and then: others hold it for a few instructions.
+    fn is_free(guard: &RejectionGuard) -> bool {
+        (0..1000).any(|_| {
+            thread::yield_now();
+            guard.guard.try_lock().is_ok()
+        })
     }
 }
