@@ -338,6 +338,7 @@ pub(super) fn acquire(
             match heard {
                 // A renewal that ended between our look and our joining brought what we want to replace.
                 Ok(Heard::Done(Ok(bearer))) if bearer.generation() <= older => {}
+                Ok(Heard::Done(Ok(bearer))) if has_expired_on_its_way(state, &bearer) => {}
                 Ok(Heard::Done(Ok(bearer))) => return Ok(bearer),
                 Ok(Heard::Done(Err(error)) | Heard::Later(error)) => {
                     return or_usable(state, older, error);
@@ -419,6 +420,12 @@ fn have(current: &Current, older: u64, now: Now) -> Option<Bearer> {
     current
         .usable(now)
         .filter(|bearer| bearer.generation() > older)
+}
+
+/// Whether this process has slept, or its clock was set, since the call for this token was sent. One that lives no longer than
+/// a renewal may take is as good as the next.
+fn has_expired_on_its_way(state: &State, bearer: &Bearer) -> bool {
+    !bearer.is_usable(state.now()) && bearer.life().lifetime > state.renewal_timeout()
 }
 
 /// A token that was put back in use after a 401 beats the error of the renewal.

@@ -181,7 +181,11 @@ fn leaves_lock(
     // A login does no sibling harm once the mark has settled: no call of theirs is under way by then. A holder that only
     // logs in itself, or died a moment ago, is given the time of a call.
     let settles = Instant::now() + stored.map_or(Duration::ZERO, Snapshot::mark_settles_in);
-    let at = (begun + state.call_timeout()).min(last).max(settles);
+    let at = match begun + state.call_timeout() {
+        // A holder whose call hangs reads on, and its mark may outlast this renewal. It has had the time of a call.
+        waited if waited <= last => waited.max(settles).min(last),
+        _ => last.max(settles),
+    };
     (has_key && at <= last).then_some(at)
 }
 

@@ -20,7 +20,8 @@ use tokio::time::{self, Instant, advance};
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 
 use crate::support::{
-    Body, client, get, list, ours, paused, renewed, seconds, settle, with_key, with_refresh_token,
+    Body, HOUR, aging, client, get, list, ours, paused, renewed, seconds, settle, with_key,
+    with_refresh_token,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -233,6 +234,45 @@ const CLONES: usize = 64;
 const ROUNDS: usize = 100;
 
 /// Answers with the token of the request.
+/// The machine has slept, or its clock was set, while the token was on its way.
+#[tokio::test(start_paused = true)]
+async fn g9_a_token_that_expired_on_its_way_is_not_sent() {
+    let (api, clock) = paused();
+    let layer = with_key(&api).clock(clock.clone()).build().unwrap();
+    let client = client(&layer, &api);
+    let gate = api.gate(GatePoint::AfterCommit);
+    let callers: Vec<_> = (0..3)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { list(&client).await })
+        })
+        .collect();
+    gate.reached(1).await;
+    clock.advance_wall(2 * HOUR);
+    gate.open();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap().unwrap(), 200);
+    }
+    // A request that was sent twice, or with the first token, would make more.
+    let counts = api.counts();
+    assert_eq!((counts.token_calls, counts.api_calls), (2, 3));
+    let token = client.source::<Body>().token().await.unwrap();
+    assert_eq!(api.requests_with(token.expose()), 3);
+}
+
+/// A token that lives no longer than its call takes is as good as the next one.
+#[tokio::test(start_paused = true)]
+async fn g9_a_token_that_lives_for_a_second_is_bought_once() {
+    let (api, _layer, client) = aging(FakeApi::builder().token_lifetime(seconds(1.0)), |layer| {
+        layer
+    });
+    api.fault(Fault::latency(seconds(2.0)).always());
+    for calls in 1..=3 {
+        assert_eq!(list(&client).await.unwrap(), 200);
+        assert_eq!(api.counts().token_calls, calls);
+    }
+}
+
 async fn echo(request: Request<Body>) -> Result<Response<Body>, BoxError> {
     let token = request.headers()[header::AUTHORIZATION]
         .to_str()?

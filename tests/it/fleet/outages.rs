@@ -131,6 +131,33 @@ async fn g23_a_healthy_process_comes_through_behind_a_sick_one() {
     }
 }
 
+/// A process without a key whose call hangs reads on, and its mark says so, beyond the last moment at which a sibling's
+/// renewal could call.
+#[tokio::test(start_paused = true)]
+async fn g21_a_key_does_not_wait_in_vain_for_a_long_mark() {
+    for call_timeout in [10.0, 1.5] {
+        let fleet = Fleet::logged_in().await;
+        sleep(HOUR).await;
+        let timed = |builder: Builder| builder.call_timeout(seconds(call_timeout));
+        let sick = start_sick(timed(fleet.keyless()), Sickness::Silent);
+        sleep(seconds(0.1)).await;
+        let healthy = fleet.start(timed(fleet.keyed()));
+        let begun = Instant::now();
+        assert_eq!(healthy.list().await, Ok(200), "{call_timeout}");
+        assert!(begun.elapsed() < seconds(30.0), "{:?}", begun.elapsed());
+        assert_eq!(healthy.way(), Some(GrantType::ApiKey));
+        // The pair is saved as soon as the sick one lets the lock go.
+        assert!(healthy.layer.shutdown(seconds(60.0)).await);
+        sick.abort();
+        let sibling = fleet.start(fleet.keyless());
+        assert_eq!(sibling.list().await, Ok(200));
+        assert_eq!(
+            (sibling.way(), fleet.api.counts().grants),
+            (Some(GrantType::Store), 2)
+        );
+    }
+}
+
 /// So many cool-downs fit into an outage, if each is as short as it may be.
 fn most_probes(outage: f64) -> usize {
     let (mut at, mut probes) = (0.0, 0);
