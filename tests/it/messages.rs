@@ -316,7 +316,7 @@ async fn stores(messages: &mut Messages) {
     let outside = std::thread::spawn(move || futures::executor::block_on(source.token()));
     messages.add("no runtime", &outside.join().unwrap().unwrap_err());
     let layer = with_key(&api).build().unwrap();
-    layer.shutdown(Duration::ZERO).await;
+    assert!(layer.shutdown(Duration::ZERO).await);
     let closed = layer.layer(api.service()).source::<Body>().token().await;
     messages.add("after shutdown", &closed.unwrap_err());
 }

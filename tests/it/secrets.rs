@@ -225,7 +225,7 @@ async fn g19_no_error_and_no_trace_shows_a_secret() {
             let _ = client.clone().oneshot(get("/videos")).await;
             api.revoke_access_tokens();
             let _ = client.clone().oneshot(get("/videos")).await;
-            layer.shutdown(Duration::from_secs(100)).await;
+            assert!(layer.shutdown(Duration::from_secs(100)).await);
             api.revoke_access_tokens();
             for _ in 0..2 {
                 if let Err(error) = client.clone().oneshot(get("/videos")).await {

@@ -76,6 +76,7 @@ async fn child_of_a_fleet() {
         builder.api_key(key)
     };
     let locks = step != "no lock";
+    let is_unsaved = step == "fail to save";
     let hook = obeying(step);
     let (layer, client) = if store.starts_with("redis:") {
         let store = RedisStore::builder(store).build().expect("a good URL");
@@ -85,9 +86,9 @@ async fn child_of_a_fleet() {
     };
     let outcome = request(&client).await;
     println!("answered {outcome:?}");
-    if layer.shutdown(Duration::from_secs(20)).await {
-        no_thread_is_left().await;
-    }
+    let is_ended = layer.shutdown(Duration::from_secs(20)).await;
+    assert_eq!(is_ended, !is_unsaved, "only an unsaved pair is lost");
+    no_thread_is_left().await;
     println!(
         "ended {:?}",
         layer.subscribe().latest().map(|renewed| renewed.grant)
