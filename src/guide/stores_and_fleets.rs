@@ -68,9 +68,22 @@
 //!
 //! # What goes wrong
 //!
-//! What is wrong with one process is no other one's trouble.
+//! What is wrong with one process is no other one's trouble. Below, three processes make requests of their own for 110
+//! minutes, with tokens that live an hour. One of them is sick for 80 minutes, or, *after the call*, from the moment at
+//! which it has spent the refresh token and not saved the new pair; then it is mended, and is well within half a minute.
+//! A process that is *stopped* (SIGSTOP) goes on when another one has tried to renew. The crate's tests play all that, and
+//! write this table. `key` are fleets that hold the API key, `no key` those that don't.
 //!
-// The table of sick members goes here, once the fleet's tests make it.
+#![doc = include_str!("sick_members.md")]
+//!
+//! So a fleet that holds the API key goes on whatever happens. One without depends on the process that has spent the
+//! refresh token: until that has saved the new pair, there is nothing to go on with. A lock in a file lasts as long as its
+//! process, and the others wait for it. A lock in Redis ends 5 s after its process was last heard of. Then the refresh
+//! token is presented once more, since its process may be dead; an API that takes this for theft revokes the family, and
+//! it takes a new login.
+//!
+//! In words:
+//!
 //! - **The store can't be reached.** A usable token is used. Then a process with an API key logs in by itself, and saves when
 //!   the store is back. One without a key has an error that says so ([`StoreUnavailable`]): to present a refresh token that
 //!   siblings may present as well would end the pair for all.

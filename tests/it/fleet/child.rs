@@ -1,6 +1,6 @@
 //! A child process, which says what it does and may stop, fail or die where it is told.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use apivideo_auth::{
     ApiVideoAuth,
@@ -40,22 +40,20 @@ pub(super) async fn request(client: &Http) -> Result<u16, ErrorKind> {
 
 /// Where a child is killed (`kill Before Mark`), stopped, or fails; and it says so when it waits for a lock.
 fn obeying(step: String) -> Hook {
-    let loads = AtomicUsize::new(0);
+    let (loads, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
     failing(move |op, when| {
         if step == format!("kill {when:?} {op:?}") {
             signal("-KILL", std::process::id());
         }
-        match (step.as_str(), op, when) {
-            ("stop after marking", Op::Mark, When::After) => {
-                signal("-STOP", std::process::id());
-                // The signal may reach this thread a moment later.
-                std::thread::sleep(Duration::from_millis(300));
-            }
-            // Who got the lock has looked twice.
-            (_, Op::Load, When::Before) if loads.fetch_add(1, Ordering::SeqCst) == 2 => {
-                println!("waits")
-            }
-            _ => {}
+        // Once: who goes on may come by again.
+        if step == format!("stop {when:?} {op:?}") && !stopped.swap(true, Ordering::SeqCst) {
+            signal("-STOP", std::process::id());
+            // The signal may reach this thread a moment later.
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        // Who got the lock has looked twice.
+        if (op, when) == (Op::Load, When::Before) && loads.fetch_add(1, Ordering::SeqCst) == 2 {
+            println!("waits");
         }
         step == "fail to save" && (op, when) == (Op::Pair, When::Before)
     })

@@ -10,6 +10,7 @@ mod processes;
 mod rejected;
 mod second_look;
 mod seeds;
+mod sick;
 mod single_flight;
 mod store_failures;
 pub(crate) mod stores;

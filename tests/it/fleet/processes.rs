@@ -268,7 +268,7 @@ async fn stopped(call_is_out: bool, leader_has_key: bool, other_has_key: bool) {
         gate.open();
         leader
     } else {
-        let leader = start(&api, &server.url(), "stop after marking", leader_has_key);
+        let leader = start(&api, &server.url(), "stop After Mark", leader_has_key);
         leader.is_stopped().await;
         leader
     };
