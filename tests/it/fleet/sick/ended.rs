@@ -34,7 +34,7 @@ fn running() -> (usize, usize) {
 
 #[tokio::test(start_paused = true)]
 #[ignore = "runs as a child process"]
-async fn child_that_counts_what_runs() {
+async fn child_of_g2_counts_what_runs() {
     let [_] = orders();
     let of_its_store = [
         Sickness::ReadOnly,
@@ -85,6 +85,6 @@ async fn child_that_counts_what_runs() {
 
 #[tokio::test]
 async fn g2_no_thread_runs_65_s_after_the_last_client() {
-    let child = Child::start("fleet::sick::ended::child_that_counts_what_runs", &[]);
+    let child = Child::start("fleet::sick::ended::child_of_g2_counts_what_runs", &[]);
     assert!(child.passed().await.contains("counted"));
 }
