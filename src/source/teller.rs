@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    panic::{self, AssertUnwindSafe},
     sync::{Mutex, PoisonError},
 };
 
@@ -48,11 +49,13 @@ impl Teller {
     }
 
     /// Tells an event to the log, to the metrics and to those that have subscribed. No lock of the source may be held but
-    /// that of its store's session: a subscriber of `tracing` is code of the user's.
+    /// that of its store's session: a subscriber of `tracing` is code of the user's. If that panics, nothing else suffers.
     pub(super) fn tell(&self, event: Event) {
-        log::log(&self.labels, &event);
-        #[cfg(feature = "metrics")]
-        metrics::record(&self.labels, &event);
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| {
+            log::log(&self.labels, &event);
+            #[cfg(feature = "metrics")]
+            metrics::record(&self.labels, &event);
+        }));
         // Nobody has to listen.
         let _ = self.events.send(event);
     }

@@ -14,6 +14,9 @@ use tokio::time::sleep;
 
 use crate::support::{client, list, paused, seconds, settle, with_key};
 
+/// For a source with this label, the recorder panics.
+const PANICS: &str = "account=panics";
+
 /// What was recorded: `name{label=value}` and the last or summed value.
 #[derive(Clone, Default)]
 struct Recorded(Arc<Mutex<BTreeMap<String, f64>>>);
@@ -26,6 +29,10 @@ impl Recorded {
             .labels()
             .map(|label| format!("{}={}", label.key(), label.value()))
             .collect();
+        assert!(
+            !labels.contains(&PANICS.to_owned()),
+            "a recorder of the user's"
+        );
         Arc::new(Entry(
             self.clone(),
             format!("{}{{{}}}", key.name(), labels.join(",")),
@@ -162,4 +169,19 @@ async fn g29_metrics_count_what_the_events_tell() {
         "{}",
         recorded.text()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn g5_a_recorder_that_panics_harms_no_renewal() {
+    let recorded = Recorded::default();
+    let _guard = ::metrics::set_default_local_recorder(&recorded);
+    let (api, clock) = paused();
+    let builder = with_key(&api).clock(clock).account("panics");
+    let layer = builder.build().unwrap();
+    let client = client(&layer, &api);
+    assert_eq!(list(&client).await.unwrap(), 200);
+    api.revoke_access_tokens();
+    assert_eq!(list(&client).await.unwrap(), 200);
+    assert!(layer.shutdown(seconds(1)).await);
+    assert_eq!(recorded.text(), "{}");
 }
