@@ -9,13 +9,14 @@
 
 mod gateway;
 
-use std::{env, time::Duration};
+use std::{env, future::ready, io, time::Duration};
 
-use apivideo_auth::{ApiVideoAuthLayer, testing::FakeApi};
+use apivideo_auth::{ApiVideoAuthLayer, SourceStatus, testing::FakeApi};
 use axum::{
     body::Body,
     http::{HeaderValue, Request, StatusCode, header, request::Parts},
     response::Response,
+    routing::get,
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -60,12 +61,16 @@ async fn serve(layer: &ApiVideoAuthLayer) -> Result<(), BoxError> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let upstream = layer.layer(Client::builder(TokioExecutor::new()).build_http());
+    let source = upstream.source::<Body>();
+    let health = move || ready(health(&source.status()));
     let ask = |response: &Response| {
         let asks = response.status() == StatusCode::UNAUTHORIZED;
         asks.then(|| HeaderValue::from_static("Basic"))
     };
     let ask = SetResponseHeaderLayer::overriding(header::WWW_AUTHENTICATE, ask);
-    let app = gateway::gateway(upstream, address, login).layer(ask);
+    let app = gateway::gateway(upstream, address, login)
+        .layer(ask)
+        .route("/health", get(health));
     let url = format!("http://{address}/api/videos");
     println!("curl --user {user} {url}");
 
@@ -74,7 +79,7 @@ async fn serve(layer: &ApiVideoAuthLayer) -> Result<(), BoxError> {
     let until = async move {
         let result = match check {
             true => visit(&url, &authorization).await,
-            false => signal::ctrl_c().await.map_err(BoxError::from),
+            false => stopped().await.map_err(BoxError::from),
         };
         let _ = ended.send(result); // It is received below.
     };
@@ -86,6 +91,23 @@ async fn serve(layer: &ApiVideoAuthLayer) -> Result<(), BoxError> {
         server.abort();
     }
     result
+}
+
+/// What a balancer asks. It says nothing else, so anyone may ask.
+fn health(source: &SourceStatus) -> StatusCode {
+    match source.is_usable || source.failing_for.is_none() {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// By Ctrl-C, or by the SIGTERM of whoever runs it.
+async fn stopped() -> io::Result<()> {
+    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 /// The login of this run: one password, which is printed at the start.
