@@ -100,7 +100,7 @@ enum Command {
     },
     /// Print a good access token, renewed first if need be.
     Token {
-        /// At least so many seconds must be left of it; at most half of its lifetime.
+        /// At least so many seconds must be left of it, or it is renewed. More than its life, an hour, renews each time.
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         min_lifetime: u64,
     },
