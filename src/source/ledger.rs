@@ -322,9 +322,10 @@ impl Ledger {
                 round.refused = Some(error.clone());
                 self.has(grant) && self.refused(grant, now)
             }
-            // The call had no effect. A doubt from before it stays.
+            // The call had no effect. A doubt from before it stays, and a login says nothing of the refresh token.
             _ => {
-                self.in_doubt &= round.was_in_doubt || !self.has(grant);
+                let is_login = matches!(grant, Grant::ApiKey(_));
+                self.in_doubt &= is_login || round.was_in_doubt || !self.has(grant);
                 false
             }
         }
@@ -363,9 +364,8 @@ impl Ledger {
     ) -> bool {
         let is_login = bought.is_login();
         if !self.is_newest(bought, generation) {
-            if !is_login && refresh_token.is_some() && self.has(bought.grant()) {
-                // Whose ever the new pair is, this one was spent for it.
-                self.put(None, false);
+            if refresh_token.is_some() {
+                self.forget_spent(bought);
             }
             return false;
         }
@@ -400,8 +400,17 @@ impl Ledger {
         if is_kept {
             self.put(Some(token), bought.is_login());
             self.owner = bought.owner().cloned();
+        } else {
+            self.forget_spent(bought);
         }
         is_kept
+    }
+
+    /// What a response brought is not put to use; what it was bought with is spent all the same.
+    fn forget_spent(&mut self, bought: &Bought) {
+        if !bought.is_login() && self.has(bought.grant()) {
+            self.put(None, false);
+        }
     }
 
     /// Whether nothing newer came since this was bought, and its credentials were not replaced. `generation` is the one
@@ -537,6 +546,9 @@ fn left(deadline: Option<Deadline>, now: Now) -> Option<Duration> {
         .filter(|deadline| !deadline.has_passed(now))
         .map(|deadline| deadline.left(now))
 }
+
+#[cfg(test)]
+mod rules;
 
 #[cfg(test)]
 mod tests {
