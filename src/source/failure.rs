@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cool_down::Pause;
+use super::{cool_down::Pause, store_session::SourceStore};
 use crate::error::{Error, ErrorKind};
 
 /// How often a store is looked at for another pair when there is nothing left to try.
@@ -45,17 +45,14 @@ impl Failure {
         }
     }
 
-    /// No credential is left, or none was there. With a store, `empty` says that it has none either.
-    pub(super) fn nothing_left(is_refused: bool, empty: Option<&str>) -> Self {
+    /// No credential is left, or none was there. See [`naming`](Self::naming) for an empty store.
+    pub(super) fn nothing_left(is_refused: bool, has_store: bool) -> Self {
         let error = if is_refused {
             Error::new(
                 ErrorKind::Refused,
                 "the refresh token was refused (it was used before, has ended, or belongs to another environment) and no \
                  API key is held; log in again, and give the builder or `set_credentials` the new one",
             )
-        } else if let Some(empty) = empty {
-            let advice = "check `account`, `environment` and the store's place, or start once with an API key or a refresh token";
-            Error::new(ErrorKind::NoCredentials, format!("{empty}; {advice}"))
         } else {
             Error::new(
                 ErrorKind::NoCredentials,
@@ -64,11 +61,22 @@ impl Failure {
             )
         };
         // A store may show another pair one day.
-        let pause = if empty.is_some() {
+        let pause = if has_store {
             Pause::For(LOOK_AGAIN)
         } else {
             Pause::UntilCredentialsChange
         };
         Self { error, pause }
+    }
+
+    /// Where a store holds no pair, the error names it. A store's own words are asked for only then, and outside all locks.
+    pub(super) fn naming(self, store: Option<&SourceStore>) -> Self {
+        match store {
+            Some(store) if self.error.kind() == ErrorKind::NoCredentials => Self {
+                error: store.holds_nothing(),
+                ..self
+            },
+            _ => self,
+        }
     }
 }

@@ -24,8 +24,6 @@ const SKIP_REFRESH: Duration = Duration::from_secs(3600);
 pub(super) struct Ledger {
     preference: GrantPreference,
     has_store: bool,
-    /// What an error says where the store has no pair.
-    store_is_empty: String,
     api_key: Option<ApiKey>,
     refresh_token: Option<RefreshToken>,
     /// Counts calls of `give`: what was bought with older credentials is not put to use.
@@ -113,11 +111,6 @@ impl Ledger {
         };
         ledger.take(credentials);
         ledger
-    }
-
-    /// The text for a store without a pair, which names it.
-    pub(super) fn store_is_empty(&mut self, text: String) {
-        self.store_is_empty = text;
     }
 
     /// Takes new credentials over from the user: they are tried at once, and nothing that was refused before counts.
@@ -533,8 +526,7 @@ impl Ledger {
             (None, Some(wait)) => Failure::key_refused(round.refused.clone(), wait, self.has_store),
             (None, None) => {
                 let is_refused = round.refused.is_some() || self.was_refused || was_cleared;
-                let empty = self.has_store.then_some(&*self.store_is_empty);
-                Failure::nothing_left(is_refused, empty)
+                Failure::nothing_left(is_refused, self.has_store)
             }
         }
     }

@@ -191,7 +191,8 @@ impl Renewal {
             let next = self
                 .state
                 .ledger()
-                .next_grant(&mut self.round, may_call, now)?;
+                .next_grant(&mut self.round, may_call, now);
+            let next = next.map_err(|failure| failure.naming(self.state.store.as_ref()))?;
             let Some((grant, fallback)) = next else {
                 let error = || Error::new(ErrorKind::TimedOut, "no time was left for a token call");
                 return Err(Failure::outage(last.unwrap_or_else(error)));

@@ -118,17 +118,13 @@ impl State {
             store,
             teller,
         } = settings;
-        let mut ledger = Ledger::new(credentials, preference, store.is_some());
-        if let Some(store) = &store {
-            ledger.store_is_empty(store.holds_nothing());
-        }
         Self {
             current: Current::new(),
             rejections: RejectionGuard::new(store.is_some()),
             renewals: Arc::new(SingleFlight::new()),
             awaited: Awaited::default(),
             credentials_given: Notify::new(),
-            ledger: Mutex::new(ledger),
+            ledger: Mutex::new(Ledger::new(credentials, preference, store.is_some())),
             store,
             teller,
             phase: watch::Sender::new((Phase::Open, Instant::now())),

@@ -111,14 +111,16 @@ impl SourceStore {
         }
     }
 
-    /// What the error says that is for lack of a pair.
-    pub(super) fn holds_nothing(&self) -> String {
-        format!(
-            "{} holds no pair for account `{}` of {}",
+    /// The error for lack of a pair, and of a credential beside it.
+    pub(super) fn holds_nothing(&self) -> Error {
+        let message = format!(
+            "{} holds no pair for account `{}` of {}; check `account`, `environment` and the store's place, or start once \
+             with an API key or a refresh token",
             self.store.place(),
             self.key.account(),
             self.key.origin()
-        )
+        );
+        Error::new(ErrorKind::NoCredentials, message)
     }
 
     pub(super) fn store(&self) -> &dyn TokenStore {
