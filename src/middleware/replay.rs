@@ -185,7 +185,8 @@ where
         Request::from_parts(head, bodies.make(body.clone()))
     }
 
-    #[inline]
+    // So that it is made where it stays: it may be as large as the service.
+    #[inline(always)]
     fn keep<S: Send>(request: &Request<B>, body: Bytes, inner: S) -> Retry<S> {
         let mut headers = Vec::with_capacity(request.headers().len());
         headers.extend(

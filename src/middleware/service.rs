@@ -198,10 +198,14 @@ where
         if is_stale {
             self.renew_early::<B>(generation);
         }
+        #[expect(clippy::manual_map, reason = "`map` would move the copy twice")]
         let sent = Attempt {
             source,
             generation,
-            retry: copy.map(|copy| P::keep(&request, copy, self.inner.clone())),
+            retry: match copy {
+                Some(copy) => Some(P::keep(&request, copy, self.inner.clone())),
+                None => None,
+            },
         };
         request.headers_mut().insert(header::AUTHORIZATION, header);
         ResponseFuture::calling(self.inner.call(request), Some(sent))
