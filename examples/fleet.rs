@@ -1,13 +1,16 @@
-//! Do twenty processes on one store renew once each time, also when the one that renews is killed?
+//! Do twenty processes on one store renew once each time, also when one of them has no way to the API, and when the one
+//! that renews is killed?
 //!
 //! `cargo run --example fleet` starts a `redis-server` of its own; `-- --store file` uses a folder instead. The parent
-//! plays api.video with tokens of two seconds, logs in once, and starts itself twenty times without the API key. Twice
-//! it kills (SIGKILL) the process that is renewing, in the middle of it.
+//! plays api.video with tokens of two seconds, logs in once, and starts itself twenty times without the API key. The first
+//! of them is sick: its connections are refused, until it is mended after six seconds. Twice the parent kills (SIGKILL) a process
+//! that is renewing, in the middle of it.
 
 use std::{
     env,
     net::{TcpListener, TcpStream},
     process::{ExitCode, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -18,7 +21,7 @@ use apivideo_auth::{
     testing::{FakeApi, Fault, GatePoint},
 };
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -28,16 +31,34 @@ use tokio::{
     process::{Child, Command},
     time::{self, Instant},
 };
-use tower::{BoxError, Layer, ServiceExt};
+use tower::{BoxError, Layer, ServiceExt, util::MapRequest};
 
-type Hyper = ApiVideoAuth<Client<HttpConnector, Full<Bytes>>>;
+/// With a way to the API that can be cut off.
+type Hyper = ApiVideoAuth<Client<MapRequest<HttpConnector, fn(Uri) -> Uri>, Full<Bytes>>>;
 
 const PROCESSES: usize = 20;
 const TOKEN_LIFETIME: Duration = Duration::from_secs(2);
 const LOAD: Duration = Duration::from_secs(18);
 
+/// From the start; its requests fail meanwhile. By the end of the load it is well again: a cool-down is over in two
+/// seconds, and the mark of a killed process in seven.
+const SICK: Duration = Duration::from_secs(6);
+const SICK_MEMBER: usize = 0;
+
 /// Short, since nobody presents the token of a killed process before its call has certainly ended.
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whether this process is the sick one, and is sick now.
+static IS_CUT_OFF: AtomicBool = AtomicBool::new(false);
+
+/// Nobody listens where a process is led that is cut off.
+fn route(to: Uri) -> Uri {
+    if IS_CUT_OFF.load(Ordering::Relaxed) {
+        Uri::from_static("http://127.0.0.1:1")
+    } else {
+        to
+    }
+}
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -69,7 +90,8 @@ fn client(
         false => builder.store(FileStore::in_folder(store)),
     };
     let layer = with(builder).build()?;
-    let client = layer.layer(Client::builder(TokioExecutor::new()).build_http());
+    let connector = HttpConnector::new().map_request(route as fn(Uri) -> Uri);
+    let client = layer.layer(Client::builder(TokioExecutor::new()).build(connector));
     Ok((layer, client))
 }
 
@@ -85,32 +107,35 @@ async fn list(client: &Hyper) -> Result<StatusCode, BoxError> {
     Ok(status)
 }
 
-/// One process of the fleet: ten requests a second. Its last line counts them.
+/// One process of the fleet: ten requests a second. Its last line counts them, and says since when they succeed.
 async fn member(number: &str) -> Result<(), BoxError> {
     let (api, store) = (env::var("FLEET_API")?, env::var("FLEET_STORE")?);
     // The name tells the parent who makes a token call.
     let (layer, client) = client(&api, &store, |builder| {
         builder.application(format!("member-{number}"), "1.0")
     })?;
+    let is_sick = number.parse() == Ok(SICK_MEMBER);
     let begun = Instant::now();
-    let (mut requests, mut failed) = (0, 0);
+    let (mut requests, mut failed, mut well_since) = (0, 0, None);
     while begun.elapsed() < LOAD {
-        requests += 1;
-        match list(&client).await {
-            Ok(StatusCode::OK) => {}
-            Ok(status) => {
+        IS_CUT_OFF.store(is_sick && begun.elapsed() < SICK, Ordering::Relaxed);
+        let outcome = list(&client).await;
+        if let Ok(StatusCode::OK) = outcome {
+            well_since.get_or_insert(begun.elapsed());
+        }
+        // What fails while it is sick is no failure.
+        if !is_sick || well_since.is_some() {
+            requests += 1;
+            if !matches!(outcome, Ok(StatusCode::OK)) {
                 failed += 1;
-                eprintln!("member {number}: {status}");
-            }
-            Err(error) => {
-                failed += 1;
-                eprintln!("member {number}: {error:?}");
+                eprintln!("member {number}: {outcome:?}");
             }
         }
         time::sleep(Duration::from_millis(100)).await;
     }
     layer.shutdown(Duration::from_secs(5)).await;
-    println!("{requests} {failed}");
+    let well_since = well_since.unwrap_or(LOAD).as_millis();
+    println!("{requests} {failed} {well_since}");
     Ok(())
 }
 
@@ -160,17 +185,21 @@ async fn parent() -> Result<String, BoxError> {
         kill_the_one_that_renews(&api, &mut members).await?;
     }
 
-    let (mut requests, mut failed, mut survivors) = (0, 0, 0);
-    for member in members.into_iter().flatten() {
+    let (mut requests, mut failed, mut survivors, mut sick) = (0, 0, 0, 0);
+    for (number, member) in members.into_iter().enumerate() {
+        let Some(member) = member else { continue };
         let output = time::timeout(Duration::from_secs(40), member.wait_with_output()).await??;
         let line = String::from_utf8(output.stdout)?;
-        let (sent, lost) = line
-            .trim()
-            .split_once(' ')
-            .ok_or("a member printed nothing")?;
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [sent, lost, well_since] = words[..] else {
+            return Err("a member printed something else".into());
+        };
         requests += sent.parse::<usize>()?;
         failed += lost.parse::<usize>()?;
         survivors += 1;
+        let well_since = Duration::from_millis(well_since.parse()?);
+        let has_recovered = well_since >= SICK && well_since < LOAD;
+        sick += usize::from(number == SICK_MEMBER && has_recovered);
     }
     let counts = api.counts();
     println!();
@@ -179,7 +208,8 @@ async fn parent() -> Result<String, BoxError> {
             "processes, of which killed",
             format!("{PROCESSES}, {}", PROCESSES - survivors),
         ),
-        ("requests of the others", requests.to_string()),
+        ("cut off from the API, and recovered", sick.to_string()),
+        ("requests of those that are well", requests.to_string()),
         ("failed", failed.to_string()),
         ("logins", counts.logins.to_string()),
         ("renewals", counts.grants.to_string()),
@@ -196,7 +226,7 @@ async fn parent() -> Result<String, BoxError> {
     }
     println!();
     let summary = format!(
-        "processes={PROCESSES} renewals={} token_calls={} reuse_violations={} failed_requests={failed}",
+        "processes={PROCESSES} sick={sick} renewals={} token_calls={} reuse_violations={} failed_requests={failed}",
         counts.grants, counts.token_calls, counts.reuse_violations
     );
     // Each kill costs the call that was killed, and nothing else.
@@ -204,6 +234,7 @@ async fn parent() -> Result<String, BoxError> {
         && failed == 0
         && counts.logins == 1
         && survivors == PROCESSES - 2
+        && sick == 1
         && counts.token_calls <= counts.grants + 2;
     if is_sound {
         Ok(summary)
