@@ -322,6 +322,7 @@ pub(super) fn acquire(
             state.rejections.renewal_failed(&state.current, state.now());
             return or_usable(state, older, no_runtime());
         }
+        let _user = state.uses_session();
         for _ in 0..=MAX_TAKEOVERS {
             let mut flight = match find(state, older, reason, &mut endpoint) {
                 Ok(flight) => flight,

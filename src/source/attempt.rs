@@ -126,6 +126,9 @@ impl Attempt {
                 // Nobody is left to hear it, and it is true all the same.
                 let (mut round, now) = (Round::default(), state.now());
                 state.ledger().apply(&late, &outcome, &mut round, now);
+                if let Some(store) = &state.store {
+                    store.forget_refused(&late);
+                }
             }
         };
         let task = tokio::spawn(work.in_current_span());
@@ -269,7 +272,7 @@ fn before_send(caller: Caller, grant: Grant, reads_for: Duration, marks: Marks) 
         }
         let bought = state
             .ledger()
-            .presented(&grant, generation, base)
+            .presented(&grant, generation, base, saves_later)
             .ok_or(HeldBack::Changed)?;
         let _ = marks.sent.set((bought, state.now()));
         Ok(())
@@ -289,6 +292,7 @@ struct Run {
 impl Run {
     async fn finish(self, call: BoxFuture<'static, Outcome>) -> Reply {
         let state = &self.caller.state;
+        let _user = state.uses_session();
         let mut call = AssertUnwindSafe(call).catch_unwind();
         let begun = Instant::now();
         let has_found = async {

@@ -75,7 +75,7 @@ impl<'a> Commit<'a> {
                     "the token store can't be used",
                 )))
             } else {
-                store.save(&pair, Instant::now() + LOCK_WAIT).await
+                store.save(&pair, Instant::now() + LOCK_WAIT, || None).await
             };
             match result {
                 Ok(()) => store.forget_unsaved(None),
@@ -122,7 +122,8 @@ impl<'a> Commit<'a> {
         let expires = Deadline::after(self.sent, Duration::ZERO);
         let pair = self.stored_form(None, Some(&token), Duration::ZERO, expires);
         let version = pair.version();
-        match store.save(&pair, Instant::now() + LOCK_WAIT).await {
+        let until = Instant::now() + LOCK_WAIT;
+        match store.save(&pair, until, || None).await {
             Ok(()) => state.ledger().saved(version),
             Err(error) => {
                 // What moved on is no pair of this family: this token is kept until the next renewal finds that one.

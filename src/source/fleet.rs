@@ -75,6 +75,9 @@ pub(super) async fn enter(
         .unsaved_pair()
         .filter(|pair| ours == Some(pair.version()));
     let judge = |stored: Option<&Snapshot>| {
+        if let Some(stored) = stored {
+            state.ledger().look_at(stored);
+        }
         match stored.and_then(|stored| stored.settles(ours)) {
             // What it is to replace, and is of another family.
             Some(Settled::Pair(stored))
@@ -339,6 +342,7 @@ pub(super) async fn refused(state: &State, grant: &Grant) -> Result<(), Failure>
     let Some(store) = &state.store else {
         return Ok(());
     };
+    store.forget_refused(grant);
     let Ok(mut session) = store.session().await else {
         return Ok(());
     };
@@ -388,5 +392,7 @@ pub(super) async fn leave(state: &State, cool_down: Option<(Deadline, bool)>) {
             .teller
             .store_failed("the cool-down after a failure is not shared", error);
     }
+    // The next renewal need not wait for the unlocking.
+    drop(open);
     session.close().await;
 }

@@ -268,17 +268,20 @@ impl Ledger {
         Ok(Some((grant, falls_back.then_some(self.fallbacks))))
     }
 
-    /// Notes what is about to be sent, when `base` is stored. `None`, and then nothing may be sent: it is no longer what we hold.
+    /// Notes what is about to be sent, when `base` is stored. `None`, and then nothing may be sent: it is no longer what we
+    /// hold, or others can find it by now and it `has_no_mark`.
     pub(super) fn presented(
         &mut self,
         grant: &Grant,
         generation: u64,
         base: Option<Version>,
+        has_no_mark: bool,
     ) -> Option<Bought> {
-        if !self.has(grant) {
+        let is_refresh = matches!(grant, Grant::RefreshToken(_));
+        if !self.has(grant) || is_refresh && has_no_mark && !self.is_unsaved {
             return None;
         }
-        self.in_doubt |= matches!(grant, Grant::RefreshToken(_));
+        self.in_doubt |= is_refresh;
         let owner = match grant {
             Grant::ApiKey(key) => Some(Fingerprint::of(key.expose())),
             Grant::RefreshToken(_) => self.owner.clone(),
@@ -423,6 +426,23 @@ impl Ledger {
     pub(super) fn saved(&mut self, version: Version) {
         self.marked(Some(version), 0);
         self.is_unsaved = false;
+    }
+
+    /// The pair of this version was saved after a while. If it is what we hold, it is not presented without a mark from now
+    /// on; says whether that has been done before.
+    pub(super) fn saved_late(&mut self, version: Version) -> bool {
+        let is_held = self.version == Some(version);
+        if is_held {
+            self.is_unsaved = false;
+            self.marks = u32::from(self.in_doubt);
+        }
+        is_held && self.in_doubt
+    }
+
+    /// The store has what we hold, or what came of it: its save was done, perhaps without a word.
+    pub(super) fn look_at(&mut self, stored: &Snapshot) {
+        let is_stored = |ours: Version| stored.is_of(ours);
+        self.is_unsaved &= !self.version.is_some_and(is_stored);
     }
 
     /// What we hold could not be saved; it will have this version.
@@ -598,7 +618,9 @@ mod tests {
 
     fn present(ledger: &mut Ledger, grant: &Grant) -> Bought {
         let version = ledger.version();
-        ledger.presented(grant, 0, version).expect("what is held")
+        ledger
+            .presented(grant, 0, version, false)
+            .expect("what is held")
     }
 
     fn stored(family: u64, revision: u64, marks: u32, token: &str) -> Snapshot {
@@ -786,7 +808,7 @@ mod tests {
         assert!(!ledger.received(&bought, Some("two".into()), 0, None));
         assert!(!ledger.received_alone(&bought, "two".into(), 0));
         assert!(
-            ledger.presented(&refresh("one"), 0, None).is_none(),
+            ledger.presented(&refresh("one"), 0, None, false).is_none(),
             "and it is not sent any more"
         );
         assert_eq!(next(&mut ledger, &mut Round::default(), 0), "other");

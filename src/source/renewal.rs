@@ -78,6 +78,7 @@ impl Renewal {
 
     pub(super) async fn run(self, leader: LeaderGuard<Bearer>) {
         let state = self.state.clone();
+        let _user = state.uses_session();
         let report = Report::start(state.teller.clone(), self.reason, &self.caller);
         let span = report.span();
         let work = state.linger(self.lead(leader, report));

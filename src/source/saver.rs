@@ -39,6 +39,7 @@ impl Drop for Serving<'_> {
 
 async fn save_again(state: Arc<State>, _busy: Busy) {
     let Some(store) = &state.store else { return };
+    let _user = state.uses_session();
     let _serving = Serving(store);
     // A source that can log in lets the lock go when the mark of its call has settled: its fleet can log in too. One
     // that can't keeps the lock, so that no sibling presents the token that this pair has replaced.
@@ -81,13 +82,15 @@ async fn try_once(state: &State, store: &SourceStore) {
     let Some(pair) = store.unsaved_pair() else {
         return;
     };
-    match store.save(&pair, Instant::now() + LOCK_WAIT).await {
+    // A renewal beside the lock may have presented it. What it presents from now on has a mark.
+    let presented = || {
+        let was_presented = state.ledger().saved_late(pair.version());
+        was_presented.then_some(state.renewal_timeout())
+    };
+    let until = Instant::now() + LOCK_WAIT;
+    match store.save(&pair, until, presented).await {
         Ok(()) => {
-            let mut ledger = state.ledger();
-            if ledger.version() == Some(pair.version()) {
-                ledger.saved(pair.version());
-            }
-            drop(ledger);
+            state.ledger().saved_late(pair.version());
             store.forget_unsaved(Some(pair.version()));
             state.teller.tell(Event::PairSaved);
         }

@@ -109,6 +109,12 @@ impl Snapshot {
         !self.is_logged_out && (is_blank || family == ours.family && revision < ours.revision)
     }
 
+    /// Whether this is the pair of that version, or came of it.
+    pub(super) fn is_of(&self, version: Version) -> bool {
+        let Version { family, revision } = self.header.version;
+        family == version.family && revision >= version.revision
+    }
+
     /// Whether this goes before ours: later in the same family, or of another.
     fn is_ahead(&self, ours: Option<Version>) -> bool {
         let Version { family, revision } = self.header.version;
@@ -220,7 +226,15 @@ impl BoughtPair {
 
     /// Whether what is stored by now goes before this pair.
     pub(super) fn gives_way_to(&self, stored: &Snapshot) -> bool {
-        Some(stored.version()) != self.base && !stored.is_behind(self.version())
+        // What was refreshed before a log-out does not undo it.
+        let is_base = Some(stored.version()) == self.base;
+        let is_base = is_base && (self.is_login() || !stored.is_logged_out);
+        !is_base && !stored.is_behind(self.version())
+    }
+
+    /// Whether this is its refresh token.
+    pub(super) fn has(&self, token: &RefreshToken) -> bool {
+        self.snapshot.tokens.refresh_token.as_ref() == Some(token)
     }
 }
 

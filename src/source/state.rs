@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -61,6 +64,7 @@ pub(super) struct State {
     pub(super) credentials_given: Notify,
     pub(super) store: Option<SourceStore>,
     pub(super) teller: Arc<Teller>,
+    session_users: AtomicUsize,
     ledger: Mutex<Ledger>,
     /// With the time at which it began.
     phase: watch::Sender<(Phase, Instant)>,
@@ -127,6 +131,7 @@ impl State {
             ledger: Mutex::new(Ledger::new(credentials, preference, store.is_some())),
             store,
             teller,
+            session_users: AtomicUsize::new(0),
             phase: watch::Sender::new((Phase::Open, Instant::now())),
             endpoint,
             early_window,
@@ -169,6 +174,12 @@ impl State {
 
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For who works in the store's session, or waits for that.
+    pub(super) fn uses_session(&self) -> SessionUser<'_> {
+        self.session_users.fetch_add(1, Ordering::AcqRel);
+        SessionUser(self)
     }
 
     /// Moves on to a later phase; an earlier one changes nothing.
@@ -266,6 +277,20 @@ impl State {
 
     pub(super) fn subscribe(&self) -> Events {
         Events::new(self.teller.subscribe(), self.current.latest())
+    }
+}
+
+/// Counts as a user of the store's session until it is dropped. The last one lets go of a session that a runtime which was
+/// shut down has left behind; a waiter of another runtime goes on with it.
+pub(super) struct SessionUser<'s>(&'s State);
+
+impl Drop for SessionUser<'_> {
+    fn drop(&mut self) {
+        let is_last = self.0.session_users.fetch_sub(1, Ordering::AcqRel) == 1;
+        if let Some(store) = self.0.store.as_ref().filter(|_| is_last) {
+            let has_key = self.0.ledger().api_key().is_some();
+            store.let_go(has_key);
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     credentials::ApiKey,
+    endpoint::Grant,
     error::{Error, ErrorKind},
     store::{Fingerprint, StoreKey, StoreLock, Stored, StoredTokens, TokenStore, TryLock, Version},
 };
@@ -155,9 +156,9 @@ impl SourceStore {
 
     /// Ends the session of this source, if one is open.
     pub(super) async fn close(&self) {
-        if let Ok(mut session) = self.session().await
-            && let Some(session) = session.take()
-        {
+        let session = self.session().await.ok().and_then(|mut open| open.take());
+        // Whoever comes next need not wait for the unlocking.
+        if let Some(session) = session {
             session.close().await;
         }
     }
@@ -171,8 +172,24 @@ impl SourceStore {
             let snapshot = session.snapshot();
             snapshot.is_none_or(|stored| stored.mark_settles_in().is_zero())
         };
-        if let Some(session) = session.take_if(is_settled) {
+        let settled = session.take_if(is_settled);
+        drop(session);
+        if let Some(session) = settled {
             session.close().await;
+        }
+    }
+
+    /// Nobody of this process needs the session any more, perhaps since a runtime was shut down in the middle of a renewal.
+    /// The lock goes with it, but for one that has to be kept: see [`save_later`](super::saver::save_later).
+    pub(super) fn let_go(&self, has_key: bool) {
+        let keeps_lock = {
+            let unsaved = self.unsaved();
+            unsaved.pair.is_some() && (unsaved.is_served || !has_key)
+        };
+        if !keeps_lock {
+            let session = self.session.try_lock().ok();
+            // Whatever a lock does when it is dropped, it does outside of ours.
+            drop(session.and_then(|mut open| open.take()));
         }
     }
 
@@ -327,17 +344,27 @@ impl SourceStore {
         has_changed
     }
 
-    /// Saves a pair: in the session of this source, or else in one of its own.
-    pub(super) async fn save(&self, pair: &BoughtPair, until: Instant) -> Result<(), NotSaved> {
+    /// Saves a pair: in the session of this source, or else in one of its own. `presented` says, when it is saved, for how long
+    /// the response to a call is read that presents its refresh token already: others can find it from now on, and its mark.
+    pub(super) async fn save(
+        &self,
+        pair: &BoughtPair,
+        until: Instant,
+        presented: impl Fn() -> Option<Duration>,
+    ) -> Result<(), NotSaved> {
         let mut open = self.session().await.map_err(NotSaved::Failed)?;
         if let Some(session) = open.as_mut() {
             // Under our own lock only we save. A login does not give way to what it overtakes: a late response, perhaps
             // of credentials that were replaced.
-            let gives_way = |stored: &Snapshot| !pair.is_login() && pair.gives_way_to(stored);
+            let gives_way = |stored: &Snapshot| {
+                !pair.is_login()
+                    && pair.gives_way_to(stored)
+                    && Some(pair.version()) != session.version()
+            };
             if session.snapshot().is_some_and(gives_way) {
                 return Err(NotSaved::MovedOn);
             }
-            let result = session.save(pair.snapshot().clone()).await;
+            let result = save(session, pair, presented).await;
             if result
                 .as_ref()
                 .is_err_and(|error| error.kind() == ErrorKind::StoreConflict)
@@ -351,7 +378,9 @@ impl SourceStore {
         }
         drop(open);
         let judge = |stored: Option<&Snapshot>| match stored {
-            Some(stored) if pair.gives_way_to(stored) => Verdict::Enough(()),
+            // An earlier try was carried out without a word.
+            Some(stored) if stored.is_of(pair.version()) => Verdict::Enough(Ok(())),
+            Some(stored) if pair.gives_way_to(stored) => Verdict::Enough(Err(NotSaved::MovedOn)),
             _ => Verdict::Lock { leave_at: None },
         };
         let opening = Opening {
@@ -360,10 +389,10 @@ impl SourceStore {
             until,
         };
         match self.open(opening, judge).await.map_err(NotSaved::Failed)? {
-            Opened::Enough(()) => Err(NotSaved::MovedOn),
+            Opened::Enough(found) => found,
             Opened::Held(error) => Err(NotSaved::Failed(error)),
             Opened::Locked(mut session) => {
-                let result = session.save(pair.snapshot().clone()).await;
+                let result = save(&mut session, pair, presented).await;
                 match &result {
                     // The lock stays with the source, as it does where its session fails to save.
                     Err(error) if error.kind() != ErrorKind::StoreConflict => {
@@ -410,12 +439,31 @@ impl SourceStore {
             .take_if(|pair| version.is_none_or(|version| pair.version() == version));
     }
 
+    /// Its refresh token was refused: it is worth nothing to anybody.
+    pub(super) fn forget_refused(&self, refused: &Grant) {
+        if let Grant::RefreshToken(token) = refused {
+            self.unsaved().pair.take_if(|pair| pair.has(token));
+        }
+    }
+
     pub(super) fn has_unsaved(&self) -> bool {
         self.unsaved().pair.is_some()
     }
 
     fn unsaved(&self) -> std::sync::MutexGuard<'_, Unsaved> {
         lock(&self.unsaved)
+    }
+}
+
+async fn save(
+    session: &mut Session,
+    pair: &BoughtPair,
+    presented: impl Fn() -> Option<Duration>,
+) -> Result<(), Error> {
+    session.save(pair.snapshot().clone()).await?;
+    match presented() {
+        Some(reads_for) => session.mark(reads_for).await,
+        None => Ok(()),
     }
 }
 

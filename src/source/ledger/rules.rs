@@ -291,7 +291,9 @@ impl Model {
             }
         }
         let version = self.ledger.version;
-        let bought = self.ledger.presented(&grant, self.generation, version);
+        let bought = self
+            .ledger
+            .presented(&grant, self.generation, version, false);
         self.calls
             .extend(bought.map(|bought| (bought, self.renewals)));
         Ok(())

@@ -103,3 +103,22 @@ async fn g21_a_lone_refresh_token_is_saved_later() {
     sleep(seconds(30.0)).await;
     assert_eq!(fleet.store.refresh_token(), fleet.api.live_refresh_token());
 }
+
+/// Callers do not wait for an unlocking that hangs, nor does the next renewal.
+#[tokio::test(start_paused = true)]
+async fn g24_an_unlocking_that_hangs_holds_up_no_renewal() {
+    let fleet = Fleet::logged_in().await;
+    sleep(HOUR).await;
+    let store = fleet.faulty(hook(|op, when| async move {
+        if (op, when) == (Op::Unlock, When::After) {
+            sleep(HOUR).await;
+        }
+        Ok(())
+    }));
+    let process = fleet.start(fleet.keyless().store(store));
+    for _ in 0..4 {
+        assert_eq!(process.list().await, Ok(200));
+        sleep(seconds(1.0)).await;
+        fleet.api.revoke_access_tokens();
+    }
+}

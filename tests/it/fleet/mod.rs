@@ -5,6 +5,7 @@ mod child;
 mod failed_saves;
 mod families;
 mod lost_locks;
+mod lost_runtimes;
 mod outages;
 mod processes;
 mod rejected;
@@ -15,6 +16,7 @@ mod single_flight;
 mod store_failures;
 pub(crate) mod stores;
 mod unsaved;
+mod unsaved_races;
 mod waiters;
 
 use std::time::Duration;
