@@ -33,6 +33,7 @@ mod single_flight;
 mod stacks;
 mod stores;
 mod support;
+mod threads;
 mod traces;
 mod transports;
 mod unauthorized;
