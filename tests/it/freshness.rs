@@ -263,7 +263,7 @@ async fn g9_a_token_that_expired_on_its_way_is_not_sent() {
 /// A token that lives no longer than its call takes is as good as the next one.
 #[tokio::test(start_paused = true)]
 async fn g9_a_token_that_lives_for_a_second_is_bought_once() {
-    let (api, _layer, client) = aging(FakeApi::builder().token_lifetime(seconds(1.0)), |layer| {
+    let (api, layer, client) = aging(FakeApi::builder().token_lifetime(seconds(1.0)), |layer| {
         layer
     });
     api.fault(Fault::latency(seconds(2.0)).always());
@@ -271,6 +271,7 @@ async fn g9_a_token_that_lives_for_a_second_is_bought_once() {
         assert_eq!(list(&client).await.unwrap(), 200);
         assert_eq!(api.counts().token_calls, calls);
     }
+    assert!(layer.shutdown(seconds(10.0)).await);
 }
 
 async fn echo(request: Request<Body>) -> Result<Response<Body>, BoxError> {

@@ -5,7 +5,10 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::json;
 use tokio::time::{self, Instant};
 
-use crate::support::{HOUR, client, list, ours, paused, seconds, with_key, with_refresh_token};
+use crate::{
+    support::{HOUR, client, list, ours, paused, seconds, with_key, with_refresh_token},
+    traces::Traces,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Class {
@@ -274,6 +277,8 @@ async fn g11_on_a_login_ambiguous_equals_transient() {
 
 #[tokio::test(start_paused = true)]
 async fn g11_a_refused_refresh_token_falls_back_to_the_api_key() {
+    let traces = Traces::default();
+    let _subscribed = traces.subscribe();
     let (api, clock) = paused();
     let layer = with_key(&api).clock(clock.clone()).build().unwrap();
     let client = client(&layer, &api);
@@ -299,6 +304,12 @@ async fn g11_a_refused_refresh_token_falls_back_to_the_api_key() {
             (GrantType::ApiKey, 2)
         ]
     );
+    for words in [
+        "logging in with the API key",
+        "another process seems to log in",
+    ] {
+        assert!(traces.warned(words), "{}", traces.text());
+    }
     // The hour is over, and the token is looked at again.
     assert_eq!(list(&client).await.unwrap(), 200);
     let counts = api.counts();

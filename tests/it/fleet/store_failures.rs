@@ -394,5 +394,6 @@ async fn g21_without_a_mark_nothing_is_presented() {
             assert_eq!(counts.logins, 1);
         }
         assert_eq!(counts.refreshes, 0);
+        assert!(process.layer.shutdown(seconds(60.0)).await, "it is saved");
     }
 }
