@@ -99,13 +99,12 @@ pub(crate) fn play(
     (failure, story)
 }
 
+type Caller = (Life, BoxFuture<'static, ()>);
+
 /// All callers, as one task that polls them in order: who waits for one renewal is woken in any order. Those of a killed
 /// process are kept, and not polled any more.
 #[derive(Clone, Default)]
-struct Callers(
-    Arc<Mutex<Vec<(Life, BoxFuture<'static, ()>)>>>,
-    Arc<AtomicWaker>,
-);
+struct Callers(Arc<Mutex<Vec<Caller>>>, Arc<AtomicWaker>);
 
 impl Callers {
     fn call(&self, life: Life, work: impl Future<Output = ()> + Send + 'static) {
@@ -113,7 +112,7 @@ impl Callers {
         self.1.wake();
     }
 
-    fn calls(&self) -> MutexGuard<'_, Vec<(Life, BoxFuture<'static, ()>)>> {
+    fn calls(&self) -> MutexGuard<'_, Vec<Caller>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
