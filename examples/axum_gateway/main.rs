@@ -7,6 +7,7 @@
 //! - It asks who the user is. Your login is one function; until that is filled in, nobody is let in.
 //! - Methods, paths and headers pass by lists, in both directions. All that passes has a limit and a time.
 
+mod connections;
 mod gateway;
 
 use std::{env, future::ready, io, time::Duration};
@@ -22,12 +23,9 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use rustls::crypto::ring;
 use sha2::{Digest, Sha256};
-use tokio::{net::TcpListener, signal, sync::oneshot, time};
+use tokio::{net::TcpListener, signal};
 use tower::{BoxError, Layer};
 use tower_http::set_header::SetResponseHeaderLayer;
-
-/// For requests that are under way at the end.
-const GRACE: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
@@ -74,23 +72,14 @@ async fn serve(layer: &ApiVideoAuthLayer) -> Result<(), BoxError> {
     let url = format!("http://{address}/api/videos");
     println!("curl --user {user} {url}");
 
-    let (ended, end) = oneshot::channel();
     let check = env::args().any(|argument| argument == "--check");
-    let until = async move {
-        let result = match check {
+    let end = async {
+        match check {
             true => visit(&url, &authorization).await,
             false => stopped().await.map_err(BoxError::from),
-        };
-        let _ = ended.send(result); // It is received below.
+        }
     };
-    let server = axum::serve(listener, app).with_graceful_shutdown(until);
-    let mut server = tokio::spawn(server.into_future());
-    let result = end.await?;
-    // A client that never finishes its request keeps nobody here.
-    if time::timeout(GRACE, &mut server).await.is_err() {
-        server.abort();
-    }
-    result
+    connections::serve(listener, app, end).await
 }
 
 /// What a balancer asks. It says nothing else, so anyone may ask.

@@ -1,5 +1,7 @@
 //! The example `axum_gateway`: who may use it, and what passes.
 
+#[path = "../../examples/axum_gateway/connections.rs"]
+mod connections;
 #[path = "../../examples/axum_gateway/gateway.rs"]
 mod example;
 
@@ -21,7 +23,11 @@ use futures::{StreamExt, future::join_all, stream};
 use http_body_util::BodyExt;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::json;
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::{Instant, timeout},
+};
 use tower::{Layer, ServiceExt};
 
 use crate::support::{HOUR, MIB, seconds};
@@ -372,5 +378,22 @@ async fn g1_g27_many_browsers_make_one_token_call() {
         );
         // The browsers see nothing of it.
         api.revoke_access_tokens();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g27_half_a_request_is_not_waited_for() {
+    for sent in ["", "GET /api/videos HTTP/1.1\r\nHost: x"] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = async {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(sent.as_bytes()).await.unwrap();
+            let mut response = Vec::new();
+            let ended = client.read_to_end(&mut response);
+            timeout(seconds(60), ended).await
+        };
+        let ended = connections::serve(listener, Router::new(), client).await;
+        assert!(ended.is_ok(), "{sent:?} keeps a connection open");
     }
 }
