@@ -73,10 +73,14 @@ impl Record {
         };
         let id_fits = stored.video_id.as_deref().is_none_or(is_id);
         let started_at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(stored.started_at));
-        let most = (accepted.len() as u64).checked_mul(stored.chunk_size as u64);
         let adds_up = CHUNK_SIZES.contains(&stored.chunk_size)
             && stored.length.is_none_or(|length| length <= MAX_LENGTH)
-            && most.is_some_and(|most| stored.bytes <= most)
+            && fits(
+                &accepted,
+                stored.chunk_size as u64,
+                stored.length,
+                stored.bytes,
+            )
             && (stored.video_id.is_some() || accepted.is_empty())
             && (stored.video_id.is_some() || stored.with_upload_token);
         match started_at {
@@ -116,6 +120,20 @@ struct Stored {
     accepted: Vec<[u64; 2]>,
     bytes: u64,
     sent: Vec<[u64; 2]>,
+}
+
+/// Whether the accepted chunks can have so many bytes: each is full but for the last one of the source.
+fn fits(accepted: &BTreeSet<u64>, size: u64, length: Option<u64>, bytes: u64) -> bool {
+    let full = accepted.len() as u64 * size;
+    match (length, accepted.last()) {
+        (_, None) => bytes == 0,
+        (None, Some(_)) => bytes <= full && bytes > full - size,
+        (Some(length), Some(last)) => {
+            // None begins behind the end.
+            let beyond = ((last + 1) * size).saturating_sub(length);
+            beyond < size && bytes == full - beyond
+        }
+    }
 }
 
 fn ranges(numbers: &BTreeSet<u64>) -> Vec<[u64; 2]> {
@@ -191,7 +209,10 @@ mod tests {
             ("[5,5]", "[5,7]"),
             ("[0,2]", "[3,2]"),
             ("\"bytes\":36700160", "\"bytes\":36700161"),
+            ("\"bytes\":36700160", "\"bytes\":36700159"),
+            ("[7,8]", "[7,9]"),
             ("52428800000", "52428800001"),
+            ("52428800000", "52423557120"),
             ("1700000000", "18446744073709551615"),
             ("\"version\"", "\"token\":\"to1\",\"version\""),
         ] {
