@@ -25,7 +25,7 @@ use crate::{Clock, Now};
 /// What the fake server counted. See [`FakeApi::counts`](super::FakeApi::counts).
 ///
 /// `grants` counts pairs that exist, `refreshes` and `logins` calls that came: a call that was
-/// dropped or refused makes the difference.
+/// dropped or refused makes the difference. The preflights of [`cors`](super::FakeApiBuilder::cors) are in the journal alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
@@ -47,8 +47,7 @@ pub struct Counts {
     pub reuse_violations: usize,
     /// Token calls that had an `Authorization` header.
     pub authorization_on_token_calls: usize,
-    /// Requests that are no token calls. The preflights of [`cors`](super::FakeApiBuilder::cors) are in the journal
-    /// alone.
+    /// Requests that are no token calls.
     pub api_calls: usize,
     /// Of these, those that were answered 401.
     pub unauthorized: usize,
