@@ -68,8 +68,8 @@ async fn g21_a_pair_saved_during_its_renewal_is_marked() {
     let (fleet, process, is_sick) = unsaved(When::Before).await;
     let lock = locked(&fleet).await;
     is_sick.store(false, Ordering::SeqCst);
-    // By now the saver waits for the lock.
-    sleep(seconds(6.0)).await;
+    // By now the saver waits for the lock, and will for three seconds more.
+    sleep(seconds(3.0)).await;
     fleet.api.revoke_access_tokens();
     let gate = fleet.api.gate(GatePoint::AfterCommit);
     let renewing = process.spawn();
