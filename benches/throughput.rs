@@ -206,10 +206,13 @@ async fn one_process(length: Duration) -> Result<String, BoxError> {
     Ok(lines.join("\n"))
 }
 
+/// Requests per second, and what was seen.
+type Round = LocalBoxFuture<'static, Result<(f64, Totals), BoxError>>;
+
 /// A way of sending, and what was seen of it.
 struct Way {
     api: FakeApi,
-    send: Box<dyn Fn(Duration) -> LocalBoxFuture<'static, Result<(f64, Totals), BoxError>>>,
+    send: Box<dyn Fn(Duration) -> Round>,
     rates: Vec<f64>,
     seen: Totals,
 }

@@ -44,9 +44,5 @@ pub struct MinLifetime(pub Duration);
 pub struct NoAuth;
 
 /// A request extension: no replay after a 401. What sends the request sends it again by itself, and counts that.
-#[cfg_attr(
-    not(feature = "upload-tokens"),
-    expect(dead_code, reason = "uploads alone ask for it")
-)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SentOnce;

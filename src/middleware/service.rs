@@ -198,7 +198,6 @@ where
         if is_stale {
             self.renew_early::<B>(generation);
         }
-        #[expect(clippy::manual_map, reason = "`map` would move the copy twice")]
         let sent = Attempt {
             source,
             generation,
