@@ -109,10 +109,12 @@ impl Snapshot {
         !self.is_logged_out && (is_blank || family == ours.family && revision < ours.revision)
     }
 
-    /// Whether this is the pair of that version, or came of it.
+    /// Whether this is the pair of that version, or came of it. What is left of a refused one is neither: a refused seed has
+    /// the number of the pair that it would have brought.
     pub(super) fn is_of(&self, version: Version) -> bool {
         let Version { family, revision } = self.header.version;
-        family == version.family && revision >= version.revision
+        let has_tokens = self.tokens.access_token.is_some() || self.tokens.refresh_token.is_some();
+        has_tokens && family == version.family && revision >= version.revision
     }
 
     /// Whether this goes before ours: later in the same family, or of another.

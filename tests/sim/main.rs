@@ -138,7 +138,7 @@ fn schedules_end_as_promised() {
     let all = Schedules {
         next: AtomicU64::new(number("SIM_FIRST").unwrap_or(1)),
         least: number("SIM_SCHEDULES").unwrap_or(1000),
-        until: begun + Duration::from_secs(number("SIM_SECONDS").unwrap_or(10)),
+        until: begun + Duration::from_secs(number("SIM_SECONDS").unwrap_or(6)),
         failures: usize::try_from(number("SIM_FAILURES").unwrap_or(1)).unwrap_or(1),
         played: AtomicU64::new(0),
         failed: Mutex::default(),

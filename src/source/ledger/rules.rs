@@ -482,7 +482,7 @@ impl Model {
 
 proptest! {
     #![proptest_config(Config {
-        cases: 2000,
+        cases: 500,
         failure_persistence: None,
         ..Config::default()
     })]
