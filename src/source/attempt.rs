@@ -54,12 +54,18 @@ pub(super) enum Reply {
 /// A token call under way, as its renewal sees it.
 pub(super) struct Attempt {
     reply: oneshot::Receiver<Reply>,
-    sent: Arc<OnceLock<(Bought, Now)>>,
-    has_slot: Arc<AtomicBool>,
-    /// Sent or stopped: which of the two comes first is settled under this lock.
-    is_stopped: Arc<Mutex<bool>>,
+    way: Arc<Way>,
     status: Arc<OnceLock<StatusCode>>,
     call: Call,
+}
+
+/// How far a call has come.
+#[derive(Debug, Default)]
+struct Way {
+    has_slot: AtomicBool,
+    sent: OnceLock<(Bought, Now)>,
+    /// Sent or stopped: which of the two comes first is settled under this lock.
+    is_stopped: Mutex<bool>,
 }
 
 /// Who makes the call, and why.
@@ -96,14 +102,8 @@ impl Attempt {
         grant: &Grant,
         reads_for: Duration,
     ) -> Self {
-        let (sent, has_slot) = (Arc::new(OnceLock::new()), Arc::new(AtomicBool::new(false)));
-        let is_stopped = Arc::new(Mutex::new(false));
-        let marks = Marks {
-            sent: sent.clone(),
-            has_slot: has_slot.clone(),
-            is_stopped: is_stopped.clone(),
-        };
-        let before_send = before_send(caller.clone(), grant.clone(), reads_for, marks);
+        let way = Arc::<Way>::default();
+        let before_send = before_send(caller.clone(), grant.clone(), reads_for, way.clone());
         let status = Arc::new(OnceLock::new());
         let call = endpoint.call(caller.state.endpoint(), grant, before_send, status.clone());
         let (report, reply) = oneshot::channel();
@@ -112,8 +112,7 @@ impl Attempt {
         let run = Run {
             caller,
             grant: grant.clone(),
-            sent: sent.clone(),
-            has_slot: has_slot.clone(),
+            way: way.clone(),
             arrived: arrived.clone(),
             _busy: busy,
         };
@@ -134,9 +133,7 @@ impl Attempt {
         let task = tokio::spawn(work.in_current_span());
         Self {
             reply,
-            sent,
-            has_slot,
-            is_stopped,
+            way,
             status,
             call: Call::new(task.abort_handle(), arrived),
         }
@@ -163,7 +160,7 @@ impl Attempt {
     }
 
     pub(super) fn was_sent(&self) -> bool {
-        self.sent.get().is_some()
+        self.way.sent.get().is_some()
     }
 
     /// Goes on, but gives up its slot to anyone who needs it.
@@ -174,12 +171,13 @@ impl Attempt {
     /// Stops waiting for the reply after `waited`, unless it is about to come: then `None`. What came of the call is
     /// `Transient` if nothing was sent. The response to a refresh that was sent is still awaited.
     pub(super) fn leave(&self, state: &State, waited: Duration) -> Option<Outcome> {
-        let mut is_stopped = self
+        let way = &*self.way;
+        let mut is_stopped = way
             .is_stopped
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        *is_stopped = self.sent.get().is_none();
-        match self.sent.get() {
+        *is_stopped = way.sent.get().is_none();
+        match way.sent.get() {
             Some((bought, _)) if matches!(bought.grant(), Grant::RefreshToken(_)) => {
                 let message = format!("no response from the token endpoint within {waited:.1?}");
                 let error = Error::new(ErrorKind::Ambiguous, message);
@@ -189,7 +187,7 @@ impl Attempt {
                 };
                 state.awaited.go_on(self.call.clone()).then_some(outcome)
             }
-            None if self.has_slot.load(Ordering::Acquire) => {
+            None if way.has_slot.load(Ordering::Acquire) => {
                 // All was ready but the store.
                 let message = format!("the token store took longer than {waited:.1?}");
                 let error = Error::new(ErrorKind::StoreUnavailable, message);
@@ -216,16 +214,9 @@ impl Attempt {
     }
 }
 
-/// What a call leaves behind on its way, for the renewal that waits for it.
-struct Marks {
-    sent: Arc<OnceLock<(Bought, Now)>>,
-    has_slot: Arc<AtomicBool>,
-    is_stopped: Arc<Mutex<bool>>,
-}
-
 /// Runs in the moment before the request goes out. Notes, in the store first, that the refresh token may be spent from
 /// now on.
-fn before_send(caller: Caller, grant: Grant, reads_for: Duration, marks: Marks) -> BeforeSend {
+fn before_send(caller: Caller, grant: Grant, reads_for: Duration, way: Arc<Way>) -> BeforeSend {
     Box::pin(async move {
         let Caller {
             state,
@@ -233,7 +224,7 @@ fn before_send(caller: Caller, grant: Grant, reads_for: Duration, marks: Marks) 
             saves_later,
             ..
         } = caller;
-        marks.has_slot.store(true, Ordering::Release);
+        way.has_slot.store(true, Ordering::Release);
         let mut base = state.store.as_ref().and_then(SourceStore::seen);
         if let Some(store) = state.store.as_ref().filter(|_| !saves_later) {
             let mut session = store.session().await.map_err(HeldBack::Store)?;
@@ -263,7 +254,7 @@ fn before_send(caller: Caller, grant: Grant, reads_for: Duration, marks: Marks) 
             return Err(HeldBack::Replaced);
         }
         let generation = state.current.generation();
-        let is_stopped = marks
+        let is_stopped = way
             .is_stopped
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -274,7 +265,7 @@ fn before_send(caller: Caller, grant: Grant, reads_for: Duration, marks: Marks) 
             .ledger()
             .presented(&grant, generation, base, saves_later)
             .ok_or(HeldBack::Changed)?;
-        let _ = marks.sent.set((bought, state.now()));
+        let _ = way.sent.set((bought, state.now()));
         Ok(())
     })
 }
@@ -283,8 +274,7 @@ fn before_send(caller: Caller, grant: Grant, reads_for: Duration, marks: Marks) 
 struct Run {
     caller: Caller,
     grant: Grant,
-    sent: Arc<OnceLock<(Bought, Now)>>,
-    has_slot: Arc<AtomicBool>,
+    way: Arc<Way>,
     arrived: Arc<Mutex<bool>>,
     _busy: Busy,
 }
@@ -297,7 +287,7 @@ impl Run {
         let begun = Instant::now();
         let has_found = async {
             time::sleep(SLOT_PATIENCE).await;
-            if !self.has_slot.load(Ordering::Acquire) {
+            if !self.way.has_slot.load(Ordering::Acquire) {
                 // The slot that this call waits for may be that of the response that is still awaited.
                 state.awaited.give_up();
             }
@@ -332,7 +322,7 @@ impl Run {
         {
             state.teller.tell(Event::Notice(Notice::TimeoutBelow));
         }
-        let Some(sent) = self.sent.get() else {
+        let Some(sent) = self.way.sent.get() else {
             return Reply::Outcome(outcome);
         };
         let Caller {
@@ -363,7 +353,7 @@ impl Run {
 
     /// The class of a call without a response: without effect if it never went out.
     fn lost(&self, error: Error) -> Outcome {
-        match (&self.grant, self.sent.get()) {
+        match (&self.grant, self.way.sent.get()) {
             (Grant::RefreshToken(_), Some(_)) => Outcome::Ambiguous {
                 error,
                 refresh_token: None,

@@ -98,10 +98,7 @@ impl<'a> Commit<'a> {
             }
             saved = saved.or(Some((version, true)));
         }
-        let grant = match bought.grant() {
-            Grant::RefreshToken(_) => GrantType::RefreshToken,
-            Grant::ApiKey(_) => GrantType::ApiKey,
-        };
+        let grant = GrantType::of(bought.grant());
         let new = NewToken::new(access_token, lifetime, expires, grant);
         state.publish(new, self.reason, |ledger, generation| {
             ledger.received(bought, refresh_token, generation, saved)

@@ -114,7 +114,7 @@ impl Current {
     pub(super) fn replace(
         &self,
         make: impl FnOnce(u64, u64) -> Option<(Bearer, RenewalEvent)>,
-    ) -> Option<Bearer> {
+    ) -> Option<(Bearer, RenewalEvent)> {
         let mut slot = loop {
             match self.bearer.try_write() {
                 Ok(slot) => break slot,
@@ -136,7 +136,7 @@ impl Current {
             }
             is_newer
         });
-        Some(bearer)
+        Some((bearer, event))
     }
 
     /// Takes a generation out of use. Says whether it was in use.

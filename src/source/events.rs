@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::{broadcast, watch};
 
-use crate::error::Error;
+use crate::{endpoint::Grant, error::Error};
 
 /// Why a renewal ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +37,15 @@ pub enum GrantType {
     ApiKey,
     /// By no call at all: another process had saved it in the store.
     Store,
+}
+
+impl GrantType {
+    pub(super) fn of(grant: &Grant) -> Self {
+        match grant {
+            Grant::RefreshToken(_) => Self::RefreshToken,
+            Grant::ApiKey(_) => Self::ApiKey,
+        }
+    }
 }
 
 /// What came of one token call; see [`Event::Attempt`].

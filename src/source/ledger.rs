@@ -815,6 +815,37 @@ mod tests {
         assert!(ledger.take_ignores_pause() && !ledger.take_ignores_pause());
     }
 
+    #[test]
+    fn g6_what_replaced_credentials_spent_is_forgotten() {
+        type Receive = fn(&mut Ledger, &Bought) -> bool;
+        let receive: [Receive; 2] = [
+            |ledger, bought| ledger.received(bought, Some("two".into()), 0, None),
+            |ledger, bought| ledger.received_alone(bought, "two".into(), 0),
+        ];
+        for receive in receive {
+            let mut ledger = Ledger::new(credentials(false, ""), GrantPreference::default(), true);
+            ledger.adopt(&stored(1, 1, 0, "one"), 0);
+            let bought = present(&mut ledger, &refresh("one"));
+            // With a store these are a seed: the stored token stays.
+            ledger.give(credentials(false, "other"));
+            assert!(!receive(&mut ledger, &bought));
+            assert!(!ledger.has(&refresh("one")), "it is spent");
+        }
+    }
+
+    #[test]
+    fn g21_without_a_mark_only_an_unsaved_token_is_presented() {
+        let mut ledger = Ledger::new(credentials(true, ""), GrantPreference::default(), true);
+        ledger.adopt(&stored(1, 1, 0, "one"), 0);
+        assert!(ledger.presented(&refresh("one"), 0, None, true).is_none());
+        ledger.unsaved(stored(1, 1, 0, "one").version());
+        assert!(ledger.presented(&refresh("one"), 0, None, true).is_some());
+        // Its save was done, as a look shows: others can find it.
+        ledger.look_at(&stored(1, 1, 0, "one"));
+        assert!(ledger.presented(&refresh("one"), 0, None, true).is_none());
+        assert!(ledger.presented(&login(), 0, None, true).is_some());
+    }
+
     /// Guarantee G8: what is presented when the store can't be used.
     #[test]
     fn g8_without_its_store_a_source_takes_the_safe_way() {

@@ -232,7 +232,7 @@ mod tests {
             };
             Some((bearer, event))
         });
-        bearer.expect("a good token").generation()
+        bearer.expect("a good token").0.generation()
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Report {
         let (outcome, error) = outcome_of(reply);
         self.teller.tell(Event::Attempt {
             number: self.attempts,
-            grant: grant_type(grant),
+            grant: GrantType::of(grant),
             outcome,
             status,
             duration,
@@ -111,13 +111,6 @@ pub(super) fn replaced() -> Error {
     let message =
         "the runtime of this renewal ended, or was not polled in time; another takes over";
     Error::new(ErrorKind::NoRuntime, message)
-}
-
-pub(super) fn grant_type(grant: &Grant) -> GrantType {
-    match grant {
-        Grant::RefreshToken(_) => GrantType::RefreshToken,
-        Grant::ApiKey(_) => GrantType::ApiKey,
-    }
 }
 
 /// Enough to see whether two processes are of one family, and not the number itself.

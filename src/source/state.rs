@@ -234,8 +234,7 @@ impl State {
             grant,
         } = new;
         let life = policy::life(expires, lifetime, self.early_window, fastrand::f64());
-        let mut told = None;
-        let bearer = self.current.replace(|replaced, generation| {
+        let (bearer, event) = self.current.replace(|replaced, generation| {
             let bearer = Bearer::new(access_token, generation, life)?;
             let mut ledger = self.ledger();
             if !accept(&mut ledger, replaced) {
@@ -251,16 +250,13 @@ impl State {
                 expires_at,
                 fallbacks,
             };
-            told = Some(event);
             Some((bearer, event))
         })?;
         // Whatever brought it, a response that is still awaited can't be worth more, and a shutdown would wait for it.
         self.awaited.give_up();
         // It may have come after its renewal had failed.
         let outage = self.renewals.end_cool_down(self.now());
-        if let Some(event) = told {
-            self.teller.tell(Event::Renewed(event));
-        }
+        self.teller.tell(Event::Renewed(event));
         self.cool_down_ended(outage, true);
         Some(bearer)
     }

@@ -141,3 +141,22 @@ fn g22_a_refused_key_waits_for_the_mark_of_another() {
         ],
     );
 }
+
+/// The first response comes when the seed that it was bought with has been presented again, and refused.
+#[test]
+fn g21_a_late_pair_of_a_refused_seed_is_not_used_unsaved() {
+    let setting = Setting {
+        stored: false,
+        seeded: true,
+        lifetime: Duration::from_secs(40),
+        ..setting(&[false])
+    };
+    ends_well(
+        &setting,
+        &[
+            (Op::NextCalls(0, vec![call(0.0, What::Good, 22.1)]), 0.0),
+            (requests(0), 35.0),
+            (requests(0), 1.0),
+        ],
+    );
+}

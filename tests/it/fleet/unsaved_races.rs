@@ -62,6 +62,32 @@ async fn g21_a_pair_saved_without_a_word_is_not_unsaved() {
     }
 }
 
+/// The same where no look at the store has shown it yet: that of the next renewal does.
+#[tokio::test(start_paused = true)]
+async fn g21_a_look_shows_that_a_pair_was_saved() {
+    let fleet = Fleet::logged_in().await;
+    sleep(HOUR).await;
+    let is_blind = Arc::new(AtomicBool::new(false));
+    let asked = is_blind.clone();
+    let store = fleet.faulty(failing(move |op, when| match op {
+        Op::Pair => when == When::After,
+        Op::Load => asked.load(Ordering::SeqCst),
+        _ => false,
+    }));
+    let process = fleet.start(fleet.keyed().store(store));
+    assert_eq!(process.list().await, Ok(200));
+    is_blind.store(true, Ordering::SeqCst);
+    sleep(seconds(40.0)).await;
+    let token = fleet.api.live_refresh_token().unwrap();
+    let lock = locked(&fleet).await;
+    is_blind.store(false, Ordering::SeqCst);
+    fleet.api.revoke_access_tokens();
+    assert_eq!(process.list().await, Ok(200));
+    assert_eq!(process.way(), Some(GrantType::ApiKey));
+    assert_eq!(fleet.api.presentations(&token), 0);
+    lock.unlock().await;
+}
+
 /// A refresh token that is presented beside the lock has its mark as soon as others can find it.
 #[tokio::test(start_paused = true)]
 async fn g21_a_pair_saved_during_its_renewal_is_marked() {
